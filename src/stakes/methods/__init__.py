@@ -1,0 +1,1 @@
+"""Make a trained image classifier forget given pictures, and show the evidence."""
