@@ -1,0 +1,383 @@
+"""Semantic anchors: one fixed unit vector per class, the stakes that hold the structure.
+
+STRUCTGUARD (CVPR 2026), Sec. 3.1: the attributes of a class are joined to one description, a
+frozen text encoder maps it to a vector, and the vectors scaled to unit length are the rows of A.
+"""
+
+import datetime
+import hashlib
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from stakes.encoders import ENCODERS, SEPARATOR, Encoder
+from stakes.errors import InputError
+from stakes.files import replacing, tensor_digest
+
+SHIPPED = ("digits", "cifar10", "cifar100")
+"""Names of the descriptions and anchors that come with the package."""
+
+Descriptions = dict[str, list[str]]
+
+_SAME = 1 - 1e-5  # cosine from which two anchors count as one: rounding differs between batches
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """One anchor per class, and where it comes from.
+
+    Attributes:
+        vectors: (c, d) float32; rows are scaled to unit length where they are not.
+        class_names: the c classes in the order of the rows, all different.
+        card: provenance, JSON only: ``name``, ``encoder``, ``encoder_digest``, ``texts`` (class ->
+            text), ``date``, ``command`` and what else the encoder says of itself.
+
+    Raises:
+        InputError: not one row per class; a zero or non-finite row; two classes of one name or
+            with the same anchor.
+
+    >>> anchors = Anchors(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), ("cat", "dog"))
+    >>> anchors.vectors
+    tensor([[0.6000, 0.8000],
+            [0.0000, 1.0000]])
+    """
+
+    vectors: Tensor
+    class_names: tuple[str, ...]
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = tuple(self.class_names)
+        _check_rows(self.vectors, names)
+        rows = self.vectors.detach().cpu().double()
+        norms = rows.norm(dim=1, keepdim=True)
+        # Rows that are unit already stay as they are, so that a digest survives saving and loading.
+        rows = torch.where((norms - 1).abs() < 1e-6, rows, rows / norms)
+        object.__setattr__(self, "vectors", rows.float())
+        object.__setattr__(self, "class_names", names)
+        _check_different(self.vectors, names)
+
+    def __len__(self) -> int:
+        return len(self.class_names)
+
+    def digest(self) -> str:
+        """SHA-256 over the vectors and the class names in their order; the card is left out."""
+        text = json.dumps([tensor_digest({"anchors": self.vectors}), *self.class_names])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write one ``.safetensors`` file: tensor ``anchors`` and the card as metadata.
+
+        Raises:
+            InputError: the name does not end in .safetensors.
+        """
+        _check_suffix(path)
+        # One metadata entry: the order of several is not defined, and bytes should repeat.
+        text = json.dumps({"class_names": list(self.class_names), "card": self.card})
+        with replacing(path) as temporary:
+            # Not save_file: it makes files that only their owner can read.
+            temporary.write_bytes(save({"anchors": self.vectors.contiguous()}, {"stakes": text}))
+
+    @classmethod
+    def load(cls, source: str | Path, class_names: Sequence[str] | None = None) -> "Anchors":
+        """Load a shipped set by name, or a ``.safetensors`` or ``.npy`` file.
+
+        A file without a card holds one vector per class in the order of ``class_names``, which
+        are then needed. Otherwise ``class_names`` selects rows (see :meth:`select`).
+
+        Raises:
+            InputError: unknown or unreadable source, or vectors that do not fit the classes.
+        """
+        if str(source) in SHIPPED:
+            with resources.as_file(_shipped("embeddings", f"{source}.safetensors")) as path:
+                return cls._read(path, class_names)
+        path = Path(source).expanduser()
+        if path.suffix not in (".safetensors", ".npy"):
+            raise InputError(
+                f"there are no anchors {source}: give {', '.join(SHIPPED)}, "
+                "or a .safetensors or .npy file"
+            )
+        if not path.is_file():
+            raise InputError(f"there is no anchors file {source}: check its path")
+        return cls._read(path, class_names)
+
+    @classmethod
+    def _read(cls, path: Path, class_names: Sequence[str] | None) -> "Anchors":
+        vectors, written = _read_npy(path) if path.suffix == ".npy" else _read_safetensors(path)
+        if written is not None:
+            anchors = cls(vectors, tuple(written["class_names"]), written["card"])
+            return anchors if class_names is None else anchors.select(class_names)
+        if class_names is None:
+            raise InputError(f"{path} names no classes: give the class names in its order")
+        if vectors.ndim != 2 or len(vectors) != len(class_names):
+            raise InputError(
+                f"{path} has shape {tuple(vectors.shape)} but there are {len(class_names)} "
+                "classes: give one row per class, in their order"
+            )
+        card = _card(path.stem, "unknown: vectors from a file", tensor_digest({"file": vectors}))
+        return cls(vectors, tuple(class_names), card)
+
+    @classmethod
+    def for_classes(cls, class_names: Sequence[str]) -> "Anchors | None":
+        """Find the shipped set that has exactly these classes, in this order; else None.
+
+        Upper case, ``_``, ``-`` and spaces make no difference.
+
+        >>> Anchors.for_classes(["Ship", "truck"]) is None
+        True
+        """
+        wanted = sorted(_key(name) for name in class_names)
+        for name in SHIPPED:
+            if wanted == sorted(_key(known) for known in read_descriptions(name)):
+                return cls.load(name, class_names)
+        return None
+
+    @classmethod
+    def from_head(cls, weight: Tensor, class_names: Sequence[str]) -> "Anchors":
+        """Use the rows (c, d) of a classifier's own head: the fallback without descriptions."""
+        head = weight.detach().cpu().float().clone()
+        digest = tensor_digest({"weight": head})
+        return cls(
+            head, tuple(class_names), _card("head", "none: the classifier's own head", digest)
+        )
+
+    def select(self, class_names: Sequence[str]) -> "Anchors":
+        """Take the rows of these classes, in this order and under these names.
+
+        Upper case, ``_``, ``-`` and spaces make no difference.
+
+        Raises:
+            InputError: some of them have no anchor; says which, and what the anchors are for.
+        """
+        rows = {_key(name): row for row, name in enumerate(self.class_names)}
+        missing = [name for name in class_names if _key(name) not in rows]
+        if missing:
+            raise InputError(
+                f"no anchor for {_some(missing)}: these anchors are for the {len(self)} classes "
+                f"{_some(self.class_names)}; describe the missing ones or choose other anchors"
+            )
+        order = [rows[_key(name)] for name in class_names]
+        texts = self.card.get("texts", {})
+        kept = {
+            name: texts[self.class_names[row]]
+            for name, row in zip(class_names, order, strict=True)
+            if self.class_names[row] in texts
+        }
+        return Anchors(self.vectors[order], tuple(class_names), {**self.card, "texts": kept})
+
+    def centred(self) -> "Anchors":
+        """Subtract the mean row and scale to unit length again.
+
+        Raw text embeddings all point one way (mean cosine .7 with CLIP), which hides what sets
+        the classes apart. Not in the paper.
+
+        Raises:
+            InputError: there is one class only, or a row equals the mean.
+        """
+        rows = self.vectors.double()
+        return Anchors(rows - rows.mean(0), self.class_names, {**self.card, "centred": True})
+
+
+def read_descriptions(source: str | Path) -> Descriptions:
+    """Read ``{class: [attribute, ...]}`` from a JSON file, or a shipped set by its name.
+
+    Raises:
+        InputError: no such file, no JSON, a class that stands twice or has no attributes, or an
+            attribute that is no text; says where.
+
+    >>> len(read_descriptions("cifar10"))
+    10
+    """
+    if str(source) in SHIPPED:
+        text = _shipped("descriptions", f"{source}.json").read_text(encoding="utf-8")
+    else:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise InputError(f"there is no descriptions file {source}: check its path")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source} is not UTF-8 text: save it as JSON in UTF-8") from error
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"{source} describes {_some(twice)} more than once: keep one")
+        return dict(pairs)
+
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{source} is not JSON ({error}): correct it there") from error
+    return check_descriptions(found, str(source))
+
+
+def check_descriptions(found: Any, where: str = "the descriptions") -> Descriptions:
+    """Check that ``found`` maps class names to lists of attributes, and give it with plain types.
+
+    Raises:
+        InputError: it does not; says for which class.
+    """
+    if not isinstance(found, Mapping) or not found:
+        raise InputError(f'{where} must be an object {{"class": ["attribute", ...], ...}}')
+    for name, attributes in found.items():
+        if isinstance(attributes, str) or not isinstance(attributes, Sequence) or not attributes:
+            raise InputError(f'{where}: "{name}" needs a list of at least one attribute')
+        for attribute in attributes:
+            if not isinstance(attribute, str) or not attribute.strip():
+                raise InputError(
+                    f'{where}: "{name}" has the attribute {attribute!r}, which is no text: '
+                    "write a few words"
+                )
+    return {str(name): [text.strip() for text in attributes] for name, attributes in found.items()}
+
+
+def make_anchors(
+    descriptions: Mapping[str, Sequence[str]],
+    encoder: Encoder,
+    *,
+    class_names: Sequence[str] | None = None,
+    command: str = "",
+    name: str = "",
+) -> Anchors:
+    """Encode descriptions: attributes joined by ``"; "``, one row per class (Sec. 3.1).
+
+    Args:
+        descriptions: class name -> attributes.
+        encoder: see :mod:`stakes.encoders`.
+        class_names: the classes and their order; by default all that are described.
+        command: the command line to write in the card.
+        name: the name to write in the card.
+
+    Raises:
+        InputError: a class has no description, or the encoder cannot take one.
+    """
+    checked = check_descriptions(descriptions)
+    by_key = {_key(known): attributes for known, attributes in checked.items()}
+    names = tuple(checked if class_names is None else class_names)
+    missing = [wanted for wanted in names if _key(wanted) not in by_key]
+    if missing:
+        raise InputError(f"no description for {_some(missing)}: add attributes for each")
+    texts = {wanted: SEPARATOR.join(by_key[_key(wanted)]) for wanted in names}
+    in_parts = [names[i] for i in encoder.cut(list(texts.values()))]
+    card = _card(name, "", "", texts=texts, command=command, encoded_in_parts=in_parts)
+    return Anchors(encoder.encode(list(texts.values())), names, {**card, **encoder.card})
+
+
+def build(
+    descriptions_path: str | Path,
+    encoder: str,
+    encoder_path: str | Path,
+    out: str | Path,
+    *,
+    download: bool = False,
+    overwrite: bool = False,
+) -> Anchors:
+    """Do the work of ``stakes anchors``: check everything, encode, write ``out``.
+
+    Raises:
+        InputError: an unknown encoder, ``out`` exists (without ``overwrite``) or is no
+            .safetensors name, or what reading, loading and encoding find.
+    """
+    if encoder not in ENCODERS:
+        raise InputError(f"there is no encoder {encoder}: choose {', '.join(ENCODERS)}")
+    _check_suffix(out)
+    if Path(out).exists() and not overwrite:
+        raise InputError(f"{out} exists already: choose another name or add --overwrite")
+    descriptions = read_descriptions(descriptions_path)
+    loaded = ENCODERS[encoder](encoder_path, download=download)
+    words = ["stakes", "anchors", "--descriptions", str(descriptions_path), "--encoder", encoder]
+    words += ["--encoder-path", str(encoder_path), "--out", str(out)]
+    words += ["--download"] * download + ["--overwrite"] * overwrite
+    command = shlex.join(words)
+    anchors = make_anchors(descriptions, loaded, command=command, name=Path(out).stem)
+    anchors.save(out)
+    return anchors
+
+
+def _shipped(folder: str, name: str) -> Any:
+    return resources.files("stakes") / folder / name
+
+
+def _card(name: str, encoder: str, digest: str, **more: Any) -> dict[str, Any]:
+    card = {"name": name, "encoder": encoder, "encoder_digest": digest, "texts": {}, "command": ""}
+    return {**card, "date": datetime.date.today().isoformat(), **more}
+
+
+def _key(name: str) -> str:
+    return name.casefold().replace("_", " ").replace("-", " ").strip()
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    shown = ", ".join(listed[:10])
+    return shown if len(listed) <= 10 else f"{shown} and {len(listed) - 10} more"
+
+
+def _check_suffix(path: str | Path) -> None:
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"anchors are written as .safetensors: rename {path}")
+
+
+def _check_rows(vectors: Tensor, names: tuple[str, ...]) -> None:
+    if vectors.ndim != 2 or len(vectors) != len(names) or not len(names):
+        raise InputError(
+            f"anchors of shape {tuple(vectors.shape)} for {len(names)} classes: "
+            "give one row per class"
+        )
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"the class {_some(twice)} stands more than once: rename one of them")
+    norms = vectors.detach().double().norm(dim=1)
+    bad = [name for name, norm in zip(names, norms.tolist(), strict=True) if not 0 < norm < 1e30]
+    if bad:
+        raise InputError(
+            f"the anchor of {_some(bad)} is zero or not finite: a class needs a vector with a "
+            "direction"
+        )
+
+
+def _check_different(vectors: Tensor, names: tuple[str, ...]) -> None:
+    for start in range(0, len(vectors), 512):  # in blocks: c x c is large for many classes
+        cosines = vectors[start : start + 512] @ vectors.T
+        same = torch.nonzero(torch.triu(cosines, diagonal=start + 1) > _SAME)
+        if len(same):
+            first, second = same[0].tolist()
+            raise InputError(
+                f"{names[start + first]} and {names[second]} have the same anchor: "
+                "describe what tells them apart"
+            )
+
+
+def _read_npy(path: Path) -> tuple[Tensor, None]:
+    try:
+        array = np.load(path, allow_pickle=False)
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)), None
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is not an .npy file of numbers: write it again") from error
+
+
+def _read_safetensors(path: Path) -> tuple[Tensor, dict[str, Any] | None]:
+    """Read the vectors, and class names and card where the file has them."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+            if "anchors" not in keys and len(keys) != 1:
+                raise InputError(f'{path} has no tensor "anchors": it holds {_some(keys)}')
+            vectors = file.get_tensor("anchors" if "anchors" in keys else keys[0]).float()
+            text = (file.metadata() or {}).get("stakes")
+            written = None if text is None else json.loads(text)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as safetensors: write it again") from error
+    if written is not None and not {"class_names", "card"} <= set(written):
+        raise InputError(f"{path} has no class names or card of ours: it is not an anchors file")
+    return vectors, written

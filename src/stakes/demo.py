@@ -1,0 +1,69 @@
+"""The demonstration: digits, a network trained on the spot, three methods side by side."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from stakes.anchors import Anchors
+from stakes.classifier import Classifier
+from stakes.data import Images, load_data
+from stakes.forget import ForgetSet
+from stakes.loop import cycle
+from stakes.methods import L2UL, Method, NegGrad, StructGuard
+from stakes.progress import Report, silent
+from stakes.record import Request, check_out, run
+from stakes.report import write_report
+
+SIZE, FORGOTTEN, EPOCHS, BATCH = 16, 16, 12, 64
+
+
+def train(images: Images, class_names: tuple[str, ...], seed: int, report: Report) -> Classifier:
+    """Train a small network on ``images`` until it knows them: a few seconds on a CPU."""
+    classifier = Classifier.load(
+        "stakes:digits_cnn", class_names=class_names, num_classes=len(class_names), seed=seed
+    )
+    pixels, labels = images.load(range(len(images))), images.labels
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
+    steps = EPOCHS * -(-len(labels) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    batches = cycle(len(labels), BATCH, torch.Generator().manual_seed(seed))
+    classifier.train()
+    for step in range(1, steps + 1):
+        batch = next(batches)
+        loss = F.cross_entropy(classifier(pixels[batch]), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        report("training", step, steps)
+    return classifier.eval()
+
+
+def run_demo(out: Path, *, overwrite: bool = False, seed: int = 0, report: Report = silent) -> Path:
+    """Run the demonstration and return the page that compares its runs."""
+    methods: dict[str, Method] = {
+        "structguard": StructGuard(),
+        "l2ul": L2UL(),
+        "neggrad": NegGrad(),
+    }
+    for name in methods:
+        check_out(out / name, overwrite)
+    splits = load_data("digits", size=SIZE)
+    classifier = train(splits.train, splits.class_names, seed, report)
+    forget = ForgetSet.random(splits.train, FORGOTTEN, seed)
+    for name, method in methods.items():
+        request = Request(
+            method,
+            classifier,
+            forget,
+            Anchors.load("digits"),
+            retain=splits.train,
+            test=splits.test,
+            seed=seed,
+            asked={"dataset": "digits", "forget": f"random:{FORGOTTEN}", "command": "stakes demo"},
+        )
+        print(f"forgetting {FORGOTTEN} digits by {method.title}", flush=True)
+        run(request, out / name, report)
+    folders = [out / name for name in methods]
+    return write_report(folders, out / "report.html", title="Forgetting 16 handwritten digits")

@@ -1,0 +1,234 @@
+"""Charts as small SVG text that takes its colours and its font from the page around it.
+
+A chart holds numbers and fixed words only: names that came with the data stand in a legend that
+the page writes (and escapes) itself. Colours are drawn as stand-ins and then replaced by CSS
+variables, so that one drawing serves light, dark and print.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from stakes.runs import Run
+
+COLOURS = 6
+DASHES: tuple[tuple[int, ...], ...] = ((), (6, 2), (2, 2), (6, 2, 2, 2))
+STYLES = COLOURS * len(DASHES)
+MARKERS = "osD^vP"
+POINTS = 400
+SIZE = (4.9, 2.7)
+
+_INK, _GRID = "#010203", "#010204"
+_SERIES = tuple(f"#0102{16 + i:02x}" for i in range(COLOURS))
+_VARIABLES = {_INK: "--chart-ink", _GRID: "--chart-grid"} | {
+    colour: f"--series-{i}" for i, colour in enumerate(_SERIES)
+}
+_RC: Any = {  # the stubs want each key as a literal type
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "xtick.color": _GRID,
+    "ytick.color": _GRID,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "grid.color": _GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: its name, its style number (see :func:`style`) and its finite points."""
+
+    name: str
+    style: int
+    x: list[float]
+    y: list[float]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with what stands around it; ``legend`` rows are (name, colour number, dashes)."""
+
+    title: str
+    svg: str
+    legend: list[tuple[str, int, str]]
+
+
+def run_charts(run: Run, name: str) -> list[Chart]:
+    """The curves of one run: forgetting, loss terms, structural drift, as far as recorded."""
+    terms = {key: key.removeprefix("term_") for record in run.history for key in record}
+    terms = {key: words for key, words in terms.items() if key.startswith("term_")}
+    charts = [
+        _curves(
+            "Forget pictures still recognised, %",
+            _lines(run, {"forget_accuracy": "still recognised"}),
+            f"{name}-forget",
+        ),
+        _curves("Loss and its terms", _lines(run, {"loss": "sum", **terms}), f"{name}-loss"),
+        _curves("Structural drift", _lines(run, {"drift": "drift"}), f"{name}-drift"),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def comparison_charts(runs: Sequence[Run]) -> list[Chart]:
+    """The first 24 runs over each other, and what each lost against what it forgot."""
+    shown = list(enumerate(runs[:STYLES]))
+    charts = []
+    for key, title in (
+        ("forget_accuracy", "Forget pictures still recognised, %"),
+        ("drift", "Structural drift"),
+    ):
+        lines = [Line(f"{i + 1}  {r.title}", i, *r.points(key)) for i, r in shown]
+        charts.append(_curves(title, [line for line in lines if line.x], f"all-{key}"))
+    for key, words in (("acc_retain", "retained data"), ("acc_test", "test data")):
+        points = [
+            (i + 1, r.forgotten, change)
+            for i, r in shown
+            if r.forgotten is not None and (change := r.change(key)) is not None
+        ]
+        if len(points) > 1:
+            title = f"Change of accuracy on {words}, points, against forgetting"
+            told = "; ".join(f"run {n}: {x:.1f} % forgotten, {y:+.1f} points" for n, x, y in points)
+            label = "forget pictures misclassified, %"
+            svg = scatter_chart(points, describe=f"{title}. {told}.", name="all-cost", label=label)
+            charts.append(Chart(title, svg, []))
+            break
+    return [chart for chart in charts if chart is not None]
+
+
+def _lines(run: Run, names: dict[str, str]) -> list[Line]:
+    lines = [Line(name, i, *run.points(key)) for i, (key, name) in enumerate(names.items())]
+    return [line for line in lines if line.x]
+
+
+def _curves(title: str, lines: list[Line], name: str) -> Chart | None:
+    if not lines:
+        return None
+    told = "; ".join(
+        f"{line.name}: {line.y[0]:.4g} at step {line.x[0]:g}, {line.y[-1]:.4g} at {line.x[-1]:g}"
+        for line in lines
+    )
+    svg = line_chart(lines, describe=f"{title}. {told}.", name=name, percent=title.endswith("%"))
+    legend = [(line.name, *style(line.style)) for line in lines] if len(lines) > 1 else []
+    return Chart(title, svg, legend)
+
+
+def style(index: int) -> tuple[int, str]:
+    """Colour number and SVG dash pattern of series ``index``; every index below 24 differs.
+
+    Neighbours differ in colour and in dash, so that neither is needed to tell them apart.
+
+    >>> style(0), style(1)
+    ((0, 'none'), (1, '6 2'))
+    >>> len({style(i) for i in range(STYLES)})
+    24
+    """
+    dash = DASHES[(index % COLOURS + index // COLOURS) % len(DASHES)]
+    return index % COLOURS, " ".join(map(str, dash)) or "none"
+
+
+def thin(values: Sequence[float], limit: int = POINTS) -> list[float]:
+    """At most ``limit`` + 1 of the values, evenly spaced, the first and the last among them.
+
+    >>> thin([0, 1, 2, 3, 4, 5, 6], limit=3)
+    [0, 3, 6]
+    """
+    every = max(1, math.ceil(len(values) / limit))
+    kept = list(values[::every])
+    return kept if (len(values) - 1) % every == 0 else [*kept, values[-1]]
+
+
+def line_chart(lines: Sequence[Line], *, describe: str, name: str, percent: bool = False) -> str:
+    """Lines over steps, as SVG text.
+
+    Args:
+        lines: what to draw; their names are not drawn.
+        describe: what a reader who cannot see the chart is told.
+        name: unique in the page; becomes part of every id in the SVG.
+        percent: fix the vertical axis to 0..100.
+    """
+    with mpl.rc_context({**_RC, "svg.hashsalt": name}):
+        figure, axes = _axes("step")
+        for line in lines:
+            colour, dash = style(line.style)
+            pattern = (0, tuple(map(int, dash.split()))) if dash != "none" else "solid"
+            x, y = thin(line.x), thin(line.y)
+            marker = "o" if len(x) == 1 else ""
+            axes.plot(x, y, color=_SERIES[colour], ls=pattern, lw=1.6, marker=marker, clip_on=False)
+        if percent:
+            axes.set_ylim(0, 100)
+        return _svg(figure, describe, name)
+
+
+def scatter_chart(
+    points: Sequence[tuple[int, float, float]], *, describe: str, name: str, label: str
+) -> str:
+    """Numbered points (number, x, y), as SVG text; a label is moved up where two would overlap."""
+    with mpl.rc_context({**_RC, "svg.hashsalt": name}):
+        figure, axes = _axes(label)
+        for number, x, y in points:
+            colour, _ = style(number - 1)
+            marker = MARKERS[(number - 1) % len(MARKERS)]
+            axes.plot([x], [y], marker, color=_SERIES[colour], markersize=6, zorder=3)
+        axes.axhline(0, color=_INK, lw=0.8)
+        axes.margins(0.12, 0.18)
+        if len({x for _, x, _ in points}) == 1:
+            axes.set_xlim(points[0][1] - 5, points[0][1] + 5)
+        figure.canvas.draw()
+        taken: list[tuple[float, float]] = []
+        for number, x, y in sorted(points, key=lambda point: point[2]):
+            at_x, at_y = (float(v) for v in axes.transData.transform((x, y)) * 72 / figure.dpi)
+            height = at_y - 3
+            while any(abs(at_x - u) < 16 and abs(height - v) < 9 for u, v in taken):
+                height += 1
+            taken.append((at_x, height))
+            offset = (7, height - at_y)
+            axes.annotate(str(number), (x, y), offset, textcoords="offset points", color=_INK)
+        return _svg(figure, describe, name)
+
+
+def _axes(x_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(x_label)
+    axes.grid(axis="y", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3)
+    return figure, axes
+
+
+def _svg(figure: Figure, describe: str, name: str) -> str:
+    """The figure as an inline <svg>: no size of its own, ids that are unique in the page."""
+    buffer = io.StringIO()
+    # no date and no creator: the same input gives the same bytes
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # its <style> would apply to the whole page; fonts come from the page
+    unwanted = r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;]*; "
+    text = re.sub(unwanted, "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    head = (
+        f'<svg {box.group()} role="img" aria-label="{escape(describe)}"'
+        ' xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    return head + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip()

@@ -1,0 +1,122 @@
+"""Folders of pictures: what lies in them, which layout they have, and which class a name means."""
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from stakes.errors import InputError
+
+TEST_FOLDERS = ("test", "val", "valid")  # the first that is there is the test set
+SUFFIXES = tuple(
+    f".{end}"
+    for end in "png jpg jpeg jfif bmp gif webp tif tiff ppm pgm pbm avif".split()  # noqa: SIM905
+)
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file is taken for a picture, by the end of its name.
+
+    >>> is_picture("cat.JPG"), is_picture("notes.txt")
+    (True, False)
+    """
+    return path.lower().endswith(SUFFIXES)
+
+
+def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """The visible entries of a folder, by name; InputError where it cannot be listed."""
+    try:
+        with os.scandir(os.fspath(folder)) as found:
+            visible = [entry for entry in found if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def subfolders(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Name -> path of the visible subfolders (links to folders included), by name."""
+    return {entry.name: entry.path for entry in entries(folder) if entry.is_dir()}
+
+
+def files_below(folder: str) -> list[str]:
+    """Paths of all visible files in a folder and below, sorted; folder links are not followed."""
+    found, pending = [], [folder]
+    while pending:
+        for entry in entries(pending.pop()):
+            # Links not followed: no system call for each file, and no going in circles.
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(entry.path)
+            else:
+                found.append(entry.path)
+    return sorted(found)
+
+
+def layout(folder: Path) -> tuple[str, str | None]:
+    """The folders that hold the class folders for training and for testing."""
+    below = subfolders(folder)
+    only_splits = below.keys() <= {"train", *TEST_FOLDERS}
+    # A class may be called "train": the word means the split if folders lie below it, or if
+    # nothing but splits lies beside it.
+    if "train" in below and (only_splits or subfolders(below["train"])):
+        return below["train"], next((below[n] for n in TEST_FOLDERS if n in below), None)
+    if only_splits:
+        raise InputError(_wanted(folder, "no train folder" if below else "no class folders"))
+    return str(folder), None
+
+
+def class_files(folder: str, root: Path) -> dict[str, list[str]]:
+    """Class name -> its picture files, both in the order of their names."""
+    classes = subfolders(folder)
+    if not classes:
+        raise InputError(_wanted(root, f"no class folders in {folder}"))
+    found = {
+        name: [path for path in files_below(below) if is_picture(path)]
+        for name, below in classes.items()
+    }
+    empty = [name for name, files in found.items() if not files]
+    if empty:
+        raise InputError(
+            f"{folder}: no pictures in the class folders {some(empty)}; add some or remove "
+            f"these folders (pictures end in {', '.join(SUFFIXES)})"
+        )
+    return found
+
+
+def _wanted(folder: Path, found: str) -> str:
+    return (
+        f"{folder}: {found}; wanted is {folder}/train/<class>/*.png with "
+        f"{folder}/test/<class>/*.png, or {folder}/<class>/*.png"
+    )
+
+
+def some(names: Iterable[str]) -> str:
+    """The first five names, for a message.
+
+    >>> some("abcdefg")
+    'a, b, c, d, e and 2 more'
+    """
+    shown = list(names)
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
+def class_index(name: str, class_names: Sequence[str], where: str) -> int:
+    """The index of a class by its name.
+
+    Raises:
+        InputError: no class of this name (the nearest ones are offered), or several of it, as
+            ImageNet has two called "crane".
+
+    >>> class_index("dog", ["cat", "dog"], "row 1")
+    1
+    """
+    names = list(class_names)
+    found = [i for i, known in enumerate(names) if known == name]
+    if len(found) > 1:
+        raise InputError(
+            f"{where}: classes {found[0]} and {found[1]} are both called '{name}'; rename one"
+        )
+    if found:
+        return found[0]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the classes are {some(names)}"
+    raise InputError(f"{where}: '{name}' is not one of the {len(names)} classes; {hint}")

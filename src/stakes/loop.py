@@ -1,0 +1,178 @@
+"""The only gradient loop and the only stop rule; every method hands it its named loss terms."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stakes.classifier import Classifier
+from stakes.forget import ForgetSet
+from stakes.losses import margins
+from stakes.progress import Report, silent
+from stakes.structure import affinities, drift
+
+FORGOTTEN = "forgotten: every forget image is misclassified"
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at the network found.
+
+    Attributes:
+        margins: (k,) lead of the true class over the best other one, for each forget image.
+        drift: structural drift on the watch's probes, in [0, 2]; NaN without anchors.
+    """
+
+    margins: Tensor
+    drift: float
+
+    @property
+    def forget_accuracy(self) -> float:
+        """Percent of the forget images still given their true class."""
+        return 100.0 * float((self.margins >= 0).float().mean())
+
+
+class Watch:
+    """What every method is watched by, whatever it trains on: the deployed path, in eval mode.
+
+    Args:
+        original: the classifier before unlearning.
+        forget: the pictures to forget, on the classifier's device.
+        stakes: (c, d) anchors in feature space (see :func:`stakes.structure.place_anchors`).
+        probes: (n, 3, h, w) mixtures of the forget images that no method trains on.
+        projector: set where the deployed path goes through one.
+    """
+
+    def __init__(
+        self,
+        original: Classifier,
+        forget: ForgetSet,
+        stakes: Tensor,
+        probes: Tensor,
+        projector: nn.Module | None = None,
+    ) -> None:
+        self._forget = forget
+        self._stakes = stakes
+        self._images = torch.cat([forget.images, probes])
+        self._projector = projector
+        with torch.no_grad():
+            self._structure = affinities(_features(original, probes), stakes)
+
+    @torch.no_grad()
+    def look(self, live: Classifier) -> Look:
+        """Measure ``live`` without moving anything in it, BatchNorm statistics included."""
+        training = live.training
+        live.eval()
+        features = _features(live, self._images)
+        live.train(training)
+        if self._projector is not None:
+            features = self._projector(features)
+        k = len(self._forget)
+        lead = margins(live.head(features[:k]), self._forget.labels)
+        return Look(lead, drift(self._structure, affinities(features[k:], self._stakes)))
+
+
+def _features(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
+    return torch.cat([classifier.features(batch) for batch in images.split(batch_size)])
+
+
+def cycle(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Shuffled batches of indices below ``size``, epoch after epoch, without end.
+
+    >>> batches = cycle(5, 2, torch.Generator().manual_seed(0))
+    >>> sorted(torch.cat([next(batches) for _ in range(3)]).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    while True:
+        yield from torch.randperm(size, generator=generator).split(batch_size)
+
+
+def minimise(
+    live: Classifier,
+    terms: Callable[[int], Mapping[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    watch: Watch,
+    *,
+    max_steps: int,
+    check_every: int = 1,
+    confirm: int = 1,
+    margin: float = 0.0,
+    report: Report = silent,
+) -> tuple[History, str]:
+    """Minimise the plain sum of named loss terms until every forget image is misclassified.
+
+    Args:
+        live: the classifier being changed, in the mode (train or eval) it is to be trained in.
+        terms: the step's number (from 1) to its named scalar loss terms.
+        optimizer: over whatever is to be changed.
+        watch: looks at the deployed path; it alone decides when to stop.
+        max_steps: the step budget.
+        check_every: steps between two looks.
+        confirm: looks in a row that must find every image forgotten.
+        margin: lead in logits of a wrong class that counts as forgotten.
+        report: progress.
+
+    Returns:
+        A history row per step (``step``, ``loss``, ``term_<name>`` and, at each look,
+        ``forget_accuracy`` in percent and ``drift``), and the reason for stopping. The terms of
+        row t are those minimised in step t; accuracy and drift are those after it.
+    """
+    before = watch.look(live)
+    history: History = [_seen(0, before)]
+    held = 0
+    for step in range(1, max_steps + 1):
+        parts = terms(step)
+        loss = torch.stack(list(parts.values())).sum()
+        if not bool(loss.isfinite()):
+            return history, f"diverged: the loss is not finite at step {step}"
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        row = {"step": float(step), "loss": float(loss.detach())}
+        row |= {f"term_{name}": float(value.detach()) for name, value in parts.items()}
+        if step % check_every == 0 or step == max_steps:
+            look = watch.look(live)
+            row |= _seen(step, look)
+            held = held + 1 if bool((look.margins < -margin).all()) else 0
+            report("unlearning", step, max_steps, f"{look.forget_accuracy:.0f} % still known")
+        history.append(row)
+        if held >= confirm:
+            return history, FORGOTTEN
+    return history, f"step budget: {max_steps} steps done before every image was forgotten"
+
+
+def _seen(step: int, look: Look) -> dict[str, float]:
+    return {"step": float(step), "forget_accuracy": look.forget_accuracy, "drift": look.drift}
+
+
+@torch.no_grad()
+def pull_back(
+    live: nn.Module, original: nn.Module, holds: Callable[[], bool], bisections: int = 8
+) -> float:
+    """Move ``live`` back along the line to ``original`` as far as ``holds()`` stays true.
+
+    Bisection over the share of the way; the last share known to hold is kept.
+
+    Returns:
+        The share in (0, 1] of the distance from ``original`` that was needed.
+    """
+    origin = dict(original.named_parameters())
+    end = {name: p.detach().clone() for name, p in live.named_parameters()}
+
+    def move(share: float) -> None:
+        for name, parameter in live.named_parameters():
+            parameter.copy_(torch.lerp(origin[name], end[name], share))
+
+    low, high = 0.0, 1.0
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        move(middle)
+        low, high = (low, middle) if holds() else (middle, high)
+    if high == 1.0:
+        for name, parameter in live.named_parameters():
+            parameter.copy_(end[name])
+    else:
+        move(high)
+    return high

@@ -1,0 +1,69 @@
+"""The terms an unlearning objective is made of: pure functions of tensors, each a scalar."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AlignOver = Literal["anchors", "probes"]
+
+
+def deletion_ce(logits: Tensor, labels: Tensor) -> Tensor:
+    """-CE(logits (k, c), true labels (k,)): gradient ascent on the forget set (Sec. 3.3)."""
+    return -F.cross_entropy(logits, labels)
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """z_y - max over other classes of z, for each row (n,): positive where y is predicted.
+
+    >>> margins(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([1]))
+    tensor([-2.])
+    """
+    true = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
+    return true - others
+
+
+def deletion_hinge(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Mean relu(z_y - max other z + margin): stops pushing once a picture is clearly forgotten.
+
+    Bounded below by 0, where -CE is unbounded and goes on destroying the network.
+    """
+    return F.relu(margins(logits, labels) + margin).mean()
+
+
+def retention_ce(logits: Tensor, labels: Tensor) -> Tensor:
+    """CE(logits (n, c), the probes' labels (n,)) (Sec. 3.3)."""
+    return F.cross_entropy(logits, labels)
+
+
+def retention_kl(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(teacher/T) || softmax(logits/T)), mean over rows (n, c) (Hinton 2015)."""
+    student = F.log_softmax(logits / temperature, dim=1)
+    target = F.log_softmax(teacher / temperature, dim=1)
+    return temperature**2 * F.kl_div(student, target, log_target=True, reduction="batchmean")
+
+
+def alignment(before: Tensor, after: Tensor, over: AlignOver = "anchors") -> Tensor:
+    """Minus the mean cosine of two structures (n, c) (equation 2), in [-1, 1].
+
+    ``over="anchors"`` is the paper's sum over its b anchors: cosines of columns, taken over the
+    probes of the batch. ``over="probes"`` is what the authors' code averages: cosines of rows.
+    """
+    return -F.cosine_similarity(before, after, dim=0 if over == "anchors" else 1).mean()
+
+
+def quadratic(
+    parameters: Mapping[str, Tensor], origin: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Tensor:
+    """1/2 sum_i w_i (psi_i - psi_i_origin)^2 over the named parameters of ``weights`` (eq. 3)."""
+    terms = [(weights[n] * (parameters[n] - origin[n]).square()).sum() for n in weights]
+    return 0.5 * torch.stack(terms).sum()
+
+
+def elastic_net(parameters: Iterable[Tensor], phi: float) -> Tensor:
+    """Phi L1 + (1 - phi)/2 squared L2 of the parameters (Zou and Hastie 2005)."""
+    flat = torch.cat([p.reshape(-1) for p in parameters])
+    return phi * flat.abs().sum() + (1 - phi) / 2 * flat.square().sum()

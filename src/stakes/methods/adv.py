@@ -1,0 +1,51 @@
+"""Adv: gradient ascent on the forget set, descent on adversarial probes made from it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from stakes.anchors import Anchors
+from stakes.classifier import Classifier
+from stakes.data import Images
+from stakes.forget import ForgetSet
+from stakes.methods.base import PGDFields, Run, Unlearned, adversarial_terms, hyper
+from stakes.progress import Report, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adv(PGDFields):
+    """``L = -CE(x_f, y_f) + CE(x_s, y_s)`` with PGD probes x_s (Cha et al., AAAI 2024).
+
+    Differences from the authors' code: BatchNorm stays in eval mode (statistics of adversarial
+    probes spoil real images); probes have a margin and never the true class as target.
+    """
+
+    title: ClassVar[str] = "Adv"
+    needs_retain: ClassVar[bool] = False
+
+    lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
+    momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
+    forget_batch: int = hyper(128, "forget images a step", low=1)
+    probe_batch: int = hyper(128, "probes a step", low=1)
+    max_steps: int = hyper(1000, "step budget", low=1)
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        forget: ForgetSet,
+        *,
+        anchors: Anchors | str | None = None,
+        retain: Images | None = None,
+        seed: int = 0,
+        report: Report = silent,
+    ) -> Unlearned:
+        """Forget ``forget``; anchors serve only to watch the structural drift."""
+        run = Run(classifier, forget, anchors, seed)
+        probes = self.attack(run, report)
+        terms = adversarial_terms(
+            run, probes, forget_batch=self.forget_batch, probe_batch=self.probe_batch
+        )
+        parameters = run.trainable().values()
+        optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+        return run.descend(lambda step: terms(), optimizer, max_steps=self.max_steps, report=report)

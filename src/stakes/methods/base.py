@@ -1,0 +1,268 @@
+"""What every method is and returns; no method's own mathematics is here."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import Field, dataclass, field, fields
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import torch
+from torch import Tensor
+
+from stakes.anchors import Anchors
+from stakes.classifier import Classifier
+from stakes.data import Images
+from stakes.errors import InputError
+from stakes.forget import ForgetSet
+from stakes.loop import History, Watch, cycle, minimise
+from stakes.losses import deletion_ce, retention_ce
+from stakes.probes import Probes, mixed, pgd, wrong_labels
+from stakes.progress import Report, silent
+from stakes.structure import MapKind, place_anchors
+
+T = TypeVar("T")
+WATCH_PROBES = 64
+
+
+def hyper(default: T, doc: str, source: str = "", *, low: float | None = 0) -> T:
+    """A hyper-parameter: a dataclass field with its meaning, unit, source and least value.
+
+    The command line, ``--help`` and the report read them from here.
+    """
+    metadata = {"doc": doc, "source": source, "low": low}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Hyper-parameters as fields, checked when they are set.
+
+    Raises:
+        InputError: a value that is not one of the choices, or below the least one.
+    """
+
+    presets: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for item in fields(self):
+            value, low = getattr(self, item.name), item.metadata["low"]
+            choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else ()
+            if choices and value not in choices:
+                raise InputError(f"{item.name}={value!r}: choose one of {', '.join(choices)}")
+            if isinstance(value, int | float) and low is not None and not value >= low:
+                raise InputError(f"{item.name}={value}: it is at least {low}")
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What a method returns.
+
+    Attributes:
+        classifier: the deployed path, with the architecture that ``deploy`` asked for.
+        history: a row per step (see :func:`stakes.loop.minimise`).
+        stop_reason: why the loop ended; it starts with ``forgotten`` where it succeeded.
+        seconds: wall-clock seconds by phase (``probes``, ``importance``, ``unlearn``).
+        stakes: (c, d) anchors in feature space that the structure was measured with.
+        watch_probes: (n, 3, h, w) mixtures on which drift was watched.
+        other: the path that is not deployed, by its name; empty without a projector.
+        chosen: what the method chose by itself, and why.
+    """
+
+    classifier: Classifier
+    history: History
+    stop_reason: str
+    seconds: dict[str, float]
+    stakes: Tensor
+    watch_probes: Tensor
+    other: dict[str, Classifier] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """A frozen dataclass of hyper-parameters that is called to unlearn.
+
+    Attributes:
+        title: its name as the papers write it.
+        needs_retain: whether it needs retained data; commands refuse early without it.
+        presets: names of the class methods that make it with other settings.
+    """
+
+    title: ClassVar[str]
+    needs_retain: ClassVar[bool]
+    presets: ClassVar[tuple[str, ...]]
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init__(self, **fields: Any) -> None: ...
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        forget: ForgetSet,
+        *,
+        anchors: Anchors | str | None = None,
+        retain: Images | None = None,
+        seed: int = 0,
+        report: Report = silent,
+    ) -> Unlearned:
+        """Forget ``forget``; the classifier that is passed in stays as it is."""
+        ...
+
+
+class Run:
+    """One call of a method: copies of the network, a generator, the stakes, the clock."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        forget: ForgetSet,
+        anchors: Anchors | str | None,
+        seed: int,
+        *,
+        anchor_map: MapKind = "auto",
+    ) -> None:
+        self.original = classifier.copy().eval().requires_grad_(False)
+        self.live = classifier.copy().eval()
+        self.forget = _in_one_order(forget).to(classifier.device)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.seconds: dict[str, float] = {}
+        self.stakes = place_anchors(
+            resolve_anchors(classifier, anchors).vectors.to(classifier.device),
+            self.original.head.weight,
+            kind=anchor_map,
+            seed=seed,
+        )
+        own = torch.Generator().manual_seed(seed + 1)
+        self.watch_probes = mixed(self.forget.images, WATCH_PROBES, own)
+
+    def watch(self, projector: torch.nn.Module | None = None) -> Watch:
+        """The watch over the deployed path."""
+        return Watch(self.original, self.forget, self.stakes, self.watch_probes, projector)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the wall-clock seconds of the block to ``phase``, less those of phases within it."""
+        start, counted = time.perf_counter(), sum(self.seconds.values())
+        try:
+            yield
+        finally:
+            within = sum(self.seconds.values()) - counted
+            elapsed = time.perf_counter() - start - within
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The live network's parameters that are not frozen, by name."""
+        return {n: p for n, p in self.live.named_parameters() if p.requires_grad}
+
+    def descend(
+        self,
+        terms: Callable[[int], Mapping[str, Tensor]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        max_steps: int,
+        report: Report,
+    ) -> Unlearned:
+        """Minimise the terms until all is forgotten, and wrap up the live network."""
+        with self.timed("unlearn"):
+            history, reason = minimise(
+                self.live, terms, optimizer, self.watch(), max_steps=max_steps, report=report
+            )
+        return self.result(history, reason)
+
+    def result(self, history: History, stop_reason: str, **more: Any) -> Unlearned:
+        """Wrap up: the live network, in eval mode, unless ``more`` names another classifier."""
+        return Unlearned(
+            classifier=more.pop("classifier", self.live).eval(),
+            history=history,
+            stop_reason=stop_reason,
+            seconds=self.seconds,
+            stakes=self.stakes,
+            watch_probes=self.watch_probes,
+            **more,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDFields(Settings):
+    """The hyper-parameters of fixed adversarial probes, for the methods that use them."""
+
+    probes_per_image: int = hyper(
+        20, "PGD probes made from each forget image", "paper, N_adv", low=1
+    )
+    eps: float = hyper(4.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "L2UL's code")
+    pgd_step: float = hyper(0.1, "length of one PGD step, same unit", "public code")
+    pgd_iterations: int = hyper(100, "PGD steps at most", "public code")
+    probe_margin: float = hyper(0.5, "lead of the target, in logits, at which a probe is done")
+
+    def attack(self, run: Run, report: Report) -> Probes:
+        """Probes from the network as it was before unlearning, targets at random."""
+        per_image = run.forget.labels.repeat_interleave(self.probes_per_image)
+        targets = wrong_labels(per_image, run.original.num_classes, run.generator)
+        with run.timed("probes"):
+            return pgd(
+                run.original,
+                run.forget.images.repeat_interleave(self.probes_per_image, dim=0),
+                targets,
+                eps=self.eps,
+                step=self.pgd_step,
+                iterations=self.pgd_iterations,
+                margin=self.probe_margin,
+                generator=run.generator,
+                progress=lambda done, total: report("probes", done, total),
+            )
+
+
+def _in_one_order(forget: ForgetSet) -> ForgetSet:
+    """The pictures by their digests, so that the order they came in changes nothing."""
+    digests = forget.pixel_digests()
+    order = sorted(range(len(forget)), key=digests.__getitem__)
+    names = tuple(forget.names[i] for i in order)
+    return ForgetSet(forget.images[order], forget.labels[order], names)
+
+
+def adversarial_terms(
+    run: Run, probes: Probes, *, forget_batch: int, probe_batch: int
+) -> Callable[[], dict[str, Tensor]]:
+    """The two terms of Adv, on the next batches of both: -CE(x_f, y_f) and CE(x_s, y_s)."""
+    images, labels = run.forget.images, run.forget.labels
+    forget_batches = cycle(len(labels), forget_batch, run.generator)
+    probe_batches = cycle(len(probes), probe_batch, run.generator)
+
+    def terms() -> dict[str, Tensor]:
+        f, s = next(forget_batches), next(probe_batches)
+        logits = run.live(torch.cat([images[f], probes.images[s]]))
+        return {
+            "deletion": deletion_ce(logits[: len(f)], labels[f]),
+            "retention": retention_ce(logits[len(f) :], probes.labels[s]),
+        }
+
+    return terms
+
+
+def resolve_anchors(classifier: Classifier, anchors: Anchors | str | None) -> Anchors:
+    """The anchors asked for, in the classifier's class order.
+
+    A name or a file is loaded; ``None`` takes the shipped anchors whose classes are the
+    classifier's, and where there are none, the rows of its own head.
+
+    Raises:
+        InputError: anchors of other classes.
+    """
+    names = classifier.class_names
+    if anchors is None:
+        found = Anchors.for_classes(names)
+        return found or Anchors.from_head(classifier.head.weight.detach().cpu(), names)
+    if isinstance(anchors, str):
+        if anchors == "head":
+            return Anchors.from_head(classifier.head.weight.detach().cpu(), names)
+        anchors = Anchors.load(anchors, names)
+    return anchors.select(names)

@@ -1,0 +1,73 @@
+"""L2UL: Adv with the weights that matter little to the forget set held in place."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stakes.anchors import Anchors
+from stakes.classifier import Classifier
+from stakes.data import Images
+from stakes.forget import ForgetSet
+from stakes.importance import mean_gradient_magnitude, min_max
+from stakes.losses import quadratic
+from stakes.methods.base import PGDFields, Run, Unlearned, adversarial_terms, hyper
+from stakes.progress import Report, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2UL(PGDFields):
+    """``L = -CE(x_f, y_f) + CE(x_s, y_s) + lambda/2 sum (1 - I) (theta - theta_0)^2``.
+
+    Cha et al., "Learning to Unlearn", AAAI 2024. I is the MAS importance of each weight for the
+    forget set: the mean magnitude of the gradient of the logits' norm, one sample at a time,
+    scaled to [0, 1] within each tensor.
+
+    Differences from the authors' code: those of ``Adv``; a constant importance tensor becomes
+    zeros where theirs gives NaN.
+    """
+
+    title: ClassVar[str] = "L2UL"
+    needs_retain: ClassVar[bool] = False
+
+    lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
+    momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
+    reg_weight: float = hyper(1.0, "lambda, weight of the regulariser", "public code of L2UL")
+    forget_batch: int = hyper(128, "forget images a step", low=1)
+    probe_batch: int = hyper(128, "probes a step", low=1)
+    max_steps: int = hyper(1000, "step budget", low=1)
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        forget: ForgetSet,
+        *,
+        anchors: Anchors | str | None = None,
+        retain: Images | None = None,
+        seed: int = 0,
+        report: Report = silent,
+    ) -> Unlearned:
+        """Forget ``forget``; anchors serve only to watch the structural drift."""
+        run = Run(classifier, forget, anchors, seed)
+        probes = self.attack(run, report)
+        parameters = run.trainable()
+        origin = {name: p.detach().clone() for name, p in parameters.items()}
+        with run.timed("importance"):
+            importance = mean_gradient_magnitude(
+                parameters,
+                lambda image: run.live(image).norm(),
+                run.forget.images,
+                lambda done, total: report("importance", done, total),
+            )
+        freedom = {name: 1 - value for name, value in min_max(importance).items()}
+        adversarial = adversarial_terms(
+            run, probes, forget_batch=self.forget_batch, probe_batch=self.probe_batch
+        )
+
+        def terms(step: int) -> dict[str, Tensor]:
+            held = self.reg_weight * quadratic(parameters, origin, freedom)
+            return adversarial() | {"regularisation": held}
+
+        optimizer = torch.optim.SGD(parameters.values(), lr=self.lr, momentum=self.momentum)
+        return run.descend(terms, optimizer, max_steps=self.max_steps, report=report)

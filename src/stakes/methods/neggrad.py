@@ -1,0 +1,62 @@
+"""NegGrad: gradient ascent on the forget set."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stakes.anchors import Anchors
+from stakes.classifier import Classifier
+from stakes.data import Images
+from stakes.forget import ForgetSet
+from stakes.loop import cycle
+from stakes.losses import deletion_ce
+from stakes.methods.base import Run, Settings, Unlearned, hyper
+from stakes.progress import Report, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegGrad(Settings):
+    """Ascend the cross-entropy of the forget set (Golatkar et al., CVPR 2020, as a baseline).
+
+    ``L = -CE(h(g(x_f)), y_f)``. Nothing holds what is to be kept, so the network collapses.
+
+    Differences from public code: BatchNorm statistics stay as they are.
+    """
+
+    title: ClassVar[str] = "NegGrad"
+    needs_retain: ClassVar[bool] = False
+
+    lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
+    momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
+    weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
+    forget_batch: int = hyper(128, "forget images a step", low=1)
+    max_steps: int = hyper(500, "step budget", low=1)
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        forget: ForgetSet,
+        *,
+        anchors: Anchors | str | None = None,
+        retain: Images | None = None,
+        seed: int = 0,
+        report: Report = silent,
+    ) -> Unlearned:
+        """Forget ``forget``; anchors serve only to watch the structural drift."""
+        run = Run(classifier, forget, anchors, seed)
+        images, labels = run.forget.images, run.forget.labels
+        batches = cycle(len(forget), self.forget_batch, run.generator)
+
+        def terms(step: int) -> dict[str, Tensor]:
+            batch = next(batches)
+            return {"deletion": deletion_ce(run.live(images[batch]), labels[batch])}
+
+        optimizer = torch.optim.SGD(
+            run.trainable().values(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+        return run.descend(terms, optimizer, max_steps=self.max_steps, report=report)

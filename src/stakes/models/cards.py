@@ -1,0 +1,83 @@
+"""The card ``model.json`` beside saved weights: what they are and how to read them."""
+
+from pathlib import Path
+from typing import Any
+
+from stakes.errors import InputError
+from stakes.models.hf import read_json
+
+#: Version of the card; an older stakes refuses a newer card.
+CARD_FORMAT = 1
+#: Begins the spec of a network that was given as a module, not by a name.
+IN_MEMORY = "memory:"
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "spec": str,
+    "weights": str,
+    "digest": str,
+    "num_classes": int,
+    "class_names": list,
+    "input_size": int,
+    "mean": list,
+    "std": list,
+    "projector": (dict, type(None)),
+}
+
+
+def saved_file(spec: str | Path) -> Path | None:
+    """The weight file, if ``spec`` is a saved classifier's folder or its file, else None.
+
+    Raises:
+        InputError: a folder or weight file without a card.
+    """
+    path = Path(spec)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if file.suffix != ".safetensors":
+        return None
+    if not file.with_name("model.json").is_file():
+        raise InputError(
+            f"{file} has no card model.json beside it; say what network it is, for example "
+            f"timm:resnet18 with weights {file} (for a transformers folder: hf:{path})"
+        )
+    return file
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The fields of a card, checked so that a network can be built from them.
+
+    Raises:
+        InputError: not JSON, a field is missing or of a wrong type, a newer format, or a network
+            that the card cannot rebuild.
+    """
+    card = read_json(path)
+    if card.get("format") != CARD_FORMAT:
+        raise InputError(
+            f"{path} has format {card.get('format')!r}; this version of stakes reads {CARD_FORMAT}"
+        )
+    for name, kind in _FIELDS.items():
+        if name not in card or not isinstance(card[name], kind):
+            raise InputError(f"{path} has no usable field {name!r}; save the classifier again")
+    spec = card["spec"]
+    if spec.startswith(IN_MEMORY):
+        raise InputError(
+            f"{path.parent} was saved from a {spec.removeprefix(IN_MEMORY)} in memory; load "
+            "model.safetensors into such a network and give that to Classifier.wrap"
+        )
+    # Only what save() writes: a card from elsewhere must not pick code out of the current folder.
+    if ".py:" in spec and not Path(spec.rpartition(":")[0]).is_absolute():
+        raise InputError(f"{path} names code by a relative path ({spec}); it must be absolute")
+    return card
+
+
+def without_stakes(spec: str, recipe: str, has_projector: bool) -> str:
+    """One line of Python that loads the saved weights into the plain network.
+
+    >>> without_stakes("timm:resnet18", 'timm.create_model("resnet18")', False)
+    'net = timm.create_model("resnet18"); net.load_state_dict(load_file("model.safetensors"))'
+    """
+    if spec.startswith("hf:"):
+        return f"net = {recipe}"
+    state = 'load_file("model.safetensors")'  # safetensors.torch.load_file
+    if has_projector:
+        state = f'{{k: v for k, v in {state}.items() if not k.startswith("projector.")}}'
+    return f"net = {recipe}; net.load_state_dict({state})"

@@ -1,0 +1,61 @@
+"""Checks of what a user says about a classifier; each raises ``InputError`` with one line."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stakes.errors import InputError
+from stakes.models.heads import first_line
+from stakes.models.specs import Built
+
+
+def wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> int | None:
+    """The number of classes the user asks for by number or by names, None if neither."""
+    if num_classes is not None and num_classes < 1:
+        raise InputError(f"num_classes is {num_classes}; a classifier has at least one class")
+    if class_names is None:
+        return num_classes
+    if num_classes not in (None, len(class_names)):
+        raise InputError(f"{len(class_names)} class names for {num_classes} classes; give one each")
+    return len(class_names)
+
+
+def names_of(built: Built, given: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """One name per class: those given, else the network's own, else numbers."""
+    if given is not None and len(given) != num_classes:
+        raise InputError(
+            f"{built.spec} has {num_classes} classes, but {len(given)} class names were given"
+        )
+    if given is None and built.class_names is not None and len(built.class_names) == num_classes:
+        given = built.class_names
+    return tuple(map(str, range(num_classes) if given is None else given))
+
+
+def per_channel(value: Sequence[float] | float, what: str) -> Tensor:
+    """Numbers for three channels, (3, 1, 1), from three or from one for all."""
+    numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+    if len(numbers) not in (1, 3) or not bool(numbers.isfinite().all()):
+        raise InputError(f"{what} is {value}; give one finite number or one for each of 3 channels")
+    if what == "std" and bool((numbers <= 0).any()):
+        raise InputError(f"std is {value}; it divides, so it must be above 0")
+    return numbers.expand(3).clone().reshape(3, 1, 1)
+
+
+def plain_numbers(values: Tensor) -> list[float]:
+    """The shortest decimals that give the same buffer again."""
+    return [float(str(value)) for value in values.flatten().cpu().numpy()]
+
+
+def check_size(input_size: int) -> None:
+    """Refuse an input size that is no size."""
+    if input_size < 1:
+        raise InputError(f"input_size is {input_size}; it is the side of an image in pixels")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device, if this machine has it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # the latter: built without CUDA
+        raise InputError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error

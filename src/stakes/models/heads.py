@@ -1,0 +1,214 @@
+"""Find the linear layer a network ends in, by running the network, and take it off."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stakes.errors import InputError
+
+
+@dataclass(frozen=True)
+class Split:
+    """A network in two parts: ``head(logits_of(body(images))) == logits_of(network(images))``."""
+
+    body: nn.Module  #: the network with ``nn.Identity`` in place of its head
+    head: nn.Linear
+    head_name: str
+    channels: int  #: what the network takes: 3, or 1 for grey images
+    channels_last: bool  #: whether the body was put into that memory layout
+
+
+@dataclass
+class _Trace:
+    """What one run of a network showed: every innermost layer that ran, in order."""
+
+    logits: Tensor
+    images: Tensor
+    layers: list[tuple[str, nn.Module, Tensor | None, Any]] = field(default_factory=list)
+
+
+def logits_of(output: Any, name: str = "the network") -> Tensor:
+    """The logits in what a network returns: a tensor, ``.logits``, ``["logits"]`` or the first.
+
+    Raises:
+        InputError: there are none.
+
+    >>> logits_of((torch.zeros(2, 3), torch.zeros(1))).shape
+    torch.Size([2, 3])
+    """
+    found = output
+    if not isinstance(found, Tensor):
+        if isinstance(output, Mapping):
+            found = output.get("logits")
+        else:
+            found = getattr(output, "logits", None)
+        if found is None and isinstance(output, tuple | list) and output:
+            found = output[0]
+    if not isinstance(found, Tensor):
+        raise InputError(
+            f"{name} returns a {type(output).__name__} without logits; "
+            "it must return a tensor (n, classes)"
+        )
+    return found
+
+
+def find_head(network: nn.Module, *, input_size: int, name: str) -> str:
+    """Name of the ``nn.Linear`` whose output is the output of the network.
+
+    Found by running two images of noise through the network in eval mode, in which it stays.
+
+    Raises:
+        InputError: the network cannot take such images; it does not end in one linear layer
+            (the message names what it ends in).
+
+    >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), input_size=4, name="tiny")
+    '1'
+    """
+    return _head_in(_run(network, input_size, name), name)
+
+
+def split(network: nn.Module, *, input_size: int, name: str) -> Split:
+    """Take the head off a network (which is changed and left in eval mode).
+
+    A network with several convolutions is put into the ``channels_last`` memory layout, which
+    convolutions on a CPU prefer, unless its code cannot work in it. Values stay as they are.
+
+    Raises:
+        InputError: as :func:`find_head`; or the network needs its head for more than the logits.
+    """
+    trace = _run(network, input_size, name)
+    head_name = _head_in(trace, name)
+    head = network.get_submodule(head_name)
+    assert isinstance(head, nn.Linear)
+    replace(network, head_name, nn.Identity())
+    try:
+        with torch.no_grad():
+            features = logits_of(network(trace.images))
+            same = torch.allclose(head(features), trace.logits, rtol=1e-3, atol=1e-5)
+    except Exception as error:  # whatever a network's own code raises
+        replace(network, head_name, head)
+        raise InputError(
+            f"{name} cannot run without its linear layer {head_name!r}: {first_line(error)}"
+        ) from error
+    if not same:
+        replace(network, head_name, head)
+        raise InputError(f"{name} uses its linear layer {head_name!r} for more than its output")
+    channels_last = _to_channels_last(network, trace.images)
+    return Split(network, head, head_name, trace.images.shape[1], channels_last)
+
+
+def replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` where the submodule called ``name`` was."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, module)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def _run(network: nn.Module, input_size: int, name: str) -> _Trace:
+    """Run noise through the network, of one channel where it does not take three."""
+    weight = next(network.parameters(), None)
+    if weight is None:
+        raise InputError(f"{name} has no parameters")
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 3, input_size, input_size, generator=generator).to(weight)
+    try:
+        return _traced(network, noise, name)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a network's own code raises
+        try:
+            return _traced(network, noise[:, :1].contiguous(), name)
+        except Exception:
+            raise InputError(
+                f"{name} cannot take images of {input_size}x{input_size} pixels "
+                f"({first_line(error)}); give the input size it was made for"
+            ) from error
+
+
+def _traced(network: nn.Module, images: Tensor, name: str) -> _Trace:
+    trace = _Trace(torch.empty(0), images)
+
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        first = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+        trace.layers.append((names[module], module, first, output))
+
+    names = {module: n for n, module in network.named_modules() if not any(module.children())}
+    hooks = [module.register_forward_hook(record) for module in names]
+    try:
+        with torch.no_grad():
+            trace.logits = logits_of(network(images), name)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return trace
+
+
+def _head_in(trace: _Trace, name: str) -> str:
+    """The name of the head in a traced run; see :func:`find_head`."""
+    logits = trace.logits
+    if logits.ndim != 2 or len(logits) != len(trace.images):
+        raise InputError(
+            f"{name} returns a tensor of shape {tuple(logits.shape)} for {len(trace.images)} "
+            "images; a classifier returns (n, classes)"
+        )
+    linear = [
+        (n, x, y)
+        for n, module, x, y in trace.layers
+        if isinstance(module, nn.Linear) and isinstance(y, Tensor) and y.shape == logits.shape
+    ]
+    heads = [n for n, x, y in linear if x is not None and x.ndim == 2 and torch.equal(y, logits)]
+    if heads and heads[-1]:
+        return heads[-1]
+    last, module = next(((n, m) for n, m, _, _ in reversed(trace.layers)), ("", None))
+    ends = f"the last layer that runs is {type(module).__name__} {last!r}"
+    if not linear:
+        raise InputError(f"{name} has no linear head: {ends}; it must end in one torch.nn.Linear")
+    several = _side_by_side(trace)
+    if len(several) > 1:
+        raise InputError(
+            f"{name} has several heads ({', '.join(several)}) and mixes what they give; "
+            "only a network with one linear head can be used"
+        )
+    where = "in forward()" if last == linear[-1][0] else ends
+    raise InputError(
+        f"something follows the linear layer {linear[-1][0]!r} of {name} ({where}); "
+        "let the network return plain logits"
+    )
+
+
+def _side_by_side(trace: _Trace) -> list[str]:
+    """The linear layers, as wide as the logits, that run last and do not feed one another."""
+    names: list[str] = []
+    reads: list[int] = []
+    for name, module, read, output in reversed(trace.layers):
+        if isinstance(module, nn.Dropout | nn.Identity):
+            continue
+        if not isinstance(module, nn.Linear) or output.shape != trace.logits.shape:
+            break
+        if output.data_ptr() in reads:
+            break
+        names.insert(0, name)
+        reads += [] if read is None else [read.data_ptr()]
+    return names
+
+
+def _to_channels_last(network: nn.Module, images: Tensor) -> bool:
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    if convolutions < 2:  # transformers have one, and lose by it
+        return False
+    network.to(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            network(images.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:  # code that calls .view() on feature maps needs the usual layout
+        network.to(memory_format=torch.contiguous_format)
+        return False
+    return True

@@ -1,0 +1,196 @@
+"""Networks from a local folder of the transformers library (the optional extra ``text``)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from stakes.errors import InputError
+from stakes.models.heads import first_line
+from stakes.weights import some
+
+PREPROCESSOR = "preprocessor_config.json"
+
+
+def library() -> ModuleType:
+    """The transformers library.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            'hf: models need the transformers library; run: pip install "stakes[text]"'
+        ) from error
+    module: ModuleType = transformers
+    return module
+
+
+def make(folder: Path, num_classes: int | None) -> nn.Module:
+    """The image classifier that a folder's ``config.json`` describes, with random weights.
+
+    Raises:
+        InputError: no such folder, no ``config.json``, or not an image classifier.
+    """
+    config_file = folder / "config.json"
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}; hf: takes a local folder with a config.json")
+    if not config_file.is_file():
+        raise InputError(f"{folder} has no config.json; hf: takes a transformers folder")
+    read_json(config_file)
+    transformers = library()
+    try:
+        # trust_remote_code=False: code that lies in the folder is not run
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        if num_classes is not None and num_classes != config.num_labels:
+            config.num_labels = num_classes
+        network: nn.Module = transformers.AutoModelForImageClassification.from_config(
+            config, trust_remote_code=False
+        )
+    except Exception as error:  # the library raises nearly anything
+        raise InputError(
+            f"{config_file} does not describe an image classifier that transformers "
+            f"{transformers.__version__} can build: {first_line(error)}"
+        ) from error
+    return network.float()
+
+
+def class_names(network: nn.Module) -> tuple[str, ...] | None:
+    """The class names in a network's configuration, None where they are only numbered."""
+    config: Any = network.config
+    names = tuple(str(config.id2label[i]) for i in sorted(config.id2label))
+    return None if all(name.startswith("LABEL_") for name in names) else names
+
+
+def preprocessing(folder: Path, network: nn.Module) -> dict[str, Any]:
+    """``mean``, ``std`` and ``input_size`` from ``preprocessor_config.json``, where they are there.
+
+    Without that file images are not normalised, and as large as the network's configuration says.
+    """
+    config: Any = network.config
+    size = getattr(config, "image_size", None)
+    found: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "input_size": _side(size) or 224}
+    if not (folder / PREPROCESSOR).is_file():
+        return found
+    settings = read_json(folder / PREPROCESSOR)
+    if settings.get("do_normalize", True) and "image_mean" in settings:
+        found["mean"], found["std"] = settings["image_mean"], settings["image_std"]
+    cropped = settings.get("crop_size") if settings.get("do_center_crop") else None
+    side = _side(cropped) or _side(settings.get("size"))
+    if side is not None:
+        found["input_size"] = side
+    return found
+
+
+def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The network with these weights, which have today's names or those of the model hub.
+
+    Raises:
+        InputError: the weights do not fit, with the keys.
+    """
+    own: Any = network
+    with _quiet():
+        try:
+            loaded, told = type(own).from_pretrained(
+                None,
+                config=own.config,
+                state_dict=dict(state),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, in one line
+            )
+        except Exception as error:  # the library raises nearly anything
+            raise InputError(f"{source} cannot be loaded: {first_line(error)}") from error
+    faults = [
+        f"{len(told[kind])} keys {word} ({some(sorted(str(key) for key in told[kind]))})"
+        for kind, word in (
+            ("missing_keys", "missing"),
+            ("unexpected_keys", "unexpected"),
+            ("mismatched_keys", "of another shape"),
+        )
+        if told[kind]
+    ]
+    if faults:
+        raise InputError(f"{source} does not fit {type(own).__name__}: {'; '.join(faults)}")
+    # Back into the network that was built: the loaded one remembers which names its file used,
+    # and would be saved under others from another file.
+    network.load_state_dict(loaded.state_dict())
+    return network
+
+
+def hub_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state under the names used in files, which differ from the modules' since version 5."""
+    library()
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before version 5 they are the same
+        return state
+    own: Any = network
+    return dict(revert_weight_conversion(own, dict(state)))
+
+
+def files(
+    network: nn.Module,
+    names: tuple[str, ...],
+    mean: list[float],
+    std: list[float],
+    preprocessor: str | None,
+) -> dict[str, str]:
+    """The JSON files that make a folder with ``model.safetensors`` a transformers folder."""
+    config: Any = network.config
+    settings = json.loads(config.to_json_string())
+    settings["architectures"] = [type(network).__name__]
+    settings["id2label"] = {str(i): name for i, name in enumerate(names)}
+    settings["label2id"] = {name: i for i, name in enumerate(names)}
+    texts = {"config.json": json.dumps(settings, indent=2) + "\n"}
+    if preprocessor is not None:
+        processor = json.loads(preprocessor)
+        processor |= {"image_mean": mean, "image_std": std}
+        texts[PREPROCESSOR] = json.dumps(processor, indent=2) + "\n"
+    return texts
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: the file cannot be read, is not JSON, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a JSON {type(content).__name__}, not an object")
+    return content
+
+
+def _side(size: Any) -> int | None:
+    """The side in pixels from the ways a configuration states a size."""
+    if isinstance(size, dict):
+        size = size.get("height", size.get("shortest_edge"))
+    if isinstance(size, list | tuple) and size:
+        size = size[0]
+    return int(size) if isinstance(size, int | float) else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's progress bars and reports while loading."""
+    logging = library().utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,103 @@
+"""Residual networks for 32x32 images.
+
+Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section
+4.2 (ResNet-20 and ResNet-56, shortcuts of option A) and table 1 (ResNet-18 and ResNet-50).
+"""
+
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut without parameters (option A).
+
+    Where the block halves the image, the shortcut takes every second pixel and fills the new
+    channels with zeros, half of them before and half after the old ones.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride = stride
+        self.padding = (outputs - inputs) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.padding:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0) + (self.padding,) * 2)
+        return F.relu(x + y)
+
+
+class CifarResNet(nn.Module):
+    """Three stages of 16, 32 and 64 channels, ``blocks`` blocks each: 6 * blocks + 2 layers.
+
+    The names of its parameters (``conv1``, ``layer1.0.conv1``, ..., ``linear``) are those of the
+    trained weights most often passed around for these networks.
+    """
+
+    input_size = 32
+
+    def __init__(self, blocks: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, blocks, stride=1)
+        self.layer2 = _stage(16, 32, blocks, stride=2)
+        self.layer3 = _stage(32, 64, blocks, stride=2)
+        self.linear = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, c) of normalised images (n, 3, h, w)."""
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
+        return logits
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    rest = (Block(outputs, outputs, 1) for _ in range(blocks - 1))
+    return nn.Sequential(Block(inputs, outputs, stride), *rest)
+
+
+def cifar_resnet20(num_classes: int = 10) -> nn.Module:
+    """The 20-layer network, 64 features.
+
+    >>> sum(p.numel() for p in cifar_resnet20().parameters())
+    269722
+    """
+    return CifarResNet(3, num_classes)
+
+
+def cifar_resnet56(num_classes: int = 10) -> nn.Module:
+    """The 56-layer network, 64 features."""
+    return CifarResNet(9, num_classes)
+
+
+def cifar_resnet18(num_classes: int = 10) -> nn.Module:
+    """Torchvision's ResNet-18 with a stem for small images, 512 features."""
+    return _small_stem(torchvision.models.resnet18(weights=None, num_classes=num_classes))
+
+
+def cifar_resnet50(num_classes: int = 10) -> nn.Module:
+    """Torchvision's ResNet-50 with a stem for small images, 2048 features."""
+    return _small_stem(torchvision.models.resnet50(weights=None, num_classes=num_classes))
+
+
+def _small_stem(network: nn.Module) -> nn.Module:
+    """A 3x3 convolution of stride 1 and no max-pool: 32x32 images would be lost in the usual stem.
+
+    Source: the setting of the unlearning papers on CIFAR; parameter names stay torchvision's.
+    """
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    network.__dict__["input_size"] = 32
+    return network

@@ -1,0 +1,258 @@
+"""A network from what the user calls it: ``timm:NAME``, ``hf:DIR``, ``path/to/file.py:factory``.
+
+Nothing here downloads: networks are built with random weights, and weights come from files.
+"""
+
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stakes.errors import InputError
+from stakes.models import MODELS, hf
+from stakes.models.heads import first_line
+from stakes.weights import some
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME or path/to/file.py:factory"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network with random weights and the images it is made for."""
+
+    spec: str
+    network: nn.Module
+    recipe: str  #: a Python expression that makes the same network without stakes
+    input_size: int  #: side of the square images, pixels
+    mean: tuple[float, ...] = (0.0,)  #: per channel, of images in [0, 1]
+    std: tuple[float, ...] = (1.0,)
+    class_names: tuple[str, ...] | None = None
+    preprocessor: str | None = None  #: text of a transformers folder's preprocessor_config.json
+    weights: Path | None = None  #: weights that belong to the spec
+
+
+def build(
+    spec: str, *, num_classes: int | None = None, input_size: int | None = None, seed: int = 0
+) -> Built:
+    """Build the network that ``spec`` names, with random weights drawn from ``seed``.
+
+    The global random state is left as it was. ``num_classes`` and ``input_size`` default to what
+    the network has of its own; code in the user's own file is run.
+
+    Raises:
+        InputError: unknown form or name, missing file, or a factory that fails.
+
+    >>> build("stakes:digits_cnn", num_classes=3).input_size
+    16
+    """
+    kind, _, rest = spec.partition(":")
+    builder = BUILDERS.get(kind)
+    if builder is None:
+        if ".py:" not in spec:
+            raise InputError(f"unknown model {spec!r}; give {FORMS}, or the folder of a saved one")
+        builder, rest = _own, spec
+    if not rest:
+        raise InputError(f"{spec!r} names no model; give {FORMS}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        built = builder(rest, num_classes, input_size)
+    if input_size is None:
+        return built
+    return replace(built, input_size=input_size)
+
+
+def fit(built: Built, state: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The network of ``built`` with the weights of ``state``.
+
+    Raises:
+        InputError: keys are missing, unexpected or of another shape (the first few are named).
+    """
+    if built.spec.startswith("hf:"):
+        return hf.load(built.network, state, source)
+    own = built.network.state_dict()
+    tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    missing = [
+        name for name in tensors if name not in state and not name.endswith("num_batches_tracked")
+    ]
+    faults = [
+        (missing, "missing"),
+        ([name for name in state if name not in own], "unexpected"),
+        (
+            [
+                f"{name}: {tuple(state[name].shape)}, not {tuple(value.shape)}"
+                for name, value in tensors.items()
+                if name in state and state[name].shape != value.shape
+            ],
+            "of another shape",
+        ),
+    ]
+    told = [f"{len(names)} keys {word} ({some(names)})" for names, word in faults if names]
+    if told:
+        raise InputError(f"{source} does not fit {built.spec}: {'; '.join(told)}")
+    built.network.load_state_dict(dict(state))
+    return built.network
+
+
+def _timm(name: str, num_classes: int | None, input_size: int | None) -> Built:
+    import timm
+
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model {name!r}{_nearest(name, timm.list_models())}")
+    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        settings = timm.get_pretrained_cfg(name)
+        if input_size is not None and settings is not None and settings.fixed_input_size:
+            arguments["img_size"] = input_size
+        network: Any = timm.create_model(name, pretrained=False, **arguments)
+    except Exception as error:  # wrong tags and sizes raise nearly anything
+        raise InputError(f"timm cannot make {name!r}: {first_line(error)}") from error
+    made_for = network.pretrained_cfg
+    return Built(
+        f"timm:{name}",
+        network,
+        f"timm.create_model({_call(name, arguments)})",
+        int(made_for.get("input_size", (3, 224, 224))[-1]),
+        tuple(made_for.get("mean", IMAGENET_MEAN)),
+        tuple(made_for.get("std", IMAGENET_STD)),
+    )
+
+
+def _torchvision(name: str, num_classes: int | None, input_size: int | None) -> Built:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise InputError(f"torchvision has no classifier {name!r}{_nearest(name, known)}")
+    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if input_size is not None and name.startswith("vit_"):
+        arguments["image_size"] = input_size
+    try:
+        network = models.get_model(name, weights=None, **arguments)
+    except Exception as error:  # wrong sizes raise nearly anything
+        raise InputError(f"torchvision cannot make {name!r}: {first_line(error)}") from error
+    recipe = f"torchvision.models.get_model({_call(name, arguments)})"
+    return Built(f"torchvision:{name}", network, recipe, 224, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _hf(name: str, num_classes: int | None, input_size: int | None) -> Built:
+    folder = Path(name).expanduser().resolve()
+    network = hf.make(folder, num_classes)
+    preprocessor = folder / hf.PREPROCESSOR
+    settings = hf.preprocessing(folder, network)
+    return Built(
+        f"hf:{folder}",
+        network,
+        'transformers.AutoModelForImageClassification.from_pretrained("FOLDER")',
+        settings["input_size"],
+        _numbers(settings["mean"], f"image_mean in {preprocessor}"),
+        _numbers(settings["std"], f"image_std in {preprocessor}"),
+        hf.class_names(network),
+        preprocessor.read_text(encoding="utf-8") if preprocessor.is_file() else None,
+        folder / "model.safetensors",
+    )
+
+
+def _stakes(name: str, num_classes: int | None, input_size: int | None) -> Built:
+    if name not in MODELS:
+        raise InputError(f"stakes has no model {name!r}; it has {', '.join(sorted(MODELS))}")
+    classes = 10 if num_classes is None else num_classes
+    network = MODELS[name](classes)
+    recipe = f"stakes.models.MODELS[{name!r}]({classes})"
+    return Built(f"stakes:{name}", network, recipe, int(network.__getattribute__("input_size")))
+
+
+def _own(spec: str, num_classes: int | None, input_size: int | None) -> Built:
+    """Run the user's own file and call the factory in it.
+
+    ``input_size``, ``mean`` and ``std`` are plain numbers on the network or else in the file;
+    a network with a tensor of such a name is taken to normalise by itself.
+    """
+    file, _, name = spec.rpartition(":")
+    path = Path(file).expanduser().resolve()
+    module = _run_file(path)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise InputError(f"{path} has no function or class {name!r} that makes a network")
+    arguments = {}
+    if num_classes is not None and _takes(factory, "num_classes"):
+        arguments["num_classes"] = num_classes
+    try:
+        network = factory(**arguments)
+    except Exception as error:  # it is the user's code
+        raise InputError(
+            f"{name} in {path} failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{name} in {path} returned a {type(network).__name__}, not a network")
+
+    def setting(key: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        found = getattr(network, key, None)
+        if found is None or isinstance(found, Tensor | nn.Module):
+            found = getattr(module, key, default)
+        return _numbers(found, f"{key} of {spec}")
+
+    keywords = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    return Built(
+        f"{path}:{name}",
+        network,
+        f"{name}({keywords})",  # from that file
+        int(setting("input_size", (32.0,))[0]),
+        setting("mean", (0.0,)),
+        setting("std", (1.0,)),
+    )
+
+
+def _run_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"no file {path}; give path/to/file.py:factory")
+    found = importlib.util.spec_from_file_location(f"stakes_own_{path.stem}", path)
+    if found is None or found.loader is None:
+        raise InputError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # dataclasses in the file look themselves up there
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:  # it is the user's code
+        raise InputError(f"{path} failed: {type(error).__name__}: {first_line(error)}") from error
+    return module
+
+
+#: The part of a spec before its first colon -> what builds the network.
+BUILDERS: dict[str, Callable[[str, int | None, int | None], Built]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "hf": _hf,
+    "stakes": _stakes,
+}
+
+
+def _takes(function: Any, argument: str) -> bool:
+    try:
+        return argument in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some built-in callables do not tell
+        return False
+
+
+def _numbers(value: Any, what: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(v) for v in (value if isinstance(value, Iterable) else (value,)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} is {value!r}, not numbers") from error
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 3)
+    return f"; did you mean {', '.join(near)}?" if near else "; check the name"
+
+
+def _call(name: str, arguments: Mapping[str, Any]) -> str:
+    return ", ".join([f'"{name}"', *(f"{key}={value}" for key, value in arguments.items())])

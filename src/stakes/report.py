@@ -1,0 +1,338 @@
+"""Run folders -> one self-contained HTML page: the verdict in plain words, then the evidence.
+
+Nothing is measured anew and nothing is fetched: the page holds what the run folders say, and
+where they say nothing it says "not measured".
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from stakes import figures, runs
+from stakes.errors import InputError
+from stakes.files import write_text
+from stakes.runs import Record, Run, minus
+
+NOT_MEASURED = "not measured"
+PICTURES = 120  # shown of one run alone
+PICTURES_EACH = 24  # shown of each run among several
+DAMAGE = 5.0  # points of test accuracy; a greater loss is said beside the verdict
+
+# column: (row key, filter that prints it)
+COMPARED = {
+    "100 − A_f, %": ("forgotten", "share"),
+    "A_test, %": ("acc_test", "share"),
+    "A_retain, %": ("acc_retain", "share"),
+    "Mirrored still known, %": ("forget_flip", "share"),
+    "Shifted still known, %": ("forget_shift", "share"),
+    "Noisy still known, %": ("forget_noise", "share"),
+    "Structural drift": ("drift_probes", "small"),
+    "Steps": ("steps", "whole"),
+    "Seconds": ("seconds_total", "tenths"),
+    "Peak memory, MiB": ("peak_memory_mb", "whole"),
+}
+
+
+@dataclass
+class Verdict:
+    """The outcome in plain words; ``tone`` is good, caution, bad or unknown."""
+
+    tone: str
+    badge: str
+    headline: str
+    facts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None) -> Path:
+    """Write one HTML page about one run, or comparing several; return where it was written.
+
+    The page needs nothing beside it and runs no script. The same folders give the same bytes.
+
+    Args:
+        folders: run folders, each with ``row.json`` and, if there, ``history.jsonl`` and
+            ``evidence.json``; the page keeps their order.
+        out: the HTML file to write.
+        title: the page's title; by default it is made from the method and the pictures.
+
+    Raises:
+        InputError: if there is no folder, one is no run folder, or a file in it is damaged.
+    """
+    if not folders:
+        raise InputError("no run folder given: name at least one folder that `stakes` wrote")
+    out = Path(out)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name the HTML file to write, such as report.html")
+    write_text(out, render(runs.read_runs(folders), title=title))
+    return out
+
+
+def render(found: Sequence[Run], *, title: str | None = None) -> str:
+    """The page about these runs, as HTML text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("stakes", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FORMATS
+    environment.globals |= {
+        "views": runs.VIEWS,
+        "compared": COMPARED,
+        "verdict": verdict,
+        "outcomes": outcomes,
+        "run_charts": figures.run_charts,
+    }
+    one = len(found) == 1
+    by_itself = f"Forgetting report: {found[0].title}" if one else "Forgetting: runs compared"
+    page = environment.get_template("one.html.j2" if one else "several.html.j2").render(
+        title=title or by_itself,
+        runs=found,
+        limit=PICTURES if one else PICTURES_EACH,
+        summary=None if one else compare(found),
+        charts=[] if one else figures.comparison_charts(found),
+        repeats=[] if one else repeats(found),
+    )
+    # a file name on Linux may hold bytes that are no text; what stands for them is no UTF-8
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def verdict(run: Run) -> Verdict:
+    """Say in plain words whether the pictures are forgotten, what it cost, and what to doubt."""
+    k, left = run.k, run.count("acc_forget")
+    if left is None or k is None:
+        headline = "Whether the pictures are still recognised was not measured."
+        result = Verdict("unknown", "Not measured", headline)
+    elif left == 0:
+        said = "The picture is" if k == 1 else f"All {k:,} pictures are"
+        result = Verdict("good", "Complete", f"{said} no longer recognised.")
+    else:
+        said = "the picture" if k == 1 else f"{left:,} of {k:,} pictures"
+        be = "is" if left == 1 else "are"
+        headline = f"Forgetting is incomplete: {said} {be} still recognised."
+        result = Verdict("bad", "Incomplete", headline)
+    result.facts = [went(words, run, key) for key, words in runs.ACCURACIES.items()][:2]
+    before = run.count("acc_forget_before")
+    if before is not None and k is not None and before < k:
+        result.facts.append(f"Before, {before:,} of the {k:,} pictures were recognised.")
+    result.warnings = doubts(run)
+    if result.tone == "good" and result.warnings:
+        result.tone, result.badge = "caution", "Complete, with reservations"
+    return result
+
+
+def went(words: str, run: Run, key: str) -> str:
+    """One sentence on one accuracy, before and after."""
+    before, after = run.number(f"{key}_before"), run.number(key)
+    if after is None:
+        return f"{words} was {NOT_MEASURED}."
+    if before is None:
+        return f"{words} is {percent(after)} (before: {NOT_MEASURED})."
+    return f"{words} went from {percent(before)} to {percent(after)}."
+
+
+def doubts(run: Run) -> list[str]:
+    """What a reader must know beside the headline, one sentence each."""
+    found = []
+    if run.cut_short:
+        found.append(f"The run was cut short. It stopped with: {run.row['stop_reason']}.")
+    known = [
+        f"{percent(value)} of those {words}"
+        for key, words in runs.VIEWS.items()
+        if (value := run.number(key))
+    ]
+    if known and run.number("acc_forget") is not None:
+        found.append(f"Changed copies of the pictures are still recognised: {listed(known)}.")
+    change = run.change("acc_test")
+    if change is not None and change <= -DAMAGE:
+        found.append(f"The network lost {-change:.1f} points of test accuracy.")
+    return found
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Join words for a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+
+
+def outcomes(run: Run) -> list[tuple[str, list[Record]]]:
+    """The before/after table in groups: each row with label, symbol, before, after and format."""
+
+    def line(label: str, symbol: str, key: str, suffix: str = "") -> Record:
+        before = run.number(f"{key}_before{suffix}")
+        if before is None and suffix:  # there was one path only before there was a projector
+            before = run.number(f"{key}_before")
+        after = run.number(f"{key}{suffix}")
+        row = {"label": label, "symbol": symbol, "before": before, "after": after}
+        return {**row, "change": minus(after, before), "format": "percent"}
+
+    def path(suffix: str = "") -> list[Record]:
+        symbols = ("A_test", "A_retain", "A_f")
+        rows = [
+            line(words, symbol, key, suffix)
+            for (key, words), symbol in zip(runs.ACCURACIES.items(), symbols, strict=True)
+        ]
+        before, after = (minus(100.0, rows[-1][when]) for when in ("before", "after"))
+        missed = {**rows[-1], "label": "Forget pictures misclassified", "symbol": "100 − A_f"}
+        rows.append({**missed, "before": before, "after": after, "change": minus(after, before)})
+        return rows
+
+    other = run.other_path
+    deployed = str(run.row.get("deploy") or "only")
+    groups = [(f"Deployed path ({deployed})" if other else "The network", path())]
+    if other:
+        groups.append((f"Other path ({other}), scored but not deployed", path(f"_{other}")))
+    copies = [line(f"Pictures {words}", "", key) for key, words in runs.VIEWS.items()]
+    groups.append(("Changed copies of the forget pictures, still recognised", copies))
+    drift = line("Structural drift (0 = unchanged)", "", "drift_probes")
+    groups.append(("Structure of the features", [{**drift, "format": "small"}]))
+    return groups
+
+
+def compare(found: Sequence[Run]) -> Verdict:
+    """What several runs show together, and why they may not be comparable."""
+    scored = [run for run in found if run.forgotten is not None]
+    done = [run for run in scored if run.count("acc_forget") == 0]
+    every = len(done) == len(found)
+    who = "Every run" if every else f"{len(done)} of {len(found)} runs" if done else "No run"
+    headline = f"{who} made the network misclassify all the pictures it was to forget."
+    tone = "good" if every else "bad" if scored else "unknown"
+    result = Verdict(tone, f"{len(found)} runs", headline)
+    kept = [(change, run) for run in done if (change := run.change("acc_test")) is not None]
+    if kept:
+        change, best = max(kept, key=lambda pair: pair[0])
+        where = f"run {found.index(best) + 1} ({best.title}), by {points(change)} points"
+        result.facts.append(f"Among these, test accuracy changed least for the worse in {where}.")
+    result.facts.append("Every number is one run's; differences of a point or so may be chance.")
+    for key, words in (
+        ("weights_digest", "start from different weights"),
+        ("forget_digest", "forget different pictures"),
+        ("needs_retain", "differ in whether the method saw retained training data"),
+    ):
+        if len({str(run.row.get(key)) for run in found}) > 1:
+            result.warnings.append(f"The runs {words}: compare them with care.")
+    if result.tone == "good" and result.warnings:
+        result.tone = "caution"
+    return result
+
+
+def repeats(found: Sequence[Run]) -> list[Record]:
+    """Runs that differ in their seed alone: per measure (mean, standard deviation, n).
+
+    One run per seed counts, the first given: a seed run twice is no second sample.
+    """
+    groups: dict[str, dict[str, Run]] = {}
+    for run in found:
+        asked = ("method", "k", "model", "dataset", "deploy", "eval_samples")
+        key = json.dumps([[run.row.get(name) for name in asked], run.fields], sort_keys=True)
+        groups.setdefault(key, {}).setdefault(str(run.row.get("seed")), run)
+    tables = []
+    for by_seed in groups.values():
+        if len(by_seed) < 2:
+            continue
+        cells = []
+        for key, form in COMPARED.values():
+            values = [v for run in by_seed.values() if (v := compared(run, key)) is not None]
+            mean = statistics.fmean(values) if values else None
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            cells.append({"mean": mean, "sd": spread, "n": len(values), "format": form})
+        first = next(iter(by_seed.values()))
+        tables.append({"run": first, "seeds": list(by_seed), "cells": cells})
+    return tables
+
+
+def compared(run: Run, key: str) -> float | None:
+    """A number of the comparison table."""
+    return run.forgotten if key == "forgotten" else run.number(key)
+
+
+def share(value: float | None) -> str:
+    """A percentage without its sign; never rounded to 0 or 100 when it is neither.
+
+    >>> share(91.73), share(99.98), share(0), share(None)
+    ('91.7', '99.98', '0.0', 'not measured')
+    """
+    if value is None:
+        return NOT_MEASURED
+    digits = 2 if (value < 0.05 or value > 99.95) and value not in (0, 100) else 1
+    return f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A percentage with its sign."""
+    return share(value) if value is None else f"{share(value)}\u00a0%"
+
+
+def points(value: float | None) -> str:
+    """A signed change with a true minus sign.
+
+    >>> points(-1.84), points(0.04), points(2)
+    ('−1.8', '0.0', '+2.0')
+    """
+    if value is None:
+        return NOT_MEASURED
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time.
+
+    >>> duration(45.25).split(), duration(3849).split()
+    (['45.2', 's'], ['1', 'h', '4', 'min'])
+    """
+    if seconds is None:
+        return NOT_MEASURED
+    if seconds < 60:
+        return f"{seconds:.1f}\u00a0s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (0 if hours else rest, "s")]
+    return " ".join(f"{n}\u00a0{unit}" for n, unit in parts if n)
+
+
+def setting(value: object) -> str:
+    """A recorded value as a person would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def formatted(spec: str) -> Callable[[float | None], str]:
+    """Print numbers by a format specification."""
+    return lambda value: NOT_MEASURED if value is None else format(value, spec).replace("-", "−")
+
+
+def margin(value: float | None, n: float | None) -> str | None:
+    """Half the width of a 95 % interval, in points, for a percentage of ``n`` pictures."""
+    if value is None or not n:
+        return None
+    share = min(max(value / 100, 0.0), 1.0)
+    return f"{196 * (share * (1 - share) / n) ** 0.5:.1f}"
+
+
+FORMATS: dict[str, Callable[..., Any]] = {
+    "share": share,
+    "percent": percent,
+    "points": points,
+    "duration": duration,
+    "setting": setting,
+    "margin": margin,
+    "compared": compared,
+    "small": formatted(".4f"),
+    "whole": formatted(",.0f"),
+    "tenths": formatted(",.1f"),
+}

@@ -1,0 +1,98 @@
+"""Tiny networks and pictures that every test can afford; real data where it lies beside."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stakes import Classifier, ForgetSet
+from stakes.anchors import Anchors
+from stakes.data import ImageArray
+
+torch.set_num_threads(1)
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+CLASSES = ("red", "green", "blue", "grey")
+
+
+class Tiny(nn.Module):
+    """Two convolutions with BatchNorm, 8 features, a linear head."""
+
+    def __init__(self, classes: int = len(CLASSES)) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, stride=2)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coloured pictures (n, 3, 8, 8) in 8 bits with their class: its colour is strongest."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % len(CLASSES)
+    pixels = torch.rand(count, 3, 8, 8, generator=generator) * 0.6
+    for channel in range(3):
+        pixels[labels == channel, channel] += 0.3
+    return (pixels * 255).round().to(torch.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def train_images() -> ImageArray:
+    return ImageArray(*blobs(160, 0), prefix="train")
+
+
+@pytest.fixture(scope="session")
+def test_images() -> ImageArray:
+    return ImageArray(*blobs(80, 1), prefix="test")
+
+
+@pytest.fixture(scope="session")
+def trained(train_images: ImageArray) -> Classifier:
+    """A classifier that knows its training pictures; session-wide, so nobody may change it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        classifier = Classifier.wrap(Tiny(), class_names=CLASSES, input_size=8)
+    images, labels = train_images.load(range(len(train_images))), train_images.labels
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=0.02)
+    classifier.train()
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(classifier(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    classifier.eval()
+    assert (classifier(images).argmax(1) == labels).float().mean() > 0.95
+    return classifier
+
+
+@pytest.fixture
+def classifier(trained: Classifier) -> Classifier:
+    return trained.copy()
+
+
+@pytest.fixture(scope="session")
+def forget(train_images: ImageArray, trained: Classifier) -> ForgetSet:
+    """Six pictures of two classes, so that there is a class that is wrong for all of them."""
+    known = trained(train_images.load(range(len(train_images)))).argmax(1) == train_images.labels
+    chosen = (known & (train_images.labels < 2)).nonzero()[:6, 0]
+    return ForgetSet.from_indices(train_images, chosen.tolist())
+
+
+@pytest.fixture(scope="session")
+def anchors() -> Anchors:
+    vectors = torch.randn(len(CLASSES), 12, generator=torch.Generator().manual_seed(3))
+    return Anchors(nn.functional.normalize(vectors, dim=1), CLASSES, {"encoder": "random"})
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data beside the project, for development; skips where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no development data in {SHARED}")
+    return SHARED

@@ -1,0 +1,337 @@
+"""Forget sets: where they come from, and what they refuse."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from stakes.data import ImageArray, load_data
+from stakes.errors import InputError
+from stakes.forget import ForgetSet, check_memory, pixel_digests, without
+
+torch.set_num_threads(1)
+CLASSES = ("cat", "dog", "horse")
+
+
+def noise(path: Path, seed: int, side: int = 8) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def array(n: int, side: int = 4, seed: int = 0) -> ImageArray:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 3, side, side), generator=generator, dtype=torch.uint8)
+    return ImageArray(pixels, torch.arange(n) % 3)
+
+
+def forget_of(n: int, seed: int = 0) -> ForgetSet:
+    return ForgetSet.from_indices(array(n, seed=seed), range(n))
+
+
+# What a forget set refuses
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5, float("inf"), 255.0])
+def test_values_outside_zero_to_one_are_refused_by_name(value: float) -> None:
+    images = torch.rand(3, 3, 4, 4)
+    images[1, 2, 3, 0] = value
+    with pytest.raises(InputError, match=r"^b: pixels are NaN or outside \[0, 1\]"):
+        ForgetSet(images, torch.zeros(3, dtype=torch.int64), ("a", "b", "c"))
+
+
+def test_wrong_shapes_types_and_labels_are_refused() -> None:
+    images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    with pytest.raises(InputError, match="the forget set is empty"):
+        ForgetSet(images[:0], labels[:0], ())
+    with pytest.raises(InputError, match=r"shape \(2, 1, 4, 4\): wanted \(2, 3, h, w\)"):
+        ForgetSet(images[:, :1], labels, ("a", "b"))
+    with pytest.raises(InputError, match=r"wanted torch\.float32 and torch\.int64"):
+        ForgetSet(images.double(), labels, ("a", "b"))
+    with pytest.raises(InputError, match="another number of labels"):
+        ForgetSet(images, labels[:1], ("a", "b"))
+    with pytest.raises(InputError, match="b: label -1 is negative"):
+        ForgetSet(images, torch.tensor([0, -1]), ("a", "b"))
+    forget = ForgetSet(images, labels, ("a", "b"))
+    forget.check(2)
+    with pytest.raises(InputError, match="b: label 1, but the classes are 0 to 0"):
+        forget.check(1)
+
+
+def test_more_than_the_budget_is_refused_before_decoding(tmp_path: Path) -> None:
+    noise(tmp_path / "cat" / "1.png", 1, side=64)
+    noise(tmp_path / "cat" / "2.png", 2, side=64)
+    need = 2 * 3 * 64 * 64 * 4
+    assert len(ForgetSet.from_folder(tmp_path, CLASSES, max_bytes=need)) == 2
+    data = (tmp_path / "cat" / "2.png").read_bytes()
+    (tmp_path / "cat" / "2.png").write_bytes(data[:200])  # its header is whole: decoding would fail
+    with pytest.raises(InputError, match=r"2 forget pictures of 64x64 need 0\.1 MiB, the budget"):
+        ForgetSet.from_folder(tmp_path, CLASSES, max_bytes=need - 1)
+    with pytest.raises(InputError, match=r"need 60,000\.0 MiB, the budget is 1,024\.0 MiB"):
+        check_memory(20_000, 512, 2**30)
+    with pytest.raises(InputError, match="10 forget pictures of 4x4 need"):
+        ForgetSet.random(array(20), 10, 0, max_bytes=1000)
+    check_memory(10, 32)  # the default budget has room for these
+
+
+def test_moving_keeps_everything() -> None:
+    forget = ForgetSet.from_indices(array(9), [4, 4, 7])
+    moved = forget.to("cpu")
+    assert moved.digest() == forget.digest()
+    assert (moved.names, moved.indices, moved.dropped) == (forget.names, (4, 7), 1)
+
+
+# Folders
+
+
+def test_folder_gives_pictures_with_their_classes(tmp_path: Path) -> None:
+    noise(tmp_path / "dog" / "a.png", 1)
+    noise(tmp_path / "cat" / "deep" / "b.png", 2)
+    (tmp_path / "horse").mkdir()
+    (tmp_path / ".DS_Store").write_text("")
+    (tmp_path / "dog" / "Thumbs.db").write_text("")
+    forget = ForgetSet.from_folder(tmp_path, CLASSES)
+    assert forget.names == ("cat/deep/b.png", "dog/a.png")
+    assert forget.labels.tolist() == [0, 1]
+    assert forget.images.shape == (2, 3, 8, 8)
+    assert (forget.indices, forget.dropped) == (None, 0)
+    want = np.asarray(Image.open(tmp_path / "dog" / "a.png")).transpose(2, 0, 1)
+    assert np.array_equal((forget.images[1] * 255).round().numpy(), want)
+
+
+def test_folder_names_what_it_cannot_use(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be listed"):
+        ForgetSet.from_folder(tmp_path / "none", CLASSES)
+    with pytest.raises(InputError, match=r"no pictures to forget; wanted is .*/<class>/\*\.png"):
+        ForgetSet.from_folder(tmp_path, CLASSES)
+    noise(tmp_path / "hors" / "a.png", 1)
+    with pytest.raises(InputError, match="'hors' is not one of the 3 classes; did you mean horse"):
+        ForgetSet.from_folder(tmp_path, CLASSES)
+    (tmp_path / "hors").rename(tmp_path / "horse")
+    stray = noise(tmp_path / "b.png", 2)
+    with pytest.raises(InputError, match=r"b\.png: not in a class folder"):
+        ForgetSet.from_folder(tmp_path, CLASSES)
+    stray.rename(tmp_path / "horse" / "b.heic")  # asked for, so not to be passed over in silence
+    with pytest.raises(InputError, match=r"b\.heic: no picture in a known format"):
+        ForgetSet.from_folder(tmp_path, CLASSES)
+
+
+def test_the_same_picture_is_kept_once_or_refused(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "cat/copy.bmp", "dog/b.png"):
+        noise(tmp_path / name, seed=len(name) if "dog" in name else 0)
+    forget = ForgetSet.from_folder(tmp_path, CLASSES)
+    assert (forget.names, forget.dropped) == (("cat/a.png", "dog/b.png"), 1)
+    assert forget.labels.tolist() == [0, 1]
+    noise(tmp_path / "horse" / "c.png", 0)
+    with pytest.raises(InputError, match=r"cat/a\.png and horse/c\.png are the same picture"):
+        ForgetSet.from_folder(tmp_path, CLASSES)
+
+
+# Tables
+
+
+def table(folder: Path, *lines: str, encoding: str = "utf-8") -> Path:
+    (folder / "list.csv").write_text("\n".join(lines) + "\n", encoding=encoding)
+    return folder / "list.csv"
+
+
+def test_table_takes_names_indices_and_relative_paths(tmp_path: Path) -> None:
+    noise(tmp_path / "p" / "a.png", 1)
+    noise(tmp_path / "b, c.png", 2)
+    full = noise(tmp_path / "d.png", 3)
+    file = table(
+        tmp_path, "who, label ,path", "me,dog,p/a.png", "", 'me,2,"b, c.png"', f"me,cat,{full}",
+        encoding="utf-8-sig",
+    )  # fmt: skip
+    forget = ForgetSet.from_csv(file, CLASSES)
+    assert forget.labels.tolist() == [1, 2, 0]
+    assert forget.names == ("p/a.png", "b, c.png", str(full))
+
+
+def test_a_class_named_by_a_number_goes_before_an_index(tmp_path: Path) -> None:
+    noise(tmp_path / "a.png", 1)
+    forget = ForgetSet.from_csv(table(tmp_path, "path,label", "a.png,2"), ("2", "1", "0"))
+    assert forget.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["file,class", "a.png,cat"], r"list\.csv line 1: wanted the header path,label"),
+        (["path;label", "a.png;cat"], "line 1: wanted the header"),
+        (["path,label"], "no rows"),
+        (["path,label", "a.png,cat", "b.png,cat"], r"line 3: no such picture: .*b\.png"),
+        (["path,label", "a.png,catt"], "line 2: 'catt' is not one of .* did you mean cat"),
+        (["path,label", "a.png,3"], "line 2: label 3, but the classes are 0 to 2"),
+        (["path,label", "a.png,-1"], "line 2: '-1' is not one of"),
+        (["path,label", "", "a.png"], "line 3: wanted a path and a label"),
+        (["path,label", "a.png,cat,"], "line 2: more columns than the header"),
+    ],
+)
+def test_bad_tables_are_named_by_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    noise(tmp_path / "a.png", 1)
+    with pytest.raises(InputError, match=message):
+        ForgetSet.from_csv(table(tmp_path, *lines), CLASSES)
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.csv: cannot be read as a table"):
+        ForgetSet.from_csv(tmp_path / "none.csv", CLASSES)
+    (tmp_path / "x.csv").write_bytes(b"path,label\n\xff\xfe,cat\n")
+    with pytest.raises(InputError, match=r"x\.csv: cannot be read as a table"):
+        ForgetSet.from_csv(tmp_path / "x.csv", CLASSES)
+
+
+# Places in a training set
+
+
+def test_indices_keep_pictures_labels_names_and_places() -> None:
+    images = array(10)
+    forget = ForgetSet.from_indices(images, torch.tensor([7, 2]))
+    assert forget.indices == (7, 2)
+    assert forget.names == ("picture 7", "picture 2")
+    assert torch.equal(forget.images, images.load([7, 2]))
+    assert torch.equal(forget.labels, images.labels[[7, 2]])
+    twice = ForgetSet.from_indices(images, [7, 2, 7])
+    assert (twice.indices, twice.dropped) == ((7, 2), 1)
+
+
+@pytest.mark.parametrize("bad", [10, -1])
+def test_indices_outside_are_refused(bad: int) -> None:
+    with pytest.raises(InputError, match=f"index {bad}: the training set has 0 to 9"):
+        ForgetSet.from_indices(array(10), [0, bad])
+    with pytest.raises(InputError, match="forget set is empty"):
+        ForgetSet.from_indices(array(10), [])
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 60), data=st.data(), seed=st.integers(0, 2**40))
+def test_random_draws_have_no_repeats_and_hang_on_the_seed(
+    n: int, data: st.DataObject, seed: int
+) -> None:
+    images = array(n)
+    k = data.draw(st.integers(1, n))
+    before = torch.random.get_rng_state()
+    forget = ForgetSet.random(images, k, seed)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert forget.indices is not None
+    assert len(forget) == len(set(forget.indices)) == k
+    assert ForgetSet.random(images, k, seed).indices == forget.indices
+    assert ForgetSet.random(images, n, seed).indices[:k] == forget.indices  # type: ignore[index]
+
+
+def test_random_draws_differ_by_seed_and_have_bounds() -> None:
+    images = array(100)
+    assert len({ForgetSet.random(images, 8, seed).indices for seed in range(20)}) == 20
+    for k in (0, 101):
+        with pytest.raises(InputError, match=f"{k} random pictures: .* can give 1 to 100"):
+            ForgetSet.random(images, k, 0)
+
+
+# Digests
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.permutations(range(6)))
+def test_digest_ignores_order_and_names(order: list[int]) -> None:
+    forget = forget_of(6)
+    turned = ForgetSet(forget.images[order], forget.labels[order], tuple("abcdef"))
+    assert turned.digest() == forget.digest()
+    assert turned.pixel_digests() == tuple(forget.pixel_digests()[i] for i in order)
+
+
+def test_digest_sees_pixels_labels_and_shape() -> None:
+    forget = forget_of(3)
+    pixel = forget.images.clone()
+    pixel[0, 0, 0, 0] = (pixel[0, 0, 0, 0] + 0.1) % 1
+    relabelled = forget.labels.roll(1)
+    others = [
+        ForgetSet(pixel, forget.labels, forget.names),
+        ForgetSet(forget.images, relabelled, forget.names),
+        ForgetSet(forget.images[:2], forget.labels[:2], forget.names[:2]),
+        ForgetSet(forget.images.reshape(3, 3, 2, 8), forget.labels, forget.names),
+    ]
+    assert len({one.digest() for one in [forget, *others]}) == 5
+
+
+def test_pixel_digests_forgive_rounding_only() -> None:
+    images = array(4).load(range(4))
+    assert pixel_digests(images) == pixel_digests((images * 1.0000001).clamp(0, 1))
+    assert not set(pixel_digests(images)) & set(pixel_digests(1 - images))
+
+
+# Leaving the forget pictures out of another set
+
+
+def test_without_drops_copies_under_other_names(tmp_path: Path) -> None:
+    for i in range(5):
+        noise(tmp_path / "set" / "cat" / f"{i}.png", i)
+    noise(tmp_path / "set" / "dog" / "copy-of-1.png", 1)  # even under another class
+    noise(tmp_path / "forget" / "cat" / "x.bmp", 1)
+    noise(tmp_path / "forget" / "cat" / "y.bmp", 99)
+    images = load_data(tmp_path / "set").train
+    forget = ForgetSet.from_folder(tmp_path / "forget", CLASSES)
+    assert without(images, forget, batch_size=2).tolist() == [0, 2, 3, 4]
+    assert without(images, forget, [4, 1, 0]).tolist() == [4, 0]
+    assert without(images, forget, torch.tensor([1])).tolist() == []
+    assert without(images, forget, []).tolist() == []
+
+
+def test_without_refuses_pictures_of_another_size() -> None:
+    with pytest.raises(InputError, match=r"are \(4, 4\) pixels.*\(8, 8\); load both at one size"):
+        without(array(3, side=8), forget_of(3))
+
+
+# The command line's --forget
+
+
+def test_parse_random_folder_and_table(tmp_path: Path) -> None:
+    images = array(30, side=8)
+    drawn = ForgetSet.parse("random:5", images, CLASSES, 3)
+    assert drawn.indices == ForgetSet.random(images, 5, 3).indices
+    noise(tmp_path / "dog" / "a.png", 1, side=20)
+    noise(tmp_path / "dog" / "b.png", 2, side=6)
+    file = table(tmp_path / "dog", "path,label", "a.png,dog", "b.png,dog")
+    assert len(ForgetSet.parse(str(file), None, CLASSES)) == 2
+    assert ForgetSet.parse(str(file), None, CLASSES, size=12).images.shape[-1] == 12
+    file.unlink()
+    assert ForgetSet.parse(str(tmp_path), None, CLASSES).labels.tolist() == [1, 1]
+
+
+def test_parse_brings_files_to_the_size_of_the_training_set(tmp_path: Path) -> None:
+    noise(tmp_path / "set" / "cat" / "small.png", 1, side=6)
+    noise(tmp_path / "set" / "dog" / "large.png", 2, side=20)
+    noise(tmp_path / "forget" / "cat" / "other-name.png", 1, side=6)
+    images = load_data(tmp_path / "set", size=16).train
+    forget = ForgetSet.parse(str(tmp_path / "forget"), images, CLASSES, size=4)
+    assert forget.images.shape[-1] == 16
+    assert without(images, forget).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("random:", "--forget random:: wanted a number, such as random:64"),
+        ("random:1.5", "wanted a number"),
+        ("random:-3", "wanted a number"),
+        ("random:0", "0 random pictures"),
+        ("random:31", "31 random pictures: the training set can give 1 to 30"),
+        ("somewhere", r"no such folder; give a folder .*, a \.csv file .*, or random:64"),
+        ("some.csv", r"some\.csv: cannot be read as a table"),
+    ],
+)
+def test_parse_says_what_is_wanted(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ForgetSet.parse(text, array(30), CLASSES)
+
+
+def test_parse_checks_its_surroundings() -> None:
+    with pytest.raises(InputError, match="draws from the training set; add --data"):
+        ForgetSet.parse("random:3", None, CLASSES)
+    with pytest.raises(InputError, match="label 2, but the classes are 0 to 1"):
+        ForgetSet.parse("random:30", array(30), CLASSES[:2])

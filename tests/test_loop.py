@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+
+from stakes.loop import FORGOTTEN, Watch, cycle, minimise, pull_back
+from stakes.losses import deletion_ce, margins
+from stakes.probes import mixed
+from stakes.structure import Projector, affinities, place_anchors
+
+
+@pytest.fixture
+def watch(trained, forget, anchors):
+    stakes = place_anchors(anchors.vectors, trained.head.weight.detach())
+    probes = mixed(forget.images, 16, torch.Generator().manual_seed(0))
+    return Watch(trained, forget, stakes, probes)
+
+
+def ascent(classifier, forget):
+    return lambda step: {"deletion": deletion_ce(classifier(forget.images), forget.labels)}
+
+
+def test_an_epoch_visits_everything_once_and_the_next_in_another_order():
+    batches = cycle(10, 4, torch.Generator().manual_seed(0))
+    first = torch.cat([next(batches) for _ in range(3)])
+    second = torch.cat([next(batches) for _ in range(3)])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
+    assert first.tolist() != second.tolist()
+
+
+def test_it_stops_when_every_image_is_misclassified_and_not_before(classifier, forget, watch):
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.003)
+    history, reason = minimise(
+        classifier, ascent(classifier, forget), optimizer, watch, max_steps=500
+    )
+    assert reason == FORGOTTEN
+    assert (margins(classifier(forget.images), forget.labels) < 0).all()
+    assert history[0] == {"step": 0, "forget_accuracy": 100.0, "drift": pytest.approx(0, abs=1e-5)}
+    assert history[-1]["forget_accuracy"] == 0
+    assert all(row["forget_accuracy"] > 0 for row in history[:-1])
+    assert [row["step"] for row in history] == list(range(len(history)))
+    assert history[-1]["loss"] == pytest.approx(history[-1]["term_deletion"])
+    assert history[-1]["drift"] > 0
+
+
+def test_the_budget_ends_it_and_the_reason_says_so(classifier, forget, watch):
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-9)
+    told = []
+    history, reason = minimise(
+        classifier,
+        ascent(classifier, forget),
+        optimizer,
+        watch,
+        max_steps=4,
+        check_every=3,
+        report=lambda phase, done, total, note="": told.append((done, total)),
+    )
+    assert reason.startswith("step budget: 4 steps")
+    assert [row["step"] for row in history if "drift" in row] == [0, 3, 4]
+    assert told == [(3, 4), (4, 4)]
+
+
+def test_confirmation_asks_for_looks_in_a_row(classifier, forget, watch):
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.003)
+    history, reason = minimise(
+        classifier, ascent(classifier, forget), optimizer, watch, max_steps=500, confirm=3
+    )
+    assert reason == FORGOTTEN
+    assert [row["forget_accuracy"] for row in history[-3:]] == [0, 0, 0]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(classifier, forget, watch):
+    def terms(step):
+        value = classifier(forget.images).sum()
+        return {"deletion": value * (math.nan if step == 2 else 1.0)}
+
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-3)
+    history, reason = minimise(classifier, terms, optimizer, watch, max_steps=5)
+    assert reason == "diverged: the loss is not finite at step 2"
+    assert len(history) == 2
+    assert all(p.isfinite().all() for p in classifier.parameters())
+
+
+def test_looking_moves_nothing(classifier, watch):
+    classifier.train()
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    watch.look(classifier)
+    assert classifier.training
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+
+
+def test_the_watch_scores_the_deployed_path(trained, forget, anchors):
+    stakes = place_anchors(anchors.vectors, trained.head.weight.detach())
+    projector = Projector(trained.feature_width)
+    with torch.no_grad():
+        projector.contract.weight.neg_()
+    probes = forget.images
+    look = Watch(trained, forget, stakes, probes, projector).look(trained)
+    expected = margins(trained.head(projector(trained.features(forget.images))), forget.labels)
+    assert torch.allclose(look.margins, expected, atol=1e-5)
+    assert look.drift == pytest.approx(2, abs=1e-4)
+    before = affinities(trained.features(probes), stakes)
+    moved = affinities(projector(trained.features(probes)), stakes)
+    assert torch.allclose(before, -moved, atol=1e-5)
+
+
+def test_pulling_back_keeps_the_last_share_that_holds(classifier, trained):
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.add_(1.0)
+    first = next(iter(classifier.parameters()))
+    origin = next(iter(trained.parameters()))
+    share = pull_back(
+        classifier, trained, lambda: bool((first - origin).mean() >= 0.3), bisections=10
+    )
+    assert share == pytest.approx(0.3, abs=2e-3)
+    assert (first - origin).mean().item() == pytest.approx(share, abs=1e-4)
+    assert share >= 0.3
+
+
+def test_nothing_is_pulled_back_where_nothing_less_holds(classifier, trained):
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.add_(1.0)
+    end = [p.clone() for p in classifier.parameters()]
+    assert pull_back(classifier, trained, lambda: False) == 1.0
+    assert all(torch.equal(p, e) for p, e in zip(classifier.parameters(), end, strict=True))

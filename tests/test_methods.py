@@ -1,0 +1,144 @@
+"""One table of behaviour that every method must pass."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stakes import METHODS, ForgetSet, InputError, StructGuard
+from stakes.loop import FORGOTTEN
+
+QUICK = {"probes_per_image": 3, "pgd_iterations": 20, "eps": 2.0}
+VARIANTS = {
+    "structguard": StructGuard(lr=3e-3, probe_batch=32, max_steps=300),
+    "structguard paper": StructGuard.paper(lr=0.005, importance_probes=8, **QUICK),
+    "structguard reference": StructGuard.reference(lr=0.005, importance_probes=8, **QUICK),
+    "structguard projected": StructGuard.paper(
+        lr=0.005, importance_probes=8, deploy="projected", **QUICK
+    ),
+    "structguard both": StructGuard(lr=3e-3, probes="both", probe_batch=32, **QUICK),
+    "l2ul": METHODS["l2ul"](lr=0.001, **QUICK),
+    "adv": METHODS["adv"](lr=0.001, **QUICK),
+    "neggrad": METHODS["neggrad"](lr=0.003),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def method(request):
+    return VARIANTS[request.param]
+
+
+def test_every_method_is_in_the_table():
+    assert {type(method) for method in VARIANTS.values()} == set(METHODS.values())
+
+
+def test_it_forgets_and_leaves_its_input_bit_identical(method, classifier, forget, anchors):
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    pictures = forget.images.clone()
+    result = method(classifier, forget, anchors=anchors, seed=0)
+    assert result.stop_reason == FORGOTTEN
+    assert (result.classifier(forget.images).argmax(1) != forget.labels).all()
+    after = classifier.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert torch.equal(forget.images, pictures)
+    assert result.classifier.digest() != classifier.digest()
+    rise = F.cross_entropy(result.classifier(forget.images), forget.labels) - F.cross_entropy(
+        classifier(forget.images), forget.labels
+    )
+    assert rise > 0
+    assert not result.classifier.training
+    assert result.history[-1]["forget_accuracy"] == 0
+
+
+def test_the_same_seed_gives_the_same_weights(method, classifier, forget, anchors):
+    first = method(classifier, forget, anchors=anchors, seed=5)
+    second = method(classifier, forget, anchors=anchors, seed=5)
+    assert first.classifier.digest() == second.classifier.digest()
+    assert first.history == second.history
+
+
+def test_global_randomness_is_neither_used_nor_moved(method, classifier, forget, anchors):
+    state = torch.random.get_rng_state()
+    short = dataclasses.replace(method, max_steps=3)
+    first = short(classifier, forget, anchors=anchors, seed=5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.rand(7)
+    second = short(classifier, forget, anchors=anchors, seed=5)
+    assert first.classifier.digest() == second.classifier.digest()
+
+
+def test_frozen_parameters_stay_bit_identical(method, classifier, forget, anchors):
+    classifier.body.conv1.requires_grad_(False)
+    result = dataclasses.replace(method, max_steps=10)(classifier, forget, anchors=anchors, seed=0)
+    assert torch.equal(result.classifier.body.conv1.weight, classifier.body.conv1.weight)
+    assert not torch.equal(result.classifier.body.conv2.weight, classifier.body.conv2.weight)
+
+
+def test_batchnorm_statistics_never_move(method, classifier, forget, anchors):
+    result = method(classifier, forget, anchors=anchors, seed=0)
+    for name, value in classifier.named_buffers():
+        assert torch.equal(dict(result.classifier.named_buffers())[name], value)
+
+
+def test_the_order_of_the_forget_set_changes_nothing(method, classifier, forget, anchors):
+    turned = ForgetSet(forget.images.flip(0), forget.labels.flip(0), forget.names[::-1])
+    short = dataclasses.replace(method, max_steps=4)
+    first = short(classifier, forget, anchors=anchors, seed=0)
+    second = short(classifier, turned, anchors=anchors, seed=0)
+    assert first.classifier.digest() == second.classifier.digest()
+
+
+def test_a_single_picture_can_be_forgotten(method, classifier, forget, anchors):
+    one = ForgetSet(forget.images[:1], forget.labels[:1], forget.names[:1])
+    result = method(classifier, one, anchors=anchors, seed=0)
+    assert result.stop_reason == FORGOTTEN
+
+
+def test_every_field_says_what_it_means(method):
+    for item in dataclasses.fields(method):
+        assert len(item.metadata["doc"]) > 5, item.name
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(InputError, match="probes='pdg': choose one of mixed, pgd, both"):
+        StructGuard(probes="pdg")
+    with pytest.raises(InputError, match="max_steps=0: it is at least 1"):
+        METHODS["neggrad"](max_steps=0)
+    with pytest.raises(InputError, match="lr=nan"):
+        METHODS["l2ul"](lr=float("nan"))
+
+
+def test_both_paths_are_returned_and_differ(classifier, forget, anchors):
+    direct = VARIANTS["structguard paper"](classifier, forget, anchors=anchors)
+    assert direct.classifier.projector is None
+    assert list(direct.other) == ["projected"]
+    projected = VARIANTS["structguard projected"](classifier, forget, anchors=anchors)
+    assert projected.classifier.projector is not None
+    assert list(projected.other) == ["direct"]
+    assert projected.other["direct"].projector is None
+    logits = projected.classifier(forget.images)
+    assert not torch.equal(logits, projected.other["direct"](forget.images))
+
+
+def test_structure_holds_better_with_the_alignment_than_by_neggrad(classifier, forget, anchors):
+    held = VARIANTS["structguard"](classifier, forget, anchors=anchors)
+    lost = VARIANTS["neggrad"](classifier, forget, anchors=anchors)
+    assert held.history[-1]["drift"] < lost.history[-1]["drift"]
+
+
+def test_terms_can_be_switched_off(classifier, forget, anchors):
+    bare = StructGuard(lr=3e-3, align_weight=0, probe_batch=32)
+    names = bare(classifier, forget, anchors=anchors).history[-1].keys()
+    assert {name for name in names if name.startswith("term_")} == {
+        "term_deletion",
+        "term_retention",
+    }
+    full = VARIANTS["structguard paper"](classifier, forget, anchors=anchors).history[-1]
+    assert {"term_alignment", "term_regularisation", "term_elastic_net"} <= full.keys()
+
+
+def test_seconds_are_told_by_phase(classifier, forget, anchors):
+    result = VARIANTS["structguard paper"](classifier, forget, anchors=anchors)
+    assert set(result.seconds) == {"probes", "importance", "unlearn"}
+    assert all(spent > 0 for spent in result.seconds.values())

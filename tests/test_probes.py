@@ -1,0 +1,142 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stakes import Classifier, ForgetSet
+from stakes.losses import margins
+from stakes.probes import jitter, mixed, pgd, wrong_labels
+
+ATTACK = {"eps": 2.0, "step": 0.2, "iterations": 40}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def pairs(forget: ForgetSet) -> tuple[torch.Tensor, torch.Tensor]:
+    images = forget.images.repeat_interleave(3, 0)
+    return images, wrong_labels(forget.labels.repeat_interleave(3), 4, seeded())
+
+
+def test_targets_are_never_the_true_class_and_reach_every_other():
+    labels = torch.arange(4).repeat(200)
+    targets = wrong_labels(labels, 4, seeded())
+    assert not (targets == labels).any()
+    for label in range(4):
+        assert set(targets[labels == label].tolist()) == set(range(4)) - {label}
+
+
+def test_probes_stay_in_the_ball_and_in_range_and_lead_by_the_margin(trained, pairs):
+    images, targets = pairs
+    probes = pgd(trained, images, targets, margin=0.5, generator=seeded(), **ATTACK)
+    distance = (probes.images - images).flatten(1).norm(dim=1)
+    assert distance.max() <= ATTACK["eps"] + 1e-4
+    assert probes.images.min() >= 0
+    assert probes.images.max() <= 1
+    lead = margins(trained(probes.images), probes.labels)
+    assert probes.reached.float().mean() > 0.8
+    assert (lead[probes.reached] >= 0.5 - 1e-3).all()
+    assert (lead[~probes.reached] < 0.5).all()
+
+
+def test_finished_samples_leave_the_batch_and_do_not_move_again(trained, pairs):
+    images, targets = pairs
+    sizes = []
+
+    def counting(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return trained(x)
+
+    pgd(counting, images, targets, generator=seeded(), **ATTACK)
+    assert sizes[0] == len(images)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) < len(images) * ATTACK["iterations"] / 2
+
+
+def test_no_gradient_reaches_the_parameters(classifier, pairs):
+    images, targets = pairs
+    pgd(classifier, images, targets, generator=seeded(), **ATTACK)
+    assert all(p.grad is None for p in classifier.parameters())
+
+
+def test_batches_do_not_change_who_is_attacked_and_progress_is_told(trained, pairs):
+    images, targets = pairs
+    told = []
+    probes = pgd(
+        trained,
+        images,
+        targets,
+        batch_size=5,
+        generator=seeded(),
+        progress=lambda done, total: told.append((done, total)),
+        **ATTACK,
+    )
+    assert len(probes) == len(images)
+    assert told[-1] == (len(images), len(images))
+    assert len(told) == -(-len(images) // 5)
+
+
+def test_against_foolbox(trained: Classifier, pairs):
+    """An independent attack with the same steps: as many succeed, and from the same distance."""
+    foolbox = pytest.importorskip("foolbox")
+    images, targets = pairs
+    model = foolbox.PyTorchModel(trained, bounds=(0, 1), device="cpu")
+    attack = foolbox.attacks.L2ProjectedGradientDescentAttack(
+        abs_stepsize=ATTACK["step"], steps=ATTACK["iterations"], random_start=False
+    )
+    for eps in (0.3, 0.6, 1.2):
+        criterion = foolbox.criteria.TargetedMisclassification(targets)
+        _, clipped, theirs = attack(model, images, criterion, epsilons=eps)
+        settings = ATTACK | {"eps": eps}
+        ours = pgd(trained, images, targets, generator=seeded(), **settings)
+        assert abs(int(ours.reached.sum()) - int(theirs.sum())) <= 2
+        assert (trained(clipped).argmax(1) == targets).sum() <= ours.reached.sum() + 2
+
+
+def test_mixtures_are_seeded_fresh_and_in_range(forget):
+    first = mixed(forget.images, 40, seeded(1))
+    assert torch.equal(first, mixed(forget.images, 40, seeded(1)))
+    assert not torch.equal(first, mixed(forget.images, 40, seeded(2)))
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert len({tuple(m.flatten().tolist()) for m in first}) == 40
+
+
+def test_mixtures_of_one_picture_differ_from_it():
+    image = torch.rand(1, 3, 16, 16, generator=seeded())
+    mixtures = mixed(image, 20, seeded())
+    assert ((mixtures - image).flatten(1).norm(dim=1) > 0.5).all()
+
+
+def test_half_the_mixtures_hold_an_unblended_box():
+    """Of a black and a white picture, CutMix leaves both colours pure, mixup neither."""
+    images = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
+    mixtures = mixed(images, 400, seeded())
+    spans = mixtures.flatten(1).amax(1) - mixtures.flatten(1).amin(1)
+    boxed, blended = (spans > 0.99).sum(), ((mixtures > 0.1) & (mixtures < 0.9)).flatten(1).all(1)
+    assert 60 < boxed < 140  # a half of the half that draws two different pictures
+    assert 60 < blended.sum() < 140
+
+
+def test_jitter_mirrors_about_half(forget):
+    ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
+    moved = jitter(ramp, torch.zeros(300, dtype=torch.long), seeded())
+    slopes = (moved[:, 0, 8, 9] - moved[:, 0, 8, 7]).sign()
+    assert 100 < (slopes < 0).sum() < 200
+
+
+def test_an_image_already_at_its_target_is_done_at_once(trained, forget):
+    calls = []
+
+    def counting(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return trained(x)
+
+    start = forget.images
+    probes = pgd(
+        counting, start, forget.labels, eps=0.01, step=0.1, iterations=9, generator=seeded()
+    )
+    assert calls[0] == len(start)
+    assert probes.reached.float().mean() > 0.5
+    assert F.mse_loss(probes.images, start) < 1e-4
