@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stakes.loop import FORGOTTEN, Watch, cycle, minimise, pull_back
-from stakes.losses import deletion_ce, margins
+from stakes.losses import deletion_ce, deletion_hinge, margins
 from stakes.probes import mixed
 from stakes.structure import Projector, affinities, place_anchors
 
@@ -60,13 +60,25 @@ def test_the_budget_ends_it_and_the_reason_says_so(classifier, forget, watch):
     assert told == [(3, 4), (4, 4)]
 
 
-def test_confirmation_asks_for_looks_in_a_row(classifier, forget, watch):
+def test_the_step_size_grows_and_then_falls_while_it_settles(classifier, forget, watch):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.003)
+    sizes = []
+
+    def terms(step):
+        sizes.append(optimizer.param_groups[0]["lr"])  # as the step before left it
+        logits = classifier(forget.images)
+        return {"deletion": deletion_hinge(logits, forget.labels, margin=1.0)}
+
     history, reason = minimise(
-        classifier, ascent(classifier, forget), optimizer, watch, max_steps=500, confirm=3
+        classifier, terms, optimizer, watch, max_steps=500, warmup=4, settle=0.5
     )
     assert reason == FORGOTTEN
-    assert [row["forget_accuracy"] for row in history[-3:]] == [0, 0, 0]
+    first = next(int(row["step"]) for row in history if row["forget_accuracy"] == 0)
+    assert len(history) - 1 == first + math.ceil(first / 2)
+    assert sizes[1:5] == pytest.approx([0.003 * share / 4 for share in (1, 2, 3, 4)])
+    settling = [*sizes[first + 1 :], optimizer.param_groups[0]["lr"]]
+    assert all(a > b > 0 for a, b in zip(settling, settling[1:], strict=False))
+    assert history[-1]["forget_accuracy"] == 0
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(classifier, forget, watch):

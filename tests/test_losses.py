@@ -61,6 +61,16 @@ def test_alignment_reads_equation_2_over_columns_or_rows():
     assert losses.alignment(before, before).item() == pytest.approx(-1)
 
 
+def test_feature_shift_counts_in_variances_and_so_ignores_the_scale():
+    before, after = draw(6, 3), draw(6, 3, seed=1)
+    variance = sum(float(before[:, j].var(correction=0)) for j in range(3))
+    distance = sum(float((after[i] - before[i]).norm() ** 2) for i in range(6)) / 6
+    assert losses.feature_shift(before, after).item() == pytest.approx(distance / variance)
+    scaled = losses.feature_shift(7 * before, 7 * after)
+    assert scaled.item() == pytest.approx(distance / variance)
+    assert losses.feature_shift(before, before).item() == 0
+
+
 def test_quadratic_is_equation_3():
     parameters = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[3.0]])}
     origin = {"a": torch.tensor([0.0, 0.0]), "b": torch.tensor([[1.0]])}

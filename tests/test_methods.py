@@ -128,7 +128,7 @@ def test_structure_holds_better_with_the_alignment_than_by_neggrad(classifier, f
 
 
 def test_terms_can_be_switched_off(classifier, forget, anchors):
-    bare = StructGuard(lr=3e-3, align_weight=0, probe_batch=32)
+    bare = StructGuard(lr=3e-3, align_weight=0, feature_weight=0, probe_batch=32)
     names = bare(classifier, forget, anchors=anchors).history[-1].keys()
     assert {name for name in names if name.startswith("term_")} == {
         "term_deletion",

@@ -1,5 +1,6 @@
 """The only gradient loop and the only stop rule; every method hands it its named loss terms."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,10 @@ class Look:
     def forget_accuracy(self) -> float:
         """Percent of the forget images still given their true class."""
         return 100.0 * float((self.margins >= 0).float().mean())
+
+    def row(self) -> dict[str, float]:
+        """Its part of a history row."""
+        return {"forget_accuracy": self.forget_accuracy, "drift": self.drift}
 
 
 class Watch:
@@ -97,8 +102,8 @@ def minimise(
     *,
     max_steps: int,
     check_every: int = 1,
-    confirm: int = 1,
-    margin: float = 0.0,
+    warmup: int = 0,
+    settle: float = 0.0,
     report: Report = silent,
 ) -> tuple[History, str]:
     """Minimise the plain sum of named loss terms until every forget image is misclassified.
@@ -110,8 +115,9 @@ def minimise(
         watch: looks at the deployed path; it alone decides when to stop.
         max_steps: the step budget.
         check_every: steps between two looks.
-        confirm: looks in a row that must find every image forgotten.
-        margin: lead in logits of a wrong class that counts as forgotten.
+        warmup: steps over which the step size grows to its full value.
+        settle: once all is forgotten, go on for this share of the steps done while the step size
+            falls to nothing, so that what is kept recovers; stop if all is still forgotten then.
         report: progress.
 
     Returns:
@@ -119,9 +125,8 @@ def minimise(
         ``forget_accuracy`` in percent and ``drift``), and the reason for stopping. The terms of
         row t are those minimised in step t; accuracy and drift are those after it.
     """
-    before = watch.look(live)
-    history: History = [_seen(0, before)]
-    held = 0
+    history: History = [{"step": 0.0} | watch.look(live).row()]
+    pace = _Pace(optimizer, warmup, settle)
     for step in range(1, max_steps + 1):
         parts = terms(step)
         loss = torch.stack(list(parts.values())).sum()
@@ -129,22 +134,49 @@ def minimise(
             return history, f"diverged: the loss is not finite at step {step}"
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        pace.set(step)
         optimizer.step()
         row = {"step": float(step), "loss": float(loss.detach())}
         row |= {f"term_{name}": float(value.detach()) for name, value in parts.items()}
-        if step % check_every == 0 or step == max_steps:
-            look = watch.look(live)
-            row |= _seen(step, look)
-            held = held + 1 if bool((look.margins < -margin).all()) else 0
-            report("unlearning", step, max_steps, f"{look.forget_accuracy:.0f} % still known")
         history.append(row)
-        if held >= confirm:
+        if step % check_every and step != max_steps:
+            continue
+        look = watch.look(live)
+        row |= look.row()
+        report("unlearning", step, max_steps, f"{look.forget_accuracy:.0f} % still known")
+        if pace.done(step, forgotten=bool((look.margins < 0).all())):
             return history, FORGOTTEN
+    if history[-1]["forget_accuracy"] == 0:
+        return history, FORGOTTEN
     return history, f"step budget: {max_steps} steps done before every image was forgotten"
 
 
-def _seen(step: int, look: Look) -> dict[str, float]:
-    return {"step": float(step), "forget_accuracy": look.forget_accuracy, "drift": look.drift}
+class _Pace:
+    """The step size: it grows over the warm-up, and falls while what was kept settles."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, warmup: int, settle: float) -> None:
+        self._groups = [(group, group["lr"]) for group in optimizer.param_groups]
+        self._warmup, self._settle = warmup, settle
+        self._start: int | None = None
+        self._end = 0
+
+    def set(self, step: int) -> None:
+        factor = min(1.0, step / self._warmup) if self._warmup else 1.0
+        if self._start is not None:
+            factor *= max(0.0, (self._end - step + 1) / (self._end - self._start + 1))
+        for group, base in self._groups:
+            group["lr"] = base * factor
+
+    def done(self, step: int, forgotten: bool) -> bool:
+        """Whether to stop after this look; begins, or breaks off, the settling."""
+        if self._start is None:
+            if forgotten and self._settle:
+                self._start, self._end = step, step + math.ceil(self._settle * step)
+            return forgotten and not self._settle
+        if step < self._end:
+            return False
+        self._start = None
+        return forgotten
 
 
 @torch.no_grad()

@@ -55,6 +55,17 @@ def alignment(before: Tensor, after: Tensor, over: AlignOver = "anchors") -> Ten
     return -F.cosine_similarity(before, after, dim=0 if over == "anchors" else 1).mean()
 
 
+def feature_shift(before: Tensor, after: Tensor) -> Tensor:
+    """Mean squared distance of features (n, d) from what they were, in units of their variance.
+
+    >>> f = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    >>> feature_shift(f, f + 1)
+    tensor(1.)
+    """
+    spread = before.var(dim=0, correction=0).sum().clamp_min(1e-12)
+    return (after - before).square().sum(dim=1).mean() / spread
+
+
 def quadratic(
     parameters: Mapping[str, Tensor], origin: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> Tensor:

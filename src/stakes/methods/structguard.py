@@ -19,6 +19,7 @@ from stakes.losses import (
     deletion_ce,
     deletion_hinge,
     elastic_net,
+    feature_shift,
     quadratic,
     retention_ce,
     retention_kl,
@@ -30,12 +31,12 @@ from stakes.structure import MapKind, Projector, affinities
 
 
 class ProbeBatch(NamedTuple):
-    """Probes (n, 3, h, w) with hard labels (n,), the original's logits and structure (n, c)."""
+    """Probes (n, 3, h, w), hard labels (n,); the original's features (n, d) and logits (n, c)."""
 
     images: Tensor
     labels: Tensor
+    features: Tensor
     logits: Tensor
-    structure: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,9 @@ class StructGuard(PGDFields):
     retention: Literal["kl", "ce"] = hyper("kl", "retention loss; ce is the paper's")
     retention_weight: float = hyper(4.0, "weight of retention", "paper: 1")
     temperature: float = hyper(4.0, "temperature of the kl retention")
+    feature_weight: float = hyper(
+        1.0, "weight of the features' squared shift on the probes, in variances of the features"
+    )
     align_weight: float = hyper(1.0, "weight of the structural alignment", "equation 2; paper: 1")
     align_over: AlignOver = hyper(
         "probes", "cosines of the structure's rows (probes) or columns (anchors)", "equation 2"
@@ -101,6 +105,10 @@ class StructGuard(PGDFields):
     max_steps: int = hyper(3000, "step budget", low=1)
     check_every: int = hyper(5, "steps between two looks at forgetting and drift", low=1)
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
+    warmup: int = hyper(50, "steps over which the step size grows to its full value")
+    settle: float = hyper(
+        0.5, "once all is forgotten, share of the steps done that follow with a falling step size"
+    )
     pull_back: bool = hyper(True, "at the end, go back towards the original while all is forgotten")
 
     @classmethod
@@ -108,9 +116,10 @@ class StructGuard(PGDFields):
         """The method of the paper, with the authors' settings where the paper is silent."""
         settings: dict[str, object] = {
             "probes": "pgd", "eps": 3.0, "probe_batch": 128, "deletion": "ce", "retention": "ce",
-            "retention_weight": 1.0, "align_weight": 1.0, "align_over": "anchors",
-            "reg_weight": 1.0, "elastic_weight": 1e-3, "projector": True, "optimizer": "sgd",
-            "lr": 0.005, "check_every": 1, "pull_back": False,
+            "retention_weight": 1.0, "feature_weight": 0.0, "align_weight": 1.0,
+            "align_over": "anchors", "reg_weight": 1.0, "elastic_weight": 1e-3, "projector": True,
+            "optimizer": "sgd", "lr": 0.005, "check_every": 1, "warmup": 0, "settle": 0.0,
+            "pull_back": False,
         }  # fmt: skip
         return cls(**(settings | changes))  # type: ignore[arg-type]
 
@@ -152,6 +161,8 @@ class StructGuard(PGDFields):
                 watch,
                 max_steps=self.max_steps,
                 check_every=self.check_every,
+                warmup=self.warmup,
+                settle=self.settle,
                 report=report,
             )
         chosen = {}
@@ -163,6 +174,7 @@ class StructGuard(PGDFields):
                     lambda: bool((watch.look(run.live).margins < 0).all()),
                 )
             chosen["pulled_back_to"] = share
+            history[-1] |= watch.look(run.live).row()
         if objective.projector is None:
             return run.result(history, reason, chosen=chosen)
         paths: dict[str, Classifier] = {
@@ -228,10 +240,15 @@ class Objective:
         else:
             kept = retention_kl(logits, probes.logits, settings.temperature)
         terms = {"retention": share * settings.retention_weight * kept}
+        if settings.feature_weight:
+            shift = feature_shift(probes.features, projected)
+            terms["features"] = settings.feature_weight * shift
         if settings.align_weight:
-            structure = affinities(projected, self._run.stakes)
-            aligned = alignment(probes.structure, structure, settings.align_over)
-            terms["alignment"] = settings.align_weight * aligned
+            stakes = self._run.stakes
+            before, after = affinities(probes.features, stakes), affinities(projected, stakes)
+            terms["alignment"] = settings.align_weight * alignment(
+                before, after, settings.align_over
+            )
         return terms
 
     def _paired(self) -> Iterator[tuple[Tensor, ProbeBatch, float]]:
@@ -270,7 +287,7 @@ class Objective:
         pairs = [original.both(batch) for batch in images.split(256)]
         features, logits = (torch.cat(column) for column in zip(*pairs, strict=True))
         labels = logits.argmax(1) if labels is None else labels
-        return ProbeBatch(images, labels, logits, affinities(features, self._run.stakes))
+        return ProbeBatch(images, labels, features, logits)
 
     def _structural_importance(self) -> dict[str, Tensor]:
         """I (equation 4) of the feature extractor as it is now, from a draw of the probes.
