@@ -11,13 +11,17 @@ ROOT = Path(stakes.__file__).parent
 LINES = [
     "errors files progress metrics losses importance structure",
     "weights folders pictures encoders probes runs",
-    "models data forget_lists figures",
-    "classifier forget anchors report",
+    "models data forget_lists figures tables",
+    "classifier forget anchors report typeset",
     "loop evaluate",
     "methods",
     "record inputs",
-    "demo",
+    "demo options",
+    "recipe",
+    "runner",
+    "benchmark",
     "cli",
+    "__main__",
 ]
 LEVEL = {name: level for level, line in enumerate(LINES) for name in line.split()}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -243,7 +244,7 @@ def test_what_each_kind_of_network_expects(tmp_path):
     assert vit.input_size == 48
     assert vit.mean.flatten().tolist() == vit.std.flatten().tolist() == [0.5] * 3
     own = Classifier.load("stakes:digits_cnn", mean=0.3, input_size=8)
-    assert (own.input_size, own.num_classes, own.class_names[:2]) == (8, 10, ("0", "1"))
+    assert (own.input_size, own.num_classes, own.class_names[:2]) == (8, 10, ("class 0", "class 1"))
     torch.testing.assert_close(own.mean.flatten(), torch.full((3,), 0.3))
     assert own.std.flatten().tolist() == [1] * 3
 
@@ -377,6 +378,30 @@ input_size = 6
 """
 
 
+def test_own_code_is_run_only_when_it_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    net = Classifier.load(f"{path}:net", class_names=NAMES, mean=0.2)
+    net.projector = Projector(net.feature_width)
+    net.save(tmp_path / "saved")
+    file = tmp_path / "saved" / "model.safetensors"
+    path.write_text("from pathlib import Path\nPath('run').touch()\n" + OWN)
+    monkeypatch.chdir(tmp_path)
+    for saved in (tmp_path / "saved", file):
+        with pytest.raises(InputError, match="code of your own.*--model .*own.py:net --weights "):
+            Classifier.load(saved)
+    assert not Path("run").exists()
+    again = Classifier.load("own.py:net", weights=file)
+    assert Path("run").exists()
+    assert again.digest() == net.digest()
+    assert again.class_names == tuple(NAMES)
+    assert torch.equal(again.mean, net.mean)
+    assert again.projector is not None
+    (tmp_path / "moved.py").write_text(OWN)
+    with pytest.raises(InputError, match=r"does not fit .*moved.py:net: .*unexpected \(projector"):
+        Classifier.load("moved.py:net", weights=file)
+
+
 def test_own_file(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
@@ -390,10 +415,6 @@ def test_own_file(tmp_path, monkeypatch):
     assert (fixed.num_classes, fixed.input_size) == (2, 6)
     torch.testing.assert_close(fixed.mean.flatten(), torch.full((3,), 0.1))
     assert Classifier.load("own.py:Bare").num_classes == 3
-    net.save(tmp_path / "saved")
-    monkeypatch.chdir(tmp_path.parent)
-    again = Classifier.load(tmp_path / "saved")
-    assert again.digest() == net.digest()
     for name, message in {
         "none": "has no function or class 'none'",
         "broken": "broken in .* failed: KeyError: 'x'",
@@ -520,7 +541,7 @@ def test_a_saved_classifier_that_was_changed_or_cannot_be_rebuilt(tmp_path):
         (lambda c: c | {"format": 99}, "has format 99; this version of stakes reads 1"),
         (lambda c: c | {"num_classes": "3"}, "no usable field 'num_classes'"),
         (lambda c: {k: v for k, v in c.items() if k != "mean"}, "no usable field 'mean'"),
-        (lambda c: c | {"spec": "evil.py:net"}, "names code by a relative path"),
+        (lambda c: c | {"spec": "/evil.py:net"}, "was saved from code of your own, which"),
         (lambda c: [c], "holds a JSON list, not an object"),
     ):
         card.write_text(json.dumps(change(json.loads(text))))

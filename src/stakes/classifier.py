@@ -16,7 +16,14 @@ from torch.nn import functional as F
 from stakes.errors import InputError
 from stakes.files import replacing, tensor_digest, write_text
 from stakes.models import hf
-from stakes.models.cards import CARD_FORMAT, IN_MEMORY, read_card, saved_file, without_stakes
+from stakes.models.cards import (
+    CARD_FORMAT,
+    IN_MEMORY,
+    made_by,
+    read_card,
+    saved_file,
+    without_stakes,
+)
 from stakes.models.checks import (
     check_size,
     names_of,
@@ -177,7 +184,8 @@ class Classifier(nn.Module):
             for name, tensor in self._saved_state().items()
         }
         with replacing(folder / "model.safetensors") as temporary:
-            safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
+            # save_file would make a file that nobody but its owner can read.
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
         card = self.card() | {"digest": tensor_digest(tensors)}
         if self.spec.startswith("hf:"):
             texts = hf.files(
@@ -226,9 +234,11 @@ class Classifier(nn.Module):
                 ``path/to/file.py:factory`` (code in that file is run); or the folder, or the
                 ``.safetensors`` file in it, that :meth:`save` wrote.
             weights: weight file; without one, weights are random (but a transformers folder
-                brings its own). Nothing is downloaded, no code in the file is run.
+                brings its own). Nothing is downloaded, no code in the file is run. What
+                :meth:`save` wrote of a network from own code loads only this way, by
+                ``file.py:factory`` and its ``model.safetensors``, and keeps its card.
             num_classes: default: what the weights say, else what the network has.
-            class_names: default: those of the saved or transformers folder, else numbers.
+            class_names: default: those of the saved or transformers folder, else ``class 0``, ...
             input_size: side in pixels; default: what the network is made for.
             mean: per channel or one for all; default: what the network is made for.
             std: as ``mean``.
@@ -249,6 +259,9 @@ class Classifier(nn.Module):
             if weights is not None:
                 raise InputError(f"{spec} is a saved classifier: it brings its own weights")
             return cls._reload(saved, wanted, input_size, settings).to(target)
+        code = None if weights is None else made_by(str(spec), weights)
+        if code is not None:
+            return cls._reload(Path(str(weights)), wanted, input_size, settings, code).to(target)
         built = build(str(spec), num_classes=wanted, input_size=input_size, seed=seed)
         source = built.weights if weights is None else Path(weights)
         if source is not None:
@@ -287,10 +300,15 @@ class Classifier(nn.Module):
 
     @classmethod
     def _reload(
-        cls, file: Path, wanted: int | None, input_size: int | None, settings: Mapping[str, Any]
+        cls,
+        file: Path,
+        wanted: int | None,
+        input_size: int | None,
+        settings: Mapping[str, Any],
+        code: str | None = None,
     ) -> Self:
         """A saved classifier; ``input_size`` and ``settings`` win over its card where given."""
-        card = read_card(file.with_name("model.json"))
+        card = read_card(file.with_name("model.json"), code)
         if wanted not in (None, card["num_classes"]):
             raise InputError(f"{file} has {card['num_classes']} classes, not {wanted}")
         state = read_safetensors(file)

@@ -1,48 +1,81 @@
-"""The command line: unlearn, evaluate, anchors, report, demo."""
+"""The command line: unlearn, evaluate, anchors, report, demo, bench."""
 
-import dataclasses
-import difflib
-import inspect
 import json
 import shlex
+import signal
 import sys
-import tomllib
-import typing
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
+from torch import OutOfMemoryError
 
 from stakes.anchors import build
 from stakes.classifier import Classifier
-from stakes.demo import run_demo
 from stakes.errors import InputError
 from stakes.evaluate import evaluate as score
 from stakes.files import write_text
-from stakes.inputs import Inputs, load
+from stakes.inputs import Inputs, Loaded, Switch, load
 from stakes.methods import METHODS
+from stakes.models.cards import made_by
+from stakes.options import check_keys, read_config, value_after, with_fields
 from stakes.progress import Terminal
 from stakes.record import Request, check_out, run
-from stakes.report import write_report
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+FAILED, USAGE_ERROR = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code; an error is one line on standard error."""
+    """Run the command line and return the exit code; an error is one line on standard error.
+
+    Codes: 1 for what the machine refuses, 2 for input that cannot be used, 128 and the signal's
+    number for an interruption.
+    """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app = make_app(tokens)
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-    except (InputError, CycloptsError) as error:
-        print(f"stakes: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        print("stakes: interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+        with _terminable():
+            app = make_app(tokens)
+            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except InputError as error:
+        return _fail(USAGE_ERROR, str(error))
+    except CycloptsError as error:
+        argument = getattr(error, "argument", None)
+        name = "" if argument is None or argument.name in str(error) else f"{argument.name}: "
+        return _fail(USAGE_ERROR, f"{name}{error}")
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        return _fail(128 + number, "interrupted; nothing was written")
+    except (OutOfMemoryError, MemoryError) as error:
+        return _fail(FAILED, f"out of memory: {str(error) or 'smaller batches need less'}")
+    except OSError as error:
+        return _fail(FAILED, f"cannot go on: {error}")
     return 0
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"stakes: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A polite end (SIGTERM) is an interruption too, so that what was begun is tidied up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not ours there
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def make_app(tokens: Sequence[str]) -> App:
@@ -51,18 +84,22 @@ def make_app(tokens: Sequence[str]) -> App:
         name="stakes",
         help="Make a trained image classifier forget given pictures, and show the evidence.",
         version_flags=["--version"],
+        default_parameter=Parameter(negative_iterable=()),
+        suppress_keyboard_interrupt=False,  # main() says what became of it
     )
-    config = _after(tokens, "--config")
-    file = {} if config is None else _read_config(Path(config))
-    command = _unlearn_with(
-        _after(tokens, "--method") or str(file.get("method", "structguard")),
-        _after(tokens, "--preset") or file.get("preset"),
+    config = value_after(tokens, "--config")
+    file = {} if config is None else read_config(Path(config))
+    command = with_fields(
+        unlearn,
+        value_after(tokens, "--method") or str(file.get("method", "structguard")),
+        value_after(tokens, "--preset") or file.get("preset"),
+        command_line=shlex.join(["stakes", *tokens]),
     )
     app.command(command, name="unlearn")
-    for other in (evaluate, anchors, report, demo):
+    for other in (evaluate, anchors, report, demo, bench):
         app.command(other)
     if config is not None:
-        _check_keys(config, file, inspect.signature(command))
+        check_keys(config, file, command)
         app.config = (Toml(config, use_commands_as_keys=False),)
     return app
 
@@ -75,44 +112,48 @@ def unlearn(
     preset: str | None = None,
     eval_samples: int | None = None,
     images: bool = True,
-    overwrite: bool = False,
+    overwrite: Switch = False,
     config: Path | None = None,
+    command_line: str = "",
     **fields: Any,
 ) -> None:
-    """Make a network forget pictures: writes OUT/model.safetensors, row.json and report.html.
+    """Make a network forget pictures.
 
-    The hyper-parameters below are those of --method; add --method NAME before --help for another.
+    OUT gets model.safetensors, row.json (the numbers), history.jsonl (each step) and report.html
+    (the evidence). The hyper-parameters below are those of --method: see another's by
+    `stakes unlearn --method NAME --help`.
 
     Args:
         inputs: the network, the pictures, and what there is to score on.
-        out: folder to write; it appears when everything is done.
-        method: how to forget.
-        preset: a named set of hyper-parameters of the method; options still override it.
-        eval_samples: score at most this many test and retained images; all by default.
-        images: show the forget images in the report; --no-images leaves them out.
-        overwrite: replace OUT if it holds an earlier run.
-        config: a TOML file with any of these options; the command line goes before it.
+        out: folder to write; it appears when everything is done
+        method: how to forget
+        preset: named settings of the method; single options still override them
+        eval_samples: score at most this many test and as many retained images; by default all
+        images: show the forget images in the report, or leave them out
+        overwrite: replace OUT if it holds an earlier run
+        config: a TOML file with any of these options; the command line goes before it
+        command_line: the command as it was given, for the row.
         fields: hyper-parameters of the method.
     """
     chosen = METHODS[method](**fields)
     check_out(out, overwrite)
-    loaded = load(inputs)
-    train = None if loaded.splits is None else loaded.splits.train
-    if chosen.needs_retain and train is None:
+    if chosen.needs_retain and inputs.data is None:
         raise InputError(f"--method {method} needs retained training data: add --data")
+    loaded = load(inputs)
+    _announce(loaded)
     asked = {
         "dataset": inputs.data,
         "forget": inputs.forget,
-        "weights": None if inputs.weights is None else str(inputs.weights),
+        "weights": loaded.classifier.weights,
         "preset": preset,
-        "command": shlex.join(["stakes", *sys.argv[1:]]),
+        "command": command_line,
     }
     request = Request(
         chosen,
         loaded.classifier,
         loaded.forget,
         loaded.anchors,
-        retain=train,
+        retain=None if loaded.splits is None else loaded.splits.train,
         test=None if loaded.splits is None else loaded.splits.test,
         seed=inputs.seed,
         eval_samples=eval_samples,
@@ -125,41 +166,73 @@ def unlearn(
     print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
 
 
+def _announce(loaded: Loaded) -> None:
+    """Say on standard error what is about to be used, defaults among it."""
+    classifier, anchors = loaded.classifier, loaded.anchors
+    dropped = f" ({loaded.forget.dropped} copies left out)" if loaded.forget.dropped else ""
+    print(
+        f"{classifier.spec}, {classifier.num_classes} classes, on {classifier.device}; "
+        f"weights {classifier.weights}; anchors {anchors.card.get('name') or 'unnamed'}; "
+        f"{len(loaded.forget)} images to forget{dropped}",
+        file=sys.stderr,
+    )
+
+
 def evaluate(
     *,
     inputs: Inputs,
     unlearned: Path,
     eval_samples: int | None = None,
     out: Path | None = None,
+    overwrite: Switch = False,
 ) -> None:
     """Score a network that was made to forget, on your own data, against the original.
 
+    Prints the row as JSON.
+
     Args:
         inputs: the original network, the pictures it was to forget, and the data to score on.
-        unlearned: the folder that `stakes unlearn` wrote, or its model.safetensors.
-        eval_samples: score at most this many test and retained images; all by default.
-        out: a .json file for the row; printed in any case.
+        unlearned: the folder that `stakes unlearn` wrote, or its model.safetensors
+        eval_samples: score at most this many test and as many retained images; by default all
+        out: a .json file for the row as well
+        overwrite: replace that file
     """
+    if out is not None and out.exists() and not overwrite:
+        raise InputError(f"--out {out} exists: give another file, or add --overwrite")
     loaded = load(inputs)
-    after = Classifier.load(str(unlearned), device=str(loaded.classifier.device))
-    if after.class_names != loaded.classifier.class_names:
+    before = loaded.classifier
+    after = _reload(unlearned, before)
+    if after.class_names != before.class_names:
         raise InputError(f"{unlearned} has other classes than --model {inputs.model}")
+    direct = after.copy()
+    direct.projector = None
     with Terminal() as progress:
         row, _ = score(
-            loaded.classifier,
+            before,
             after,
             loaded.forget,
             test=None if loaded.splits is None else loaded.splits.test,
             retain=None if loaded.splits is None else loaded.splits.train,
+            other={} if after.projector is None else {"direct": direct},
             eval_samples=eval_samples,
             seed=inputs.seed,
+            thumbnails=False,
             report=progress,
         )
-    row |= {"weights_digest": loaded.classifier.digest(), "unlearned_digest": after.digest()}
+    row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
     row |= {"forget_digest": loaded.forget.digest(), "k": len(loaded.forget), "seed": inputs.seed}
     if out is not None:
         write_text(out, json.dumps(row, indent=1) + "\n")
     print(json.dumps(row, indent=1))
+
+
+def _reload(unlearned: Path, before: Classifier) -> Classifier:
+    """The unlearned network; code of the user's own only if it made the original as well."""
+    file = unlearned / "model.safetensors" if unlearned.is_dir() else unlearned
+    device = str(before.device)
+    if made_by(before.spec, file) is not None:
+        return Classifier.load(before.spec, weights=file, device=device)
+    return Classifier.load(unlearned, device=device)
 
 
 def anchors(
@@ -168,18 +241,18 @@ def anchors(
     encoder: str,
     encoder_path: str,
     out: Path,
-    download: bool = False,
-    overwrite: bool = False,
+    download: Switch = False,
+    overwrite: Switch = False,
 ) -> None:
     """Make semantic anchors from class descriptions with a text encoder.
 
     Args:
-        descriptions: JSON file: class name to a list of visual attributes.
-        encoder: clip, siglip or sbert.
-        encoder_path: a local transformers folder, or a hub name with --download.
-        out: .safetensors file to write.
-        download: fetch the encoder if it is not there.
-        overwrite: replace OUT.
+        descriptions: JSON file: class name to a list of visual attributes
+        encoder: clip, siglip or sbert
+        encoder_path: a local transformers folder, or a hub name with --download
+        out: .safetensors file to write
+        download: fetch the encoder if it is not there
+        overwrite: replace OUT
     """
     made = build(descriptions, encoder, encoder_path, out, download=download, overwrite=overwrite)
     count, width = made.vectors.shape
@@ -190,96 +263,65 @@ def report(*runs: Path, out: Path, title: str | None = None) -> None:
     """Make one page from one or several run folders.
 
     Args:
-        runs: folders that `stakes unlearn` wrote.
-        out: HTML file to write.
-        title: heading of the page.
+        runs: folders that `stakes unlearn` wrote
+        out: HTML file to write
+        title: heading of the page
     """
     if not runs:
-        raise InputError("stakes report: name at least one run folder")
+        raise InputError("report: name at least one run folder")
+    from stakes.report import write_report  # only here: what it plots with is slow to import
+
     print(write_report(list(runs), out, title=title))
 
 
-def demo(*, out: Path = Path("demo"), overwrite: bool = False, seed: int = 0) -> None:
+def demo(*, out: Path = Path("demo"), overwrite: Switch = False, seed: int = 0) -> None:
     """Train a small network on digits, make it forget 16 of them by three methods, and report.
 
     Args:
-        out: folder to write.
-        overwrite: replace OUT if it holds an earlier demo.
-        seed: of every random choice.
+        out: folder to write
+        overwrite: replace OUT if it holds an earlier demo
+        seed: of every random choice
     """
+    from stakes.demo import run_demo  # only here: it imports the report
+
     with Terminal() as progress:
         page = run_demo(out, overwrite=overwrite, seed=seed, report=progress)
     print(f"report  {page}")
 
 
-def _unlearn_with(name: str, preset: str | None) -> Callable[..., None]:
-    """``unlearn`` with the method's hyper-parameters as options, the preset's as defaults."""
-    if name not in METHODS:
-        raise InputError(f"--method {name} is unknown{_nearest(name, METHODS)}")
-    kind = METHODS[name]
-    if preset is not None and preset not in kind.presets:
-        raise InputError(f"--preset {preset}: {name} has {', '.join(kind.presets) or 'none'}")
-    defaults = kind() if preset is None else getattr(kind, preset)()
-    group = Group(f"Hyper-parameters of {kind.title}", sort_key=9)
-    hints = typing.get_type_hints(kind)
-    signature = inspect.signature(unlearn)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    for item in dataclasses.fields(kind):
-        source = item.metadata["source"]
-        text = item.metadata["doc"] + (f" ({source})" if source else "")
-        option = inspect.Parameter(
-            item.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=getattr(defaults, item.name),
-            annotation=Annotated[hints[item.name], Parameter(help=text, group=group)],
-        )
-        own.append(option)
+def bench(
+    recipe: str,
+    *,
+    out: Path,
+    settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    jobs: int | None = None,
+    dry_run: Switch = False,
+) -> None:
+    """Run every network, method, k and seed of a recipe, each as one `stakes unlearn`; tabulate.
 
-    def command(**options: Any) -> None:
-        given = {item.name: item.default for item in own if item.default is not item.empty}
-        unlearn(**(given | options))
+    The same command goes on where it stopped: finished cells are verified and not run again.
 
-    command.__doc__ = unlearn.__doc__
-    command.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
-    return command
+    Args:
+        recipe: a .toml file, or quick, cifar10-resnet20
+        out: folder of the benchmark
+        settings: key=value for a {key} in the recipe, such as data=/path/to/images; repeatable
+        jobs: cells at once; by default one a GPU, or one for every four cores from eight on
+        dry_run: only print every cell, whether it is finished, and its command
+    """
+    from stakes.benchmark import bench as run_bench  # only here: it imports the report
+    from stakes.recipe import read_recipe
 
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """The options of a TOML file."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} is not TOML: {error}") from error
-
-
-def _check_keys(path: str, keys: Iterable[str], signature: inspect.Signature) -> None:
-    """Refuse an option that ``unlearn`` does not have, and name the nearest."""
-    own = {*signature.parameters, *(item.name for item in dataclasses.fields(Inputs))} - {"inputs"}
-    known = [name.replace("_", "-") for name in own]
-    for key in keys:
-        if key.replace("_", "-") not in known:
-            raise InputError(f"--config {path}: unknown option {key}{_nearest(key, known)}")
-
-
-def _after(tokens: Sequence[str], option: str) -> str | None:
-    """The value that follows ``option``, or None."""
-    for index, token in enumerate(tokens):
-        if token == option and index + 1 < len(tokens):
-            return tokens[index + 1]
-        if token.startswith(f"{option}="):
-            return token.partition("=")[2]
-    return None
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1, 0.4)
-    return f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(known)}"
+    pairs = [text.partition("=") for text in settings]
+    if not all(key and sign for key, sign, _ in pairs):
+        raise InputError("--set takes key=value, such as --set data=/path/to/images")
+    found = read_recipe(recipe, {key: value for key, _, value in pairs})
+    if code := run_bench(found, out, jobs=jobs, dry_run=dry_run):
+        raise SystemExit(code)
 
 
 def _summary(row: dict[str, Any]) -> str:
     """The main numbers, a line each."""
+    steps = row["steps"]
 
     def change(key: str) -> str:
         before, after = row[f"{key}_before"], row[key]
@@ -287,7 +329,7 @@ def _summary(row: dict[str, Any]) -> str:
 
     return "\n".join(
         [
-            f"{row['method_title']}: {row['stop_reason']} ({row['steps']} steps)",
+            f"{row['method_title']}, {steps} step{'s' * (steps != 1)}: {row['stop_reason']}",
             f"forget images recognised    {change('acc_forget')}",
             f"test accuracy               {change('acc_test')}",
             f"retained accuracy           {change('acc_retain')}",

@@ -1,5 +1,6 @@
 """The demonstration: digits, a network trained on the spot, three methods side by side."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ from stakes.forget import ForgetSet
 from stakes.loop import cycle
 from stakes.methods import L2UL, Method, NegGrad, StructGuard
 from stakes.progress import Report, silent
-from stakes.record import Request, check_out, run
+from stakes.record import Request, check_out, new_folder, run
 from stakes.report import write_report
 
 SIZE, FORGOTTEN, EPOCHS, BATCH = 16, 16, 12, 64
+RUNS: dict[str, Method] = {"structguard": StructGuard(), "l2ul": L2UL(), "neggrad": NegGrad()}
 
 
 def train(images: Images, class_names: tuple[str, ...], seed: int, report: Report) -> Classifier:
@@ -42,28 +44,33 @@ def train(images: Images, class_names: tuple[str, ...], seed: int, report: Repor
 
 def run_demo(out: Path, *, overwrite: bool = False, seed: int = 0, report: Report = silent) -> Path:
     """Run the demonstration and return the page that compares its runs."""
-    methods: dict[str, Method] = {
-        "structguard": StructGuard(),
-        "l2ul": L2UL(),
-        "neggrad": NegGrad(),
-    }
-    for name in methods:
+    page = "report.html"
+    check_out(out, overwrite, files={page, *RUNS}, mark=page)
+    for name in RUNS:
         check_out(out / name, overwrite)
     splits = load_data("digits", size=SIZE)
     classifier = train(splits.train, splits.class_names, seed, report)
     forget = ForgetSet.random(splits.train, FORGOTTEN, seed)
-    for name, method in methods.items():
-        request = Request(
-            method,
-            classifier,
-            forget,
-            Anchors.load("digits"),
-            retain=splits.train,
-            test=splits.test,
-            seed=seed,
-            asked={"dataset": "digits", "forget": f"random:{FORGOTTEN}", "command": "stakes demo"},
-        )
-        print(f"forgetting {FORGOTTEN} digits by {method.title}", flush=True)
-        run(request, out / name, report)
-    folders = [out / name for name in methods]
-    return write_report(folders, out / "report.html", title="Forgetting 16 handwritten digits")
+    with new_folder(out) as folder:
+        for name, method in RUNS.items():
+            request = Request(
+                method,
+                classifier,
+                forget,
+                Anchors.load("digits"),
+                retain=splits.train,
+                test=splits.test,
+                seed=seed,
+                asked={
+                    "dataset": "digits", "forget": f"random:{FORGOTTEN}", "command": "stakes demo",
+                },
+            )  # fmt: skip
+            run(request, folder / name, partial(_named, report, method.title))
+        runs = [folder / name for name in RUNS]
+        write_report(runs, folder / page, title=f"Forgetting {FORGOTTEN} handwritten digits")
+    return out / page
+
+
+def _named(report: Report, title: str, phase: str, done: int, total: int, note: str = "") -> None:
+    """Report a phase under the name of its method."""
+    report(f"{title}: {phase}", done, total, note)

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from stakes.classifier import Classifier
 from stakes.data import Images, batches
+from stakes.errors import InputError
 from stakes.forget import ForgetSet, without
 from stakes.metrics import VIEWS, correct
 from stakes.progress import Report, silent
 
 THUMBNAIL = 64
+CHUNK = 1024  # images read between two reports
 Row = dict[str, Any]
 
 
@@ -29,9 +31,10 @@ def evaluate(
     other: Mapping[str, Classifier] | None = None,
     eval_samples: int | None = None,
     seed: int = 0,
+    selected: Mapping[str, list[int]] | None = None,
     thumbnails: bool = True,
     report: Report = silent,
-) -> tuple[Row, dict[str, Any]]:
+) -> tuple[Row, dict[str, list[Row]]]:
     """Score the classifier before and after unlearning; nothing here is seen by any method.
 
     Args:
@@ -43,6 +46,7 @@ def evaluate(
         other: further paths by name; their accuracies get the name as a suffix.
         eval_samples: score at most this many test and retained images, drawn with ``seed``.
         seed: of that draw.
+        selected: what :func:`select` gave for the same arguments, if it was called before.
         thumbnails: whether the evidence shows the forget images.
         report: progress.
 
@@ -55,20 +59,23 @@ def evaluate(
     forget = forget.to(device)
     networks = {"_before": before, "": after}
     networks |= {f"_{name}": network for name, network in (other or {}).items()}
-    modes = {network: network.training for network in networks.values()}
+    if selected is None:
+        selected = select(
+            forget, test=test, retain=retain, eval_samples=eval_samples, seed=seed, report=report
+        )
+    modes = {part: part.training for network in networks.values() for part in network.modules()}
     try:
-        for network in modes:
+        for network in networks.values():
             network.eval()
         row: Row = {}
         classes: list[dict[str, Any]] = [
             {"name": name, "n_test": 0, "acc_test_before": None, "acc_test": None}
             for name in before.class_names
         ]
-        generator = torch.Generator().manual_seed(seed)
         for name, images in (("test", test), ("retain", retain)):
-            chosen = None if images is None else _choose(images, forget, eval_samples, generator)
-            row[f"n_{name}"] = 0 if chosen is None else len(chosen)
-            if images is None or chosen is None or not len(chosen):
+            chosen = selected.get(name, [])
+            row[f"n_{name}"] = len(chosen)
+            if images is None or not chosen:
                 row |= {f"acc_{name}{suffix}": None for suffix in networks}
                 continue
             right, labels = _right(networks, images, chosen, f"scoring {name}", report)
@@ -78,19 +85,44 @@ def evaluate(
         row |= _forget_scores(networks, forget)
         return row, {"classes": classes, "forget": _pictures(before, after, forget, thumbnails)}
     finally:
-        for network, training in modes.items():
-            network.train(training)
+        for part, training in modes.items():
+            part.training = training
 
 
-def _choose(
-    images: Images, forget: ForgetSet, limit: int | None, generator: torch.Generator
-) -> list[int]:
-    """Indices to score: at most ``limit`` at random, none of them a forget image."""
-    order = torch.randperm(len(images), generator=generator)
-    if limit is None:
-        return without(images, forget, order).tolist()
-    spare = order[: limit + 2 * len(forget)]
-    return without(images, forget, spare)[:limit].tolist()
+def select(
+    forget: ForgetSet,
+    *,
+    test: Images | None = None,
+    retain: Images | None = None,
+    eval_samples: int | None = None,
+    seed: int = 0,
+    report: Report = silent,
+) -> dict[str, list[int]]:
+    """Choose what to score: indices of ``test`` and ``retain`` images that are not to be forgotten.
+
+    Every image that is chosen is read once, so that a damaged one is found before long work.
+
+    Raises:
+        InputError: ``eval_samples`` below 1, a damaged image, or images of another size than
+            those to forget.
+    """
+    if eval_samples is not None and eval_samples < 1:
+        raise InputError(f"eval_samples={eval_samples}: score at least 1 image, or leave it out")
+    generator = torch.Generator().manual_seed(seed)
+    selected: dict[str, list[int]] = {}
+    for name, images in (("test", test), ("retain", retain)):
+        if images is None:
+            continue
+        wanted = len(images) if eval_samples is None else min(eval_samples, len(images))
+        chosen: list[int] = []
+        order = torch.randperm(len(images), generator=generator)
+        for count, part in enumerate(order.split(size := min(CHUNK, wanted + len(forget))), 1):
+            chosen += without(images, forget, part).tolist()
+            report(f"reading {name}", min(count * size, wanted), wanted)
+            if len(chosen) >= wanted:
+                break
+        selected[name] = chosen[:wanted]
+    return selected
 
 
 @torch.no_grad()
@@ -134,7 +166,7 @@ def _pictures(
     answers = [_logits(network, forget.images).softmax(1).max(1) for network in (before, after)]
     rows = []
     for i, name in enumerate(forget.names):
-        picture = {"name": name, "label": names[int(forget.labels[i])]}
+        picture: Row = {"name": name, "label": names[int(forget.labels[i])]}
         for key, answer in zip(("before", "after"), answers, strict=True):
             picture[key] = names[int(answer.indices[i])]
             picture[f"{key}_confidence"] = 100.0 * float(answer.values[i])

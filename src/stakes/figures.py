@@ -25,7 +25,7 @@ DASHES: tuple[tuple[int, ...], ...] = ((), (6, 2), (2, 2), (6, 2, 2, 2))
 STYLES = COLOURS * len(DASHES)
 MARKERS = "osD^vP"
 POINTS = 400
-SIZE = (4.9, 2.7)
+SIZE = (3.7, 2.4)  # inches of 72 units; small, so that text stays readable on a phone
 
 _INK, _GRID = "#010203", "#010204"
 _SERIES = tuple(f"#0102{16 + i:02x}" for i in range(COLOURS))
@@ -101,11 +101,11 @@ def comparison_charts(runs: Sequence[Run]) -> list[Chart]:
             if r.forgotten is not None and (change := r.change(key)) is not None
         ]
         if len(points) > 1:
-            title = f"Change of accuracy on {words}, points, against forgetting"
+            title = f"Change of accuracy on {words}, points"
             told = "; ".join(f"run {n}: {x:.1f} % forgotten, {y:+.1f} points" for n, x, y in points)
             label = "forget pictures misclassified, %"
             svg = scatter_chart(points, describe=f"{title}. {told}.", name="all-cost", label=label)
-            charts.append(Chart(title, svg, []))
+            charts.append(Chart(f"{title} (numbers: runs)", svg, []))
             break
     return [chart for chart in charts if chart is not None]
 

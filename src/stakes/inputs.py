@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 import torch
@@ -14,8 +15,12 @@ from stakes.data import Splits, load_data
 from stakes.errors import InputError
 from stakes.forget import ForgetSet
 from stakes.methods.base import resolve_anchors
+from stakes.models.cards import made_by
+from stakes.models.hf import read_json
 
 Triple = tuple[float, float, float]
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+"""An option that is off unless it is given: it needs no --no- form."""
 
 
 @Parameter(name="*")
@@ -25,37 +30,37 @@ class Inputs:
 
     model: str
     """timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME, path/to/file.py:factory, or a folder
-    that stakes wrote."""
+    that stakes wrote"""
     forget: str
-    """The pictures to forget: a folder of class folders, a .csv with path,label, or random:K of
-    the training data."""
+    """the pictures to forget: a folder of class folders, a .csv with path,label, or random:K of
+    the training data"""
     weights: Path | None = None
-    """The trained weights: .safetensors, or a .pt, .pth, .th state dict."""
+    """the trained weights: .safetensors, or a .pt, .pth, .th state dict"""
     data: str | None = None
-    """A folder with train/<class> and test/<class>, or cifar10, cifar100, digits. It is scored
-    on, and random:K draws from it; the method does not see the rest."""
+    """a folder with train/CLASS and test/CLASS, or cifar10, cifar100, digits; it is scored
+    on, and random:K draws from it, but the method does not see the rest"""
     data_root: Path | None = None
-    """Where named data sets are kept; by default ~/.cache/stakes."""
-    download: bool = False
-    """Fetch a named data set that is not there."""
+    """where named data sets are kept; by default ~/.cache/stakes"""
+    download: Switch = False
+    """fetch a named data set that is not there"""
     classes: Path | None = None
-    """A text file with one class name a line, in the order of the network's outputs; by default
-    the classes of the data."""
+    """a text file with one class name a line, in the order of the network's outputs; by default
+    the classes of the data"""
     anchors: str | None = None
-    """digits, cifar10, cifar100, a file that `stakes anchors` wrote, a .npy, or head. By default
-    the shipped set of these classes; where there is none, head: the rows of the last layer."""
+    """digits, cifar10, cifar100, a file that `stakes anchors` wrote, a .npy, or head; by default
+    the shipped set of these classes, else head: the rows of the last layer"""
     mean: Triple | None = None
-    """Mean of the input normalisation, for pixels in [0, 1]; by default the model's own."""
+    """mean of the input normalisation, for pixels in [0, 1]; by default the model's own"""
     std: Triple | None = None
-    """Standard deviation of the normalisation; by default the model's own."""
+    """standard deviation of the normalisation; by default the model's own"""
     input_size: int | None = None
-    """Side of the network's input in pixels; by default the model's own."""
+    """side of the network's input in pixels; by default the model's own"""
     device: str = "auto"
-    """cpu, cuda, cuda:1, or auto: an accelerator where there is one."""
+    """cpu, cuda, cuda:1, or auto: cuda where there is one"""
     max_memory: float | None = None
-    """Most GiB that the forget set may take; by default half of what is free."""
+    """most GiB that the forget set may take; by default half of what is free"""
     seed: int = 0
-    """Seed of every random choice."""
+    """seed of every random choice"""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,10 @@ def load(inputs: Inputs) -> Loaded:
     Raises:
         InputError: one line saying what was wrong, where, and what to do.
     """
+    if not 0 <= inputs.seed < 2**63 - 1:
+        raise InputError(f"--seed {inputs.seed}: give a whole number from 0 to 2^63 - 2")
+    if inputs.max_memory is not None and not inputs.max_memory > 0:
+        raise InputError(f"--max-memory {inputs.max_memory}: give a number of GiB above 0")
     device = pick_device(inputs.device)
     names = _class_names(inputs)
     classifier = Classifier.load(
@@ -118,15 +127,18 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+    except RuntimeError as error:
+        raise InputError(f"--device {name} is none: give cpu, cuda, cuda:1 or auto") from error
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise InputError(f"--device {name} cannot be used here: {reason}") from error
     return device
 
 
 def _class_names(inputs: Inputs) -> Sequence[str] | None:
-    """The classes in the order of the outputs; None where the model's own card says them."""
+    """The classes in the order of the outputs; None where the model itself names them."""
     if inputs.classes is not None:
         if not inputs.classes.is_file():
             raise InputError(f"--classes {inputs.classes}: no such file; one class name a line")
@@ -135,7 +147,7 @@ def _class_names(inputs: Inputs) -> Sequence[str] | None:
         if len(set(names)) < max(len(names), 2):
             raise InputError(f"--classes {inputs.classes}: wanted two or more different names")
         return names
-    if (Path(inputs.model) / "model.json").is_file() or inputs.model.endswith(".safetensors"):
+    if _names_its_classes(inputs):
         return None
     if inputs.data is not None:
         found = load_data(inputs.data, root=inputs.data_root, download=inputs.download)
@@ -146,3 +158,19 @@ def _class_names(inputs: Inputs) -> Sequence[str] | None:
         "the classes are not known: add --data, --classes FILE (one name a line, in the order of "
         "the network's outputs), or --anchors of these classes"
     )
+
+
+def _names_its_classes(inputs: Inputs) -> bool:
+    """Whether the model is a saved one with a card, or a transformers folder with class names."""
+    kind, _, rest = inputs.model.partition(":")
+    if kind == "hf":
+        config = Path(rest).expanduser() / "config.json"
+        if not config.is_file():
+            return True  # loading it will say what is wrong
+        labels = read_json(config).get("id2label")
+        if not isinstance(labels, dict):
+            return False
+        return not all(str(name).startswith("LABEL_") for name in labels.values())
+    if inputs.weights is not None:
+        return made_by(inputs.model, inputs.weights) is not None
+    return inputs.model.endswith(".safetensors") or Path(inputs.model).is_dir()

@@ -31,8 +31,8 @@ class Look:
 
     @property
     def forget_accuracy(self) -> float:
-        """Percent of the forget images still given their true class."""
-        return 100.0 * float((self.margins >= 0).float().mean())
+        """Percent of the forget images not known to be misclassified; NaN logits show nothing."""
+        return 100.0 * float((~(self.margins < 0)).float().mean())
 
     def row(self) -> dict[str, float]:
         """Its part of a history row."""

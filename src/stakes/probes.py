@@ -71,7 +71,7 @@ def pgd(
         step: length of one move, same unit.
         iterations: moves at most.
         margin: lead in logits at which a sample is finished.
-        generator: for the random start in the ball.
+        generator: for the random start: a random direction, a length uniform in [0, eps].
         batch_size: pairs attacked at a time.
         progress: called with (pairs done, pairs in all).
     """
@@ -99,8 +99,8 @@ def _pgd_batch(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     direction = _unit(torch.randn(origin.shape, generator=generator).to(origin))
-    dimension = origin[0].numel()
-    radius = torch.rand(len(origin), 1, 1, 1, generator=generator).to(origin) ** (1 / dimension)
+    # Uniform in length, not in volume: in many dimensions nearly all volume lies at the surface.
+    radius = torch.rand(len(origin), 1, 1, 1, generator=generator).to(origin)
     result = (origin + eps * radius * direction).clamp(0, 1)
     reached = torch.zeros(len(origin), dtype=torch.bool, device=origin.device)
     active = torch.arange(len(origin), device=origin.device)

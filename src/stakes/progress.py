@@ -1,20 +1,14 @@
 """Progress of long work: bars with the time left on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import IO, Protocol, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 
 class Report(Protocol):
@@ -37,29 +31,12 @@ class Terminal:
         every: seconds between two plain lines of one phase.
     """
 
-    def __init__(self, stream: TextIO | None = None, every: float = 10.0) -> None:
-        self._stream = stream or sys.stderr
-        self._every = every
-        self._bars = self._make_bars() if self._stream.isatty() else None
-        self._tasks: dict[str, TaskID] = {}
-        self._last: dict[str, float] = {}
-        self._start: dict[str, float] = {}
-
-    def _make_bars(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left at most"),
-            TimeRemainingColumn(),
-            console=Console(file=self._stream),
-        )
+    def __init__(self, stream: IO[str] | None = None, every: float = 10.0) -> None:
+        console = Console(file=stream or sys.stderr)
+        fit = console.is_terminal and not console.is_dumb_terminal
+        self._report: _Bars | _Lines = _Bars(console) if fit else _Lines(console.file, every)
 
     def __enter__(self) -> Self:
-        if self._bars is not None:
-            self._bars.start()
         return self
 
     def __exit__(
@@ -68,23 +45,99 @@ class Terminal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        self._report.close()
 
     def __call__(self, phase: str, done: int, total: int, note: str = "") -> None:
         """Move the bar of the phase, or print its line."""
-        if self._bars is not None:
-            if phase not in self._tasks:
-                self._tasks[phase] = self._bars.add_task(phase, total=total, note=note)
-            self._bars.update(self._tasks[phase], completed=done, total=total, note=note)
-            return
+        self._report(phase, done, total, note)
+
+
+class _Bars:
+    """A bar for each phase; the last one moves."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=12), _State(), console=console
+        )
+        self._tasks: dict[str, Task] = {}
+        self._phase = ""
+
+    def __call__(self, phase: str, done: int, total: int, note: str) -> None:
+        if not self._tasks:
+            self._bars.start()
+        if phase not in self._tasks:
+            self._bars.add_task(phase, total=total, note=note)
+            self._tasks[phase] = self._bars.tasks[-1]
+        task = self._tasks[phase]
+        if done < task.completed:  # the phase has begun anew
+            self._bars.reset(task.id, total=total)
+        if phase != self._phase and self._phase:
+            self._bars.stop_task(self._tasks[self._phase].id)
+            task.stop_time = None
+        self._phase = phase
+        self._bars.update(task.id, completed=done, total=total, note=note)
+
+    def close(self) -> None:
+        if self._phase:
+            self._bars.stop_task(self._tasks[self._phase].id)
+        self._bars.stop()
+
+
+class _State(ProgressColumn):
+    """How much is done, the time left at most, since work may end early, and the note.
+
+    Once a phase is over, the time it took. One column, since several would wrap when it is tight.
+    """
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        parts = [f"{task.completed:.0f}/{task.total:.0f}"]
+        if task.finished or task.stop_time is not None:
+            parts.append(f"in {clock(task.finished_time or task.elapsed or 0)}")
+        elif task.time_remaining is not None:
+            parts.append(f"at most {clock(task.time_remaining)} left")
+        parts += [task.fields["note"]] if task.fields["note"] else []
+        return Text(", ".join(parts), no_wrap=True, overflow="ellipsis")
+
+
+class _Lines:
+    """A line where a phase first begins, then every few seconds, and where work stood at its end.
+
+    Phases may alternate: going back to one is no reason for a line.
+    """
+
+    def __init__(self, stream: IO[str], every: float) -> None:
+        self._stream = stream
+        self._every = every
+        self._start: dict[str, float] = {}
+        self._said: dict[str, float] = {}
+        self._unsaid = ""
+
+    def __call__(self, phase: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
-        first = phase not in self._start
+        if phase not in self._start:
+            self.close()
         start = self._start.setdefault(phase, now)
-        if not first and done < total and now - self._last[phase] < self._every:
-            return
-        self._last[phase] = now
-        text = f"{phase}: {done}/{total}" + (f", {note}" if note else "")
+        self._unsaid = f"{phase}: {done}/{total}" + (f", {note}" if note else "")
         if 0 < done < total and now - start > 1:
-            text += f", at most {(now - start) / done * (total - done):.0f} s left"
-        print(text, file=self._stream, flush=True)
+            self._unsaid += f", at most {clock((now - start) / done * (total - done))} left"
+        if now - self._said.get(phase, -math.inf) >= self._every:
+            self._said[phase] = now
+            self.close()
+
+    def close(self) -> None:
+        if self._unsaid:
+            print(self._unsaid, file=self._stream, flush=True)
+        self._unsaid = ""
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, hours where there are any.
+
+    >>> clock(62.4), clock(7300)
+    ('1:02', '2:01:40')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -6,10 +6,11 @@ import math
 import os
 import platform
 import resource
+import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,14 +24,18 @@ from stakes.anchors import Anchors
 from stakes.classifier import Classifier
 from stakes.data import Images
 from stakes.errors import InputError
-from stakes.evaluate import evaluate
+from stakes.evaluate import evaluate, select
 from stakes.files import tensor_digest, write_text
 from stakes.forget import ForgetSet
 from stakes.methods import METHODS, Method, Unlearned
 from stakes.progress import Report, silent
-from stakes.report import write_report
 
 PACKAGES = ("stakes", "torch", "torchvision", "timm", "numpy", "safetensors")
+PHASES = ("probes", "importance", "unlearn")
+RUN_FILES = (
+    "model.safetensors", "model.json", "row.json", "history.jsonl", "evidence.json",
+    "stakes.safetensors", "report.html", "config.json", "preprocessor_config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,21 @@ def run(request: Request, out: str | Path, report: Report = silent) -> dict[str,
 
     Returns:
         The row.
+
+    Raises:
+        InputError: a damaged image among those to score, or what the method refuses; before any
+            long work, and with nothing written.
     """
     start = time.perf_counter()
+    selected = select(
+        request.forget,
+        test=request.test,
+        retain=request.retain,
+        eval_samples=request.eval_samples,
+        seed=request.seed,
+        report=report,
+    )
+    selecting = time.perf_counter() - start
     result = request.method(
         request.classifier,
         request.forget,
@@ -84,63 +102,105 @@ def run(request: Request, out: str | Path, report: Report = silent) -> dict[str,
         request.forget,
         test=request.test,
         retain=request.retain,
+        selected=selected,
         other=result.other,
-        eval_samples=request.eval_samples,
-        seed=request.seed,
         thumbnails=request.thumbnails,
         report=report,
     )
     now = time.perf_counter()
     row = _asked(request) | scores | _outcome(result)
-    row |= {"seconds_evaluate": now - scoring, "seconds_total": now - start}
+    row |= {"seconds_evaluate": selecting + now - scoring, "seconds_total": now - start}
     row |= {"peak_memory_mb": peak_memory_mb(request.classifier.device)}
-    row = _finite(row | _digests(request, result) | environment(request.classifier.device))
+    row |= _digests(request, result) | environment(request.classifier.device)
+    row = _finite(row)
     with new_folder(out) as folder:
-        result.classifier.save(folder)
-        held = {"anchors": request.anchors.vectors.cpu(), "stakes": result.stakes.cpu()}
-        (folder / "stakes.safetensors").write_bytes(save(held))
-        write_text(folder / "row.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
-        lines = (json.dumps(_finite(step), allow_nan=False) for step in result.history)
-        write_text(folder / "history.jsonl", "\n".join(lines) + "\n")
-        write_text(folder / "evidence.json", json.dumps(evidence) + "\n")
-        write_report([folder], folder / "report.html")
+        _write(folder, request, result, row, evidence)
     return row
 
 
-def check_out(out: str | Path, overwrite: bool) -> None:
-    """Refuse an output folder with something in it, unless it may be replaced.
+def _write(
+    folder: Path,
+    request: Request,
+    result: Unlearned,
+    row: Mapping[str, Any],
+    evidence: Mapping[str, list[dict[str, Any]]],
+) -> None:
+    from stakes.report import write_report  # only here: what it plots with is slow to import
+
+    result.classifier.save(folder)
+    held = {"anchors": request.anchors.vectors.cpu(), "stakes": result.stakes.cpu()}
+    (folder / "stakes.safetensors").write_bytes(save(held))
+    write_text(folder / "row.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
+    lines = (json.dumps(_finite(step), allow_nan=False) for step in result.history)
+    write_text(folder / "history.jsonl", "\n".join(lines) + "\n")
+    told = {key: [_finite(record) for record in records] for key, records in evidence.items()}
+    write_text(folder / "evidence.json", json.dumps(told, allow_nan=False) + "\n")
+    write_report([folder], folder / "report.html")
+
+
+def check_out(
+    out: str | Path,
+    overwrite: bool,
+    *,
+    files: Collection[str] = RUN_FILES,
+    mark: str = "row.json",
+) -> None:
+    """Refuse an output folder that cannot be made, or with something in it that is to stay.
+
+    Args:
+        out: the folder.
+        overwrite: whether an earlier result in it may be replaced.
+        files: names in an earlier result; a folder with others in it is never replaced.
+        mark: the file without which it is no earlier result.
 
     Raises:
-        InputError: ``out`` is a file, or a folder that is not empty and not to be overwritten.
+        InputError: ``out`` is a file, cannot be written, or is not empty and not to be replaced.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder that does not exist yet")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"--out {out}: nothing can be written in {above}; give another folder")
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if held and not overwrite:
         raise InputError(f"--out {out} is not empty: give another folder, or add --overwrite")
-    if out.is_dir() and any(out.iterdir()) and not (out / "row.json").exists():
+    foreign = sorted(held.difference(files))
+    if foreign or (held and mark not in held):
+        name = [*foreign, *sorted(held)][0]
         raise InputError(
-            f"--out {out} holds files that no run of stakes wrote: --overwrite would delete them; "
-            "give another folder"
+            f"--out {out} holds {name}, which is no part of an earlier result: --overwrite would "
+            "delete it; give another folder"
         )
 
 
 @contextmanager
 def new_folder(out: str | Path) -> Iterator[Path]:
-    """Give a folder beside ``out``; on success it takes the place of ``out``, else it goes."""
-    out = Path(out)
+    """Give a folder of the same name beside ``out``; on success it takes its place, else it goes.
+
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "run"
+    >>> with new_folder(out) as folder:
+    ...     _ = (folder / "row.json").write_text("{}")
+    ...     folder.name, out.exists()
+    ('run', False)
+    >>> [path.name for path in out.iterdir()], [path.name for path in out.parent.iterdir()]
+    (['row.json'], ['run'])
+    """
+    out = Path(out).resolve()  # a link stays, and what it leads to is replaced
     out.parent.mkdir(parents=True, exist_ok=True)
-    made = out.with_name(f".{out.name}.new-{os.getpid()}")
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    made.mkdir()
+    beside = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    made, old = beside / "new" / out.name, beside / "old"
+    made.mkdir(parents=True)
     try:
         yield made
         if out.exists():
             out.rename(old)
         made.rename(out)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def method_name(method: Method) -> str:
@@ -175,6 +235,7 @@ def _outcome(result: Unlearned) -> dict[str, Any]:
         "steps": int(last["step"]),
         "stop_reason": result.stop_reason,
         **{f"chosen_{name}": value for name, value in result.chosen.items()},
+        **{f"seconds_{phase}": None for phase in PHASES},
         **{f"seconds_{phase}": spent for phase, spent in result.seconds.items()},
     }
 

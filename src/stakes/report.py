@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from stakes.runs import Record, Run, minus
 NOT_MEASURED = "not measured"
 PICTURES = 120  # shown of one run alone
 PICTURES_EACH = 24  # shown of each run among several
+PICTURES_OPEN = 24  # shown at once; the others unfold
 DAMAGE = 5.0  # points of test accuracy; a greater loss is said beside the verdict
 
 # column: (row key, filter that prints it)
@@ -88,6 +90,8 @@ def render(found: Sequence[Run], *, title: str | None = None) -> str:
         "verdict": verdict,
         "outcomes": outcomes,
         "run_charts": figures.run_charts,
+        "styles": figures.STYLES,
+        "open": PICTURES_OPEN,
     }
     one = len(found) == 1
     by_itself = f"Forgetting report: {found[0].title}" if one else "Forgetting: runs compared"
@@ -205,14 +209,14 @@ def compare(found: Sequence[Run]) -> Verdict:
     every = len(done) == len(found)
     who = "Every run" if every else f"{len(done)} of {len(found)} runs" if done else "No run"
     headline = f"{who} made the network misclassify all the pictures it was to forget."
-    tone = "good" if every else "bad" if scored else "unknown"
+    tone = "good" if every else "caution" if done else "bad" if scored else "unknown"
     result = Verdict(tone, f"{len(found)} runs", headline)
     kept = [(change, run) for run in done if (change := run.change("acc_test")) is not None]
     if kept:
         change, best = max(kept, key=lambda pair: pair[0])
-        where = f"run {found.index(best) + 1} ({best.title}), by {points(change)} points"
-        result.facts.append(f"Among these, test accuracy changed least for the worse in {where}.")
-    result.facts.append("Every number is one run's; differences of a point or so may be chance.")
+        where = f"run {found.index(best) + 1} ({best.title}): {points(change)} points"
+        result.facts.append(f"Of these, the most test accuracy was kept by {where}.")
+    result.facts.append("A row is one run; differences of a point or so may be chance.")
     for key, words in (
         ("weights_digest", "start from different weights"),
         ("forget_digest", "forget different pictures"),
@@ -263,8 +267,8 @@ def share(value: float | None) -> str:
     """
     if value is None:
         return NOT_MEASURED
-    digits = 2 if (value < 0.05 or value > 99.95) and value not in (0, 100) else 1
-    return f"{value:.{digits}f}"
+    shown = (f"{value:.{digits}f}" for digits in (1, 2, 3, 4))
+    return next((text for text in shown if float(text) not in (0, 100)), f"{value:.1f}")
 
 
 def percent(value: float | None) -> str:
@@ -272,7 +276,7 @@ def percent(value: float | None) -> str:
     return share(value) if value is None else f"{share(value)}\u00a0%"
 
 
-def points(value: float | None) -> str:
+def points(value: float | None, digits: int = 1) -> str:
     """A signed change with a true minus sign.
 
     >>> points(-1.84), points(0.04), points(2)
@@ -280,8 +284,8 @@ def points(value: float | None) -> str:
     """
     if value is None:
         return NOT_MEASURED
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:
@@ -311,6 +315,19 @@ def setting(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def moment(value: object) -> object:
+    """A recorded time without its fractions; whatever is no time stays as it is.
+
+    >>> moment("2026-03-01T12:00:05+00:00"), moment("yesterday")
+    ('2026-03-01 12:00 UTC', 'yesterday')
+    """
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        return value
+    return f"{time:%Y-%m-%d %H:%M %Z}".strip()
+
+
 def formatted(spec: str) -> Callable[[float | None], str]:
     """Print numbers by a format specification."""
     return lambda value: NOT_MEASURED if value is None else format(value, spec).replace("-", "−")
@@ -331,8 +348,11 @@ FORMATS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "setting": setting,
     "margin": margin,
+    "moment": moment,
     "compared": compared,
+    "show": lambda value, form: FORMATS[form](value),
     "small": formatted(".4f"),
     "whole": formatted(",.0f"),
     "tenths": formatted(",.1f"),
+    "hundredths": formatted(".2f"),
 }

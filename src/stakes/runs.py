@@ -41,12 +41,19 @@ CUT_SHORT = re.compile(r"budget|limit|\bmax|time ?out|ran out|exhaust|diverged|n
 THUMBNAIL = re.compile(r"data:image/(png|jpeg|webp);base64,([A-Za-z0-9+/]+={0,2})")
 
 
+class Row(dict[str, Any]):
+    """A record in which what is not there is None: not measured, or not recorded."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
 @dataclass(frozen=True)
 class Run:
     """What one run folder says; ``name`` tells it from the other runs of the page."""
 
     name: str
-    row: Record
+    row: Row
     history: list[Record]
     classes: list[Record]
     forget: list[Record]
@@ -116,7 +123,7 @@ class Run:
         total = self.number("seconds_total") or sum(spent.values())
         rest = total - sum(spent.values())
         if spent and rest > 0.01 * total:
-            spent["Everything else (loading, saving)"] = rest
+            spent["Everything else"] = rest
         return [(name, s, min(100.0, 100 * s / total) if total else 0) for name, s in spent.items()]
 
     @property
@@ -192,7 +199,8 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             path = folder / "evidence.json"
             raise InputError(f"{path} is damaged: '{key}' is no list of records; run it again")
         lists[key] = items
-    return Run(name or folder.resolve().name, row, history, lists["classes"], lists["forget"])
+    name = name or folder.resolve().name
+    return Run(name, Row(row), history, lists["classes"], lists["forget"])
 
 
 def _records(path: Path, *, lines: bool = False) -> list[Record]:

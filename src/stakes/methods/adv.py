@@ -1,7 +1,7 @@
 """Adv: gradient ascent on the forget set, descent on adversarial probes made from it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -26,8 +26,8 @@ class Adv(PGDFields):
 
     lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
-    forget_batch: int = hyper(128, "forget images a step", low=1)
-    probe_batch: int = hyper(128, "probes a step", low=1)
+    batch_size: int = hyper(128, "images a step, of the union of forget images and probes", low=1)
+    batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     max_steps: int = hyper(1000, "step budget", low=1)
 
     def __call__(
@@ -43,9 +43,8 @@ class Adv(PGDFields):
         """Forget ``forget``; anchors serve only to watch the structural drift."""
         run = Run(classifier, forget, anchors, seed)
         probes = self.attack(run, report)
-        terms = adversarial_terms(
-            run, probes, forget_batch=self.forget_batch, probe_batch=self.probe_batch
-        )
+        terms = adversarial_terms(run, probes, self.batch_size)
         parameters = run.trainable().values()
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+        run.live.train(self.batch_norm == "train")
         return run.descend(lambda step: terms(), optimizer, max_steps=self.max_steps, report=report)

@@ -229,21 +229,26 @@ def _in_one_order(forget: ForgetSet) -> ForgetSet:
     return ForgetSet(forget.images[order], forget.labels[order], names)
 
 
-def adversarial_terms(
-    run: Run, probes: Probes, *, forget_batch: int, probe_batch: int
-) -> Callable[[], dict[str, Tensor]]:
-    """The two terms of Adv, on the next batches of both: -CE(x_f, y_f) and CE(x_s, y_s)."""
-    images, labels = run.forget.images, run.forget.labels
-    forget_batches = cycle(len(labels), forget_batch, run.generator)
-    probe_batches = cycle(len(probes), probe_batch, run.generator)
+def adversarial_terms(run: Run, probes: Probes, batch_size: int) -> Callable[[], dict[str, Tensor]]:
+    """The terms of Adv on the next batch of the shuffled union of forget images and probes.
+
+    -CE of the forget images and CE of the probes, each weighted by its share of the batch.
+    """
+    labels = torch.cat([run.forget.labels, probes.labels])
+    images = torch.cat([run.forget.images, probes.images])
+    k = len(run.forget)
+    batches = cycle(len(labels), batch_size, run.generator)
 
     def terms() -> dict[str, Tensor]:
-        f, s = next(forget_batches), next(probe_batches)
-        logits = run.live(torch.cat([images[f], probes.images[s]]))
-        return {
-            "deletion": deletion_ce(logits[: len(f)], labels[f]),
-            "retention": retention_ce(logits[len(f) :], probes.labels[s]),
-        }
+        batch = next(batches)
+        logits, truth, gone = run.live(images[batch]), labels[batch], batch < k
+        share = float(gone.float().mean())
+        parts = {}
+        if share > 0:
+            parts["deletion"] = share * deletion_ce(logits[gone], truth[gone])
+        if share < 1:
+            parts["retention"] = (1 - share) * retention_ce(logits[~gone], truth[~gone])
+        return parts
 
     return terms
 

@@ -1,7 +1,7 @@
 """L2UL: Adv with the weights that matter little to the forget set held in place."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,8 +34,8 @@ class L2UL(PGDFields):
     lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
     reg_weight: float = hyper(1.0, "lambda, weight of the regulariser", "public code of L2UL")
-    forget_batch: int = hyper(128, "forget images a step", low=1)
-    probe_batch: int = hyper(128, "probes a step", low=1)
+    batch_size: int = hyper(128, "images a step, of the union of forget images and probes", low=1)
+    batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     max_steps: int = hyper(1000, "step budget", low=1)
 
     def __call__(
@@ -61,13 +61,12 @@ class L2UL(PGDFields):
                 lambda done, total: report("importance", done, total),
             )
         freedom = {name: 1 - value for name, value in min_max(importance).items()}
-        adversarial = adversarial_terms(
-            run, probes, forget_batch=self.forget_batch, probe_batch=self.probe_batch
-        )
+        adversarial = adversarial_terms(run, probes, self.batch_size)
 
         def terms(step: int) -> dict[str, Tensor]:
             held = self.reg_weight * quadratic(parameters, origin, freedom)
             return adversarial() | {"regularisation": held}
 
         optimizer = torch.optim.SGD(parameters.values(), lr=self.lr, momentum=self.momentum)
+        run.live.train(self.batch_norm == "train")
         return run.descend(terms, optimizer, max_steps=self.max_steps, report=report)

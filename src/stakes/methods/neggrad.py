@@ -1,7 +1,7 @@
 """NegGrad: gradient ascent on the forget set."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class NegGrad(Settings):
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
     weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
     forget_batch: int = hyper(128, "forget images a step", low=1)
+    batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     max_steps: int = hyper(500, "step budget", low=1)
 
     def __call__(
@@ -59,4 +60,5 @@ class NegGrad(Settings):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )
+        run.live.train(self.batch_norm == "train")
         return run.descend(terms, optimizer, max_steps=self.max_steps, report=report)

@@ -42,8 +42,22 @@ def saved_file(spec: str | Path) -> Path | None:
     return file
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def made_by(spec: str, weights: str | Path) -> str | None:
+    """The spec with its full path, if it is own code by which ``weights`` were saved; else None."""
+    file, _, name = spec.rpartition(":")
+    card = Path(weights).with_name("model.json")
+    if not file.endswith(".py") or Path(weights).suffix != ".safetensors" or not card.is_file():
+        return None
+    full = f"{Path(file).expanduser().resolve()}:{name}"
+    return full if read_json(card).get("spec") == full else None
+
+
+def read_card(path: Path, own: str | None = None) -> dict[str, Any]:
     """The fields of a card, checked so that a network can be built from them.
+
+    Args:
+        path: the file ``model.json``.
+        own: spec of own code that the user has named; no other code may stand in the card.
 
     Raises:
         InputError: not JSON, a field is missing or of a wrong type, a newer format, or a network
@@ -63,9 +77,12 @@ def read_card(path: Path) -> dict[str, Any]:
             f"{path.parent} was saved from a {spec.removeprefix(IN_MEMORY)} in memory; load "
             "model.safetensors into such a network and give that to Classifier.wrap"
         )
-    # Only what save() writes: a card from elsewhere must not pick code out of the current folder.
-    if ".py:" in spec and not Path(spec.rpartition(":")[0]).is_absolute():
-        raise InputError(f"{path} names code by a relative path ({spec}); it must be absolute")
+    if ".py:" in spec and spec != own:
+        raise InputError(
+            f"{path.parent} was saved from code of your own, which a saved file does not start; "
+            f"if you trust {spec}, name it: --model {spec} "
+            f"--weights {path.with_name('model.safetensors')}"
+        )
     return card
 
 

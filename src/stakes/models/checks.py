@@ -22,14 +22,19 @@ def wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -
 
 
 def names_of(built: Built, given: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
-    """One name per class: those given, else the network's own, else numbers."""
+    """One name per class: those given, else the network's own, else ``class 0``, ``class 1``, ...
+
+    Not bare numbers: these are the names of the digits, which have anchors of their own.
+    """
     if given is not None and len(given) != num_classes:
         raise InputError(
             f"{built.spec} has {num_classes} classes, but {len(given)} class names were given"
         )
     if given is None and built.class_names is not None and len(built.class_names) == num_classes:
         given = built.class_names
-    return tuple(map(str, range(num_classes) if given is None else given))
+    if given is None:
+        return tuple(f"class {i}" for i in range(num_classes))
+    return tuple(map(str, given))
 
 
 def per_channel(value: Sequence[float] | float, what: str) -> Tensor:

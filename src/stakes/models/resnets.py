@@ -4,7 +4,6 @@ Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVP
 4.2 (ResNet-20 and ResNet-56, shortcuts of option A) and table 1 (ResNet-18 and ResNet-50).
 """
 
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,12 +82,16 @@ def cifar_resnet56(num_classes: int = 10) -> nn.Module:
 
 def cifar_resnet18(num_classes: int = 10) -> nn.Module:
     """Torchvision's ResNet-18 with a stem for small images, 512 features."""
-    return _small_stem(torchvision.models.resnet18(weights=None, num_classes=num_classes))
+    from torchvision import models  # here: its import takes longer than many a run
+
+    return _small_stem(models.resnet18(weights=None, num_classes=num_classes))
 
 
 def cifar_resnet50(num_classes: int = 10) -> nn.Module:
     """Torchvision's ResNet-50 with a stem for small images, 2048 features."""
-    return _small_stem(torchvision.models.resnet50(weights=None, num_classes=num_classes))
+    from torchvision import models
+
+    return _small_stem(models.resnet50(weights=None, num_classes=num_classes))
 
 
 def _small_stem(network: nn.Module) -> nn.Module:

@@ -1,0 +1,347 @@
+"""Benchmarks through real processes: tiny runs of stakes, or a stand-in that copies a result."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stakes import Classifier, benchmark, cli, load_data, runner
+from stakes.benchmark import bench, share_out
+from stakes.errors import InputError
+from stakes.files import tensor_digest
+from stakes.recipe import read_recipe
+from stakes.runner import Runner, read_record, unfinished
+
+STAND_IN = """
+import json, os, pathlib, shutil, sys, time
+words = sys.argv[1:]
+after = lambda option: words[words.index(option) + 1]
+out = pathlib.Path(after("--out"))
+noted = {"cell": out.name, "start": time.time()}
+noted |= {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+model = after("--model")
+print("beginning", file=sys.stderr)
+if model == "broken":
+    print("the last words", file=sys.stderr)
+    sys.exit(3)
+if model == "killed":
+    (out.parent / f".{out.name}.new-1").mkdir()
+    os.kill(os.getpid(), 9)
+time.sleep(float(after("--lr")))
+shutil.rmtree(out, ignore_errors=True)
+if model != "empty":
+    shutil.copytree(os.environ["RESULT"], out)
+with open(os.environ["NOTES"], "a") as notes:
+    notes.write(json.dumps(noted | {"end": time.time()}) + "\\n")
+"""
+
+
+@pytest.fixture
+def notes(tmp_path, monkeypatch):
+    """Let cells run the stand-in; gives a function for what those that finished noted."""
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    result = tmp_path / "result"
+    result.mkdir()
+    tensors = {"weight": torch.ones(2, 3)}
+    save_file(tensors, result / "model.safetensors")
+    row = {"unlearned_digest": tensor_digest(tensors), "k": 4, "acc_test": 90.0, "acc_forget": 0}
+    (result / "row.json").write_text(json.dumps(row))
+    monkeypatch.setattr(runner, "STAKES", [sys.executable, str(tmp_path / "stand_in.py")])
+    monkeypatch.setattr(runner, "POLL", 0.02)
+    monkeypatch.setenv("RESULT", str(result))
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def read():
+        path = tmp_path / "notes"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    return read
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A recipe of networks by name and model, some seeds, and one method."""
+
+    def make(networks=("good",), seeds=(0,), lr=0.0, weights=None):
+        tables = "".join(f'[[network]]\nname = "{n}"\nmodel = "{n}"\n' for n in networks)
+        more = "" if weights is None else f'weights = "{weights}"\n'
+        path = tmp_path / "trial.toml"
+        path.write_text(
+            f'forget = "random:{{k}}"\nk = [4]\nseeds = {list(seeds)}\n{tables}{more}'
+            f'[[method]]\nmethod = "neggrad"\nlr = {lr}\n'
+        )
+        return read_recipe(path)
+
+    return make
+
+
+def test_finished_cells_are_skipped_and_the_tables_written_anew(tmp_path, make, notes, capsys):
+    recipe, out = make(seeds=(0, 1)), tmp_path / "out"
+    assert bench(recipe, out, log=io.StringIO()) == 0
+    assert [item["cell"] for item in notes()] == ["good-neggrad-k4-s0", "good-neggrad-k4-s1"]
+    assert str(out / "table.md") in capsys.readouterr().out
+    for name in ("table.md", "table.csv", "table.tex", "report.html", "rows.jsonl"):
+        (out / name).unlink()
+    log = io.StringIO()
+    assert bench(recipe, out, log=log) == 0
+    assert len(notes()) == 2
+    assert "2 finished before, 0 to run" in log.getvalue()
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert [row["cell"] for row in rows] == ["good-neggrad-k4-s0", "good-neggrad-k4-s1"]
+    for name in ("table.md", "table.csv", "table.tex", "report.html"):
+        assert (out / name).stat().st_size > 0
+    assert not (out / "failed").exists()
+
+
+def test_what_makes_a_finished_cell_count_no_more(tmp_path, make, notes):
+    weights, out = tmp_path / "w.pt", tmp_path / "out"
+    weights.write_bytes(b"weights")
+    recipe = make(weights=weights)
+    bench(recipe, out, log=io.StringIO())
+    (cell,) = recipe.cells
+    folder = out / "runs" / cell.name
+    assert unfinished(cell, out) is None
+
+    assert "recipe has changed" in unfinished(make(weights=weights, lr=0.01).cells[0], out)
+    weights.write_bytes(b"others")
+    assert "a file that it names" in unfinished(cell, out)
+    weights.write_bytes(b"weights")
+    assert unfinished(cell, out) is None
+
+    for name, damage, reason in (
+        ("model.safetensors", lambda data: data[:-1] + b"\x01", "not the one that was scored"),
+        ("model.safetensors", lambda data: data[:-3], "cannot be read"),
+        ("row.json", lambda data: data[:-3], "cannot be read"),
+    ):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(damage(whole))
+        assert reason in unfinished(cell, out)
+        (folder / name).write_bytes(whole)
+    assert unfinished(cell, out) is None
+
+    (folder / "model.safetensors").unlink()
+    assert "cannot be read" in unfinished(cell, out)
+    (out / "cells" / f"{cell.name}.json").unlink()
+    assert unfinished(cell, out) == "not run yet"
+
+
+def test_a_damaged_result_is_made_anew(tmp_path, make, notes):
+    recipe, out = make(seeds=(0, 1)), tmp_path / "out"
+    bench(recipe, out, log=io.StringIO())
+    tampered, headless = (out / "runs" / cell.name for cell in recipe.cells)
+    save_file({"weight": torch.zeros(2, 3)}, tampered / "model.safetensors")
+    (headless / "row.json").unlink()
+    log = io.StringIO()
+    assert bench(recipe, out, log=log) == 0
+    assert len(notes()) == 4
+    assert "not the one that was scored" in log.getvalue()
+    assert [unfinished(cell, out) for cell in recipe.cells] == [None, None]
+
+
+def test_a_failing_cell_is_recorded_passed_by_and_tried_again(tmp_path, make, notes):
+    recipe, out, log = (
+        make(networks=("broken", "killed", "empty", "good")),
+        tmp_path / "o",
+        io.StringIO(),
+    )
+    assert bench(recipe, out, log=log) == benchmark.FAILED
+    assert [item["cell"] for item in notes()] == ["empty-neggrad-k4-s0", "good-neggrad-k4-s0"]
+    broken, killed, empty = (
+        (out / "failed" / f"{name}-neggrad-k4-s0.txt").read_text()
+        for name in ("broken", "killed", "empty")
+    )
+    assert "exit code 3" in broken
+    assert "the last words" in broken
+    assert "stakes unlearn --method neggrad --model broken" in broken
+    assert "killed by SIGKILL, perhaps for want of memory" in killed
+    assert "no run folder" in empty
+    assert not list((out / "runs").glob(".*"))  # the killed one could not tidy up
+    assert "FAILED (exit code 3)" in log.getvalue()
+    assert "3 of 4 cells are missing" in (out / "table.md").read_text()
+    assert read_record(recipe.cells[0], out)["state"] == "failed"
+
+    stand_in = tmp_path / "stand_in.py"
+    stand_in.write_text(stand_in.read_text().replace('"broken"', '"mended"'))
+    assert bench(recipe, out, log=io.StringIO()) == benchmark.FAILED
+    assert sum(item["cell"].startswith("good") for item in notes()) == 1
+    assert {path.stem.split("-")[0] for path in (out / "failed").iterdir()} == {"killed", "empty"}
+
+
+def test_two_at_once_share_the_cores(tmp_path, make, notes, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    assert bench(make(seeds=(0, 1, 2), lr=0.6), tmp_path / "o", jobs=2, log=io.StringIO()) == 0
+    first, second, third = sorted(notes(), key=lambda item: item["start"])
+    assert second["start"] < first["end"]
+    assert third["start"] > min(first["end"], second["end"])
+    assert {item["OMP_NUM_THREADS"] for item in notes()} == {"3"}
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "visible", "jobs", "threads", "places"),
+    [
+        (7, 0, None, None, "7", [None]),
+        (8, 0, None, None, "4", [None, None]),
+        (8, 3, None, None, "2", ["0", "1", "2"]),
+        (8, 2, "4,7", 3, "2", ["4", "7", "4"]),
+        (2, 0, None, 3, "1", [None] * 3),
+        (4, 2, None, 1, "4", [None]),
+    ],
+)
+def test_how_cores_and_gpus_are_shared_out(
+    monkeypatch, cores, gpus, visible, jobs, threads, places
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = share_out(jobs)
+    assert [place.get("CUDA_VISIBLE_DEVICES") for place in found] == places
+    assert {place["OMP_NUM_THREADS"] for place in found} == {threads}
+
+
+def test_the_estimate_takes_the_cells_most_alike(tmp_path, make):
+    cells = make(networks=("a", "b"), seeds=(0, 1)).cells
+    lines = Runner(cells, tmp_path, [{}, {}], 0, io.StringIO())
+    lines.todo, lines.done = cells, cells[:2]
+    lines._seconds = [(cells[0], 10.0), (cells[1], 30.0)]
+    assert [lines._expected(cell) for cell in cells] == [10.0, 30.0, 10.0, 30.0]
+    assert lines._time_left() == "; 2 left, about 20.0 s"
+    lines._seconds = [(cells[0], 10.0)]
+    assert lines._expected(cells[1]) == 10.0
+
+
+def test_a_dry_run_writes_nothing_and_prints_what_can_be_copied(tmp_path, make, notes, capsys):
+    recipe, out = make(), tmp_path / "out"
+    assert bench(recipe, out, dry_run=True) == 0
+    assert not out.exists()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "# not run yet"
+    assert second.startswith("stakes unlearn --method neggrad --model good ")
+    bench(recipe, out, log=io.StringIO())
+    capsys.readouterr()
+    bench(recipe, out, dry_run=True)
+    assert capsys.readouterr().out.splitlines()[0] == "# finished"
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, make, notes):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.html").write_text("mine")
+    with pytest.raises(InputError, match="holds files that no benchmark wrote"):
+        bench(make(), tmp_path / "mine")
+    with pytest.raises(InputError, match="is a file"):
+        bench(make(), tmp_path / "mine" / "report.html")
+    with pytest.raises(InputError, match="--jobs 0"):
+        bench(make(), tmp_path / "out", jobs=0)
+    assert notes() == []
+
+
+def test_two_benchmarks_in_one_folder_are_refused(tmp_path, make, notes):
+    with (
+        benchmark._locked(tmp_path / "out"),
+        pytest.raises(InputError, match="another benchmark is at work"),
+    ):
+        bench(make(), tmp_path / "out", log=io.StringIO())
+
+
+REAL = """
+forget = "random:{{k}}"
+k = [4]
+seeds = [0]
+[common]
+data = "digits"
+eval_samples = 20
+max_steps = {steps}
+{more}
+[[network]]
+name = "saved"
+model = "{model}"
+[[network]]
+name = "missing"
+model = "stakes:digits_cnn"
+weights = "{weights}"
+[[method]]
+name = "NegGrad"
+method = "neggrad"
+lr = {lr}
+"""
+
+
+def test_a_real_benchmark_with_a_network_that_is_missing(tmp_path, capsys):
+    torch.manual_seed(0)
+    saved = Classifier.load("stakes:digits_cnn", class_names=tuple("0123456789"))
+    saved.save(tmp_path / "network")
+    text = REAL.format(
+        steps=2, more="", lr=1e-3, model=tmp_path / "network", weights=tmp_path / "absent.pt"
+    )
+    (tmp_path / "trial.toml").write_text(text)
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", str(tmp_path / "trial.toml"), "--out", str(out), "--jobs", "2"])
+    assert ended.value.code == 1
+    assert "absent.pt" in (out / "failed" / "missing-neggrad-k4-s0.txt").read_text()
+    (row,) = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert (row["cell_network"], row["cell_method"], row["k"]) == ("saved", "NegGrad", 4)
+    assert row["weights_digest"] == saved.digest()
+    recipe = read_recipe(tmp_path / "trial.toml")
+    assert row["command"] == read_record(recipe.cells[0], out)["command"]
+    assert [unfinished(cell, out) for cell in recipe.cells] == [None, "failed before"]
+    assert "saved" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(tmp_path):
+    """With a step of length zero nothing is ever forgotten: it runs until it is stopped."""
+    saved = Classifier.load("stakes:digits_cnn", class_names=tuple("0123456789"))
+    teach(saved)
+    saved.save(tmp_path / "network")
+    text = REAL.format(
+        steps=10**6, more="", lr=0.0, model=tmp_path / "network", weights=tmp_path / "absent.pt"
+    )
+    (tmp_path / "trial.toml").write_text(text)
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "stakes", "bench", str(tmp_path / "trial.toml"), "--out", out]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    log = out / "cells" / "saved-neggrad-k4-s0.log"
+    wait_for(lambda: log.exists() and "% still known" in log.read_text())
+    (child,) = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=runner.GRACE - 2)[1]  # it was asked, not killed
+    assert process.returncode == benchmark.INTERRUPTED
+    assert "stopped after 0 of 2 cells" in said
+    assert not child.is_running()
+    assert list((out / "runs").iterdir()) == []
+    reasons = [unfinished(cell, out) for cell in read_recipe(tmp_path / "trial.toml").cells]
+    assert reasons == ["was stopped", "not run yet"]
+
+
+def teach(classifier: Classifier) -> None:
+    """Train for a second or two, so that there is something to forget."""
+    train = load_data("digits").train
+    images, labels = train.load(range(len(train))), train.labels
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=0.003)
+    classifier.train()
+    for start in range(0, 4 * 1280, 64):
+        part = slice(start % 1280, start % 1280 + 64)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(classifier(images[part]), labels[part]).backward()
+        optimizer.step()
+    classifier.eval()
+    assert (classifier(images[:256]).argmax(1) == labels[:256]).float().mean() > 0.8
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

@@ -1,0 +1,618 @@
+"""The command line as a user meets it: files, messages, precedence, interruptions."""
+
+import json
+import os
+import pickle
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from conftest import CLASSES, blobs
+from stakes import Classifier, ForgetSet, StructGuard, cli, evaluate, load_data
+from stakes.methods import METHODS
+from stakes.metrics import METRICS
+from stakes.models import MODELS
+
+COMMAND = Path(sys.executable).with_name("stakes")
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+FILES = {
+    "model.safetensors", "model.json", "row.json", "history.jsonl", "evidence.json",
+    "stakes.safetensors", "report.html",
+}  # fmt: skip
+QUICK = ["--probe-batch", "16", "--max-steps", "2"]
+
+
+def write_pictures(folder: Path, pixels: torch.Tensor, labels: torch.Tensor, names) -> None:
+    for i, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+        path = folder / names[int(label)] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+
+
+def noise(count: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, 32, 32), generator=generator).to(torch.uint8)
+
+
+def furnish(place: Path) -> Path:
+    """Write pictures of four colours, and the weights of a network that knows them."""
+    for part, count, seed in (("train", 40, 0), ("test", 20, 1)):
+        write_pictures(place / "data" / part, *blobs(count, seed), CLASSES)
+    splits = load_data(place / "data")
+    network = Classifier.load("stakes:digits_cnn", class_names=splits.class_names, input_size=8)
+    images, labels = splits.train.load(range(40)), splits.train.labels
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    network.train()
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    assert (network.eval()(images).argmax(1) == labels).all()
+    state = {f"module.{name}": value for name, value in network.network_state().items()}
+    torch.save({"state_dict": state, "best": 1.0}, place / "net.th")
+    return place
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return furnish(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture
+def base(place, tmp_path, monkeypatch) -> list[str]:
+    """A command that forgets all of six pictures in a few steps, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    words = f"unlearn --model stakes:digits_cnn --input-size 8 --weights {place}/net.th"
+    words += f" --data {place}/data --forget random:6 --lr 3e-3 --probe-batch 32 --out OUT"
+    return shlex.split(words)
+
+
+def with_options(base: list[str], **changes: str) -> list[str]:
+    """The command with other values for options that it has, or none where the value is ""."""
+    words = list(base)
+    for name, value in changes.items():
+        index = words.index(f"--{name}")
+        words[index : index + 2] = [f"--{name}", value] if value else []
+    return words
+
+
+def row_of(folder: Path | str) -> dict:
+    return json.loads((Path(folder) / "row.json").read_text())
+
+
+def refused(words: list[str], message: str, capsys, code: int = 2) -> None:
+    """The command ends with one line that matches, and leaves the folder as it was."""
+    before = sorted(Path.cwd().rglob("*"))
+    assert cli.main(words) == code
+    out, err = capsys.readouterr()
+    line = err.splitlines()[-1]
+    assert re.search(message, line), line
+    assert line.startswith("stakes: ")
+    assert "Traceback" not in err
+    assert out == ""
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+def spawn(words: list[str], folder: Path, **options) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    return subprocess.Popen(
+        [str(COMMAND), *words], cwd=folder, env=environment, stdout=subprocess.PIPE, **options
+    )
+
+
+# the example of the documentation
+
+
+EXAMPLE = (
+    "unlearn --model stakes:cifar_resnet20 --weights {weights} --mean .485 .456 .406 "
+    "--std .229 .224 .225 --data {data} --forget random:64 --method structguard "
+    "--anchors cifar10 --seed 0 --out OUT"
+)
+
+
+@pytest.fixture(scope="module")
+def cifar_like(tmp_path_factory) -> Path:
+    """Noise in the shape of CIFAR-10, and random weights as the usual public file holds them."""
+    place = tmp_path_factory.mktemp("cifar")
+    labels = torch.arange(80) % 10
+    write_pictures(place / "data" / "train", noise(80), labels, CIFAR)
+    write_pictures(place / "data" / "test", noise(20, 1), labels[:20], CIFAR)
+    network = Classifier.load("stakes:cifar_resnet20", num_classes=10)
+    state = {f"module.{name}": value for name, value in network.network_state().items()}
+    torch.save({"state_dict": state, "best_prec1": 91.7}, place / "resnet20.th")
+    return place
+
+
+def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cli, "run", lambda request, out, progress: asked.append((request, out)))
+    monkeypatch.setattr(cli, "_summary", lambda row: "")
+    monkeypatch.chdir(tmp_path)
+    line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")
+    assert cli.main(shlex.split(line)) == 0
+    [(request, out)] = asked
+    assert request.method == StructGuard()
+    assert request.classifier.spec == "stakes:cifar_resnet20"
+    card = request.classifier.card()
+    assert (card["mean"], card["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    expected = ForgetSet.random(load_data(cifar_like / "data").train, 64, 0)
+    assert request.forget.digest() == expected.digest()
+    assert request.anchors.card["name"] == "cifar10"
+    assert (request.seed, request.eval_samples, str(out)) == (0, None, "OUT")
+    assert (len(request.retain), len(request.test)) == (80, 20)
+    assert request.asked["command"] == f"stakes {line}"
+
+
+def test_the_example_as_a_program(cifar_like, tmp_path):
+    line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")
+    process = spawn([*shlex.split(line), *QUICK], tmp_path, stderr=subprocess.PIPE, text=True)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert {path.name for path in (tmp_path / "OUT").iterdir()} == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["OUT"]
+    row = row_of(tmp_path / "OUT")
+    assert (row["k"], row["n_retain"]) == (64, 16)
+    assert (row["method"], row["anchors"]) == ("structguard", "cifar10")
+    assert out.splitlines()[0].startswith("STRUCTGUARD, ")
+    assert out.endswith("report  OUT/report.html\n")
+    assert "unlearning: 2/2" in err
+    assert "\x1b" not in err + out
+    assert len(err.splitlines()) < 12
+    plain = MODELS["cifar_resnet20"](10)
+    plain.load_state_dict(load_file(tmp_path / "OUT" / "model.safetensors"))
+
+
+def test_the_example_on_real_pictures(shared, tmp_path, monkeypatch, capsys):
+    import io
+    import tarfile
+
+    count = dict.fromkeys(CIFAR, 0)
+    with tarfile.open(shared / "cifar10" / "test.tar") as archive:
+        for member in archive:
+            name = Path(member.name).parent.name
+            if member.isfile() and name in count and count[name] < 6:
+                count[name] += 1
+                data = archive.extractfile(member).read()
+                path = tmp_path / "data" / ("test" if count[name] > 4 else "train") / name
+                path.mkdir(parents=True, exist_ok=True)
+                Image.open(io.BytesIO(data)).save(path / f"{count[name]}.png")
+            if min(count.values()) == 6:
+                break
+    monkeypatch.chdir(tmp_path)
+    weights = shared / "weights" / "resnet20-12fca82f.th"
+    line = EXAMPLE.format(weights=weights, data="data").replace("random:64", "random:4")
+    assert cli.main([*shlex.split(line), *QUICK]) == 0
+    row = row_of("OUT")
+    assert row["acc_retain_before"] > 80
+    assert row["n_retain"] == 36
+    assert row["acc_test_before"] > 70
+
+
+# what a run writes
+
+
+def test_files_row_and_streams(base, place, capsys):
+    assert cli.main(base) == 0
+    out, err = capsys.readouterr()
+    assert {path.name for path in Path("OUT").iterdir()} == FILES
+    assert re.fullmatch(
+        r"STRUCTGUARD, \d+ steps?: forgotten: every forget image is misclassified\n"
+        r"forget images recognised    100.00 % ->   0.00 %\n"
+        r"test accuracy               .*\nretained accuracy           100.00 % -> .*\n"
+        r"mirrored images recognised  .*\n"
+        r"model   OUT/model.safetensors\nreport  OUT/report.html\n",
+        out,
+    )
+    first, *rest = err.splitlines()
+    assert first == (
+        f"stakes:digits_cnn, 4 classes, on cpu; weights {place}/net.th; anchors head; "
+        "6 images to forget"
+    )
+    assert all(re.match(r"(reading|unlearning|scoring).*: \d+/\d+", line) for line in rest)
+    row = row_of("OUT")
+    for key in METRICS.keys() - {"drift_probes"}:
+        assert 0 <= row[key] <= 100
+        assert 0 <= row[f"{key}_before"] <= 100
+    assert {"drift_probes", "seconds_probes", "seconds_importance"} <= row.keys()
+    for key in ("seconds_unlearn", "seconds_evaluate", "seconds_total", "peak_memory_mb"):
+        assert row[key] > 0
+    assert row["seconds_probes"] is None  # the default makes none beforehand
+    for key in ("weights", "unlearned", "forget", "anchors"):
+        assert re.fullmatch(r"[0-9a-f]{64}", row[f"{key}_digest"])
+    assert row["unlearned_digest"] == Classifier.load("OUT").digest()
+    assert row["weights_digest"] != row["unlearned_digest"]
+    assert row["command"] == shlex.join(["stakes", *base])
+    assert row["weights"] == f"{place}/net.th"
+    assert (row["k"], row["n_retain"], row["n_test"], row["seed"]) == (6, 34, 20, 0)
+    assert torch.__version__.startswith(row["version_torch"])
+    history = [json.loads(line) for line in Path("OUT/history.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in history] == list(range(row["steps"] + 1))
+    assert history[-1]["forget_accuracy"] == 0
+    assert "data:image/png" in Path("OUT/report.html").read_text()
+
+
+def test_the_same_command_gives_the_same_weights_and_numbers(base, capsys):
+    assert cli.main(base) == 0
+    assert cli.main(with_options(base, out="AGAIN")) == 0
+    first, again = row_of("OUT"), row_of("AGAIN")
+    told = {"command", "date", "peak_memory_mb"}
+    for key in first:
+        if key not in told and not key.startswith("seconds"):
+            assert first[key] == again[key], key
+    assert Path("OUT/history.jsonl").read_bytes() == Path("AGAIN/history.jsonl").read_bytes()
+
+
+def test_in_python_the_same_in_under_ten_lines(base, place, capsys):
+    assert cli.main(base) == 0
+    row = row_of("OUT")
+    data = load_data(place / "data")
+    classifier = Classifier.load(
+        "stakes:digits_cnn", weights=place / "net.th", class_names=data.class_names, input_size=8
+    )
+    forget = ForgetSet.random(data.train, 6, seed=0)
+    result = StructGuard(lr=3e-3, probe_batch=32)(classifier, forget, seed=0)
+    scores, _ = evaluate(classifier, result.classifier, forget, test=data.test, retain=data.train)
+    assert result.classifier.digest() == row["unlearned_digest"]
+    assert scores == {key: row[key] for key in scores}
+
+
+def test_fewer_samples_and_no_pictures_in_the_report(base, capsys):
+    assert cli.main([*base, "--eval-samples", "7", "--no-images", "--max-steps", "1"]) == 0
+    row = row_of("OUT")
+    assert (row["n_test"], row["n_retain"], row["eval_samples"]) == (7, 7, 7)
+    assert "thumbnail" in Path("OUT/evidence.json").read_text()
+    for name in ("OUT/evidence.json", "OUT/report.html"):
+        pictures = json.loads(Path("OUT/evidence.json").read_text())["forget"]
+        assert all(picture["thumbnail"] is None for picture in pictures), name
+
+
+def test_without_data_only_the_forget_set_is_scored(base, place, capsys):
+    names = Path("names.txt")
+    names.write_text("\n".join(sorted(CLASSES)))
+    words = with_options(base, data="", forget=str(place / "data" / "test"))
+    assert cli.main([*words, "--classes", str(names), "--max-steps", "1"]) == 0
+    row = row_of("OUT")
+    assert row["acc_test"] is None
+    assert row["acc_retain_before"] is None
+    assert row["n_test"] == 0
+    assert row["k"] == 20
+    assert "not measured" in capsys.readouterr().out
+
+
+def test_a_run_that_breaks_down_is_told_and_its_files_can_be_read(base, capsys):
+    def strictly(text):
+        return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+    words = with_options(base, lr="1e38")
+    assert cli.main([*words, "--optimizer", "sgd", "--deletion", "ce"]) == 0
+    row = strictly(Path("OUT/row.json").read_text())
+    assert row["stop_reason"].startswith("diverged")
+    strictly(Path("OUT/evidence.json").read_text())
+    for line in Path("OUT/history.jsonl").read_text().splitlines():
+        strictly(line)
+
+
+# methods, options, files of options
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_and_its_options(method, base, capsys):
+    words = with_options(base, **{"probe-batch": ""})
+    assert cli.main([*words, "--method", method, "--max-steps", "1"]) == 0
+    row = row_of("OUT")
+    assert row["method"] == method
+    assert row["steps"] == row["method_max_steps"] == 1
+    assert row["method_lr"] == 3e-3
+
+
+def test_preset_and_its_changes(base, capsys):
+    extra = shlex.split("--preset paper --max-steps 1 --probes-per-image 2 --importance-probes 2")
+    assert cli.main([*with_options(base, **{"probe-batch": "8"}), *extra]) == 0
+    row = row_of("OUT")
+    expected = StructGuard.paper(lr=3e-3, max_steps=1, probes_per_image=2, importance_probes=2)
+    assert row["method_deletion"] == expected.deletion == "ce"
+    assert row["method_probe_batch"] == 8
+    assert row["method_probes_per_image"] == 2
+    assert row["method_projector"] is True
+    assert row["preset"] == "paper"
+    assert row["acc_test_projected"] is not None
+    assert row["seconds_probes"] > 0
+    assert row["seconds_importance"] > 0
+
+
+def test_a_file_of_options_and_the_command_line_over_it(base, place, capsys):
+    Path("options.toml").write_text(
+        f'model = "stakes:digits_cnn"\nweights = "{place}/net.th"\ndata = "{place}/data"\n'
+        'input-size = 8\nforget = "random:3"\nmethod = "l2ul"\nlr = 0.5\nmax_steps = 1\n'
+        "probes-per-image = 2\nmean = [0.1, 0.2, 0.3]\nimages = false\neval_samples = 4\n"
+    )
+    words = shlex.split("unlearn --config options.toml --out OUT --lr 0.25 --forget random:2")
+    assert cli.main(words) == 0
+    row = row_of("OUT")
+    assert (row["method"], row["method_lr"], row["k"]) == ("l2ul", 0.25, 2)
+    assert (row["method_max_steps"], row["method_probes_per_image"]) == (1, 2)
+    assert row["eval_samples"] == 4
+    card = json.loads(Path("OUT/model.json").read_text())
+    assert card["mean"] == [0.1, 0.2, 0.3]
+    assert cli.main([*words, "--method", "neggrad", "--overwrite"]) == 2
+    assert "unknown option probes-per-image" in capsys.readouterr().err
+
+
+def test_a_preset_and_switches_in_a_file(base, capsys):
+    text = 'preset = "paper"\nprobes_per_image = 2\npull_back = true\nreg_weight = 0\n'
+    Path("o.toml").write_text(text)
+    words = [*with_options(base, **{"probe-batch": "8"}), "--config", "o.toml", "--max-steps", "1"]
+    assert cli.main(words) == 0
+    row = row_of("OUT")
+    assert (row["preset"], row["method_deletion"], row["method_pull_back"]) == ("paper", "ce", True)
+    assert cli.main([*words, "--no-pull-back", "--overwrite"]) == 0
+    assert row_of("OUT")["method_pull_back"] is False
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--probes-per-imag 20", r"option: --probes-per-imag. Did you mean --probes-per-image\?"),
+        ("--no-pull-backs", "Unknown option: --no-pull-backs. Did you mean --no-pull-back"),
+        ("--max-steps foo", 'Invalid value for --max-steps: unable to convert "foo" into int'),
+        ("--temperature -1", "temperature=-1.0: it is at least 0"),
+        ("--temperature nan", "temperature=nan"),
+        ("--deletion foo", 'Invalid value "foo" for --deletion. Choose from: "hinge", "ce"'),
+        ("--method structgard", "--method structgard is unknown; did you mean structguard"),
+        ("--preset papr", "--preset papr is unknown; structguard has paper, reference"),
+        ("--method neggrad --preset paper", "--preset paper is unknown; neggrad has none"),
+        ("--mean .5", "--mean requires 3 positional arguments. Only got 1"),
+        ("--std 0 1 1", "std is .*; it divides, so it must be above 0"),
+        ("--seed -1", "--seed -1: give a whole number from 0"),
+        ("--eval-samples 0", "eval_samples=0: score at least 1 image"),
+        ("--max-memory 0.000001", "6 forget pictures of 8x8 need .* MiB, the budget is"),
+        ("--max-memory -1", "--max-memory -1.0: give a number of GiB above 0"),
+        ("--device foo", "--device foo is none: give cpu, cuda, cuda:1 or auto"),
+        ("--anchors digits", "no anchor for blue, .*: these anchors are for the 10 classes 0, 1"),
+        ("--anchors nowhere", "there are no anchors nowhere: give digits"),
+        ("--config none.toml", "--config none.toml: No such file or directory"),
+        ("stray", r"Unused Tokens: \['stray'\]"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_one_line(extra, message, base, capsys):
+    refused([*base, *extra.split()], message, capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lrr = 1", r"--config o\.toml: unknown option lrr; did you mean lr\?"),
+        ("[unlearn]\nlr = 1", "unknown option unlearn"),
+        ("lr = ", r"--config o\.toml is not TOML"),
+        ("margin = 'x'", r'Invalid value for \[margin\] from .*o\.toml: unable to convert "x"'),
+        ("deletion = 'foo'", r'Invalid value "foo" for \[deletion\].*Choose from: "hinge", "ce"'),
+        ("mean = [1, 2]", "--mean: Incorrect number of arguments: expected 3 but got 2"),
+        ("method = 'structgard'", "--method structgard is unknown; did you mean structguard"),
+        ("config = 'p.toml'", "unknown option config"),
+    ],
+)
+def test_wrong_files_of_options_are_one_line(text, message, base, capsys):
+    Path("o.toml").write_text(text)
+    refused([*base, "--config", "o.toml"], message, capsys)
+
+
+# bad input
+
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path("ran"),)
+
+
+def some_nan(place: Path) -> str:
+    content = torch.load(place / "net.th", weights_only=True)
+    content["state_dict"]["module.head.bias"][1] = float("nan")
+    torch.save(content, "nan.th")
+    return "nan.th"
+
+
+def other_keys(place: Path) -> str:
+    content = torch.load(place / "net.th", weights_only=True)["state_dict"]
+    content["module.extra"] = content.pop("module.head.bias")
+    torch.save(content, "other.th")
+    return "other.th"
+
+
+def evil(place: Path) -> str:
+    Path("evil.th").write_bytes(pickle.dumps({"state_dict": Evil()}))
+    return "evil.th"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (some_nan, r"nan\.th holds NaN or infinite values in head\.bias"),
+        (other_keys, r"1 keys missing \(head\.bias\); 1 keys unexpected \(extra\)"),
+        (evil, r"evil\.th was refused and nothing in it was run: .*pathlib.*touch"),
+        (lambda place: "none.th", "no weight file none.th"),
+    ],
+)
+def test_bad_weights(make, message, base, place, capsys):
+    words = with_options(base, weights=make(place))
+    refused(words, message, capsys)
+    assert not Path("ran").exists()
+
+
+def test_weights_for_another_number_of_classes(base, place, capsys):
+    write_pictures(Path("few"), *blobs(4, 0), ("a", "b", "c", "c"))
+    refused(with_options(base, data="few"), "has 4 classes, not 3", capsys)
+
+
+def test_bad_folders_and_pictures(base, place, capsys):
+    refused(
+        with_options(base, data="none"), "none: no such folder, and no data set of that", capsys
+    )
+    Path("empty").mkdir()
+    refused(with_options(base, data="empty"), "empty: no class folders", capsys)
+    refused(with_options(base, forget="empty"), "empty: no pictures to forget", capsys)
+    refused(with_options(base, forget="none"), "--forget none: no such folder", capsys)
+    refused(with_options(base, forget="random:0"), "0 random pictures: .*can give 1 to 40", capsys)
+    refused(with_options(base, forget="random:41"), "41 random .*can give 1 to 40", capsys)
+    refused(with_options(base, forget="random:x"), "wanted a number, such as random:64", capsys)
+    write_pictures(Path("f"), *blobs(2, 0), ["red", "purple", "blue", "grey"])
+    refused(with_options(base, forget="f"), "'purple' is not one of the 4 classes", capsys)
+    Path("table.csv").write_text("path,label\nf/red/0.png,7\n")
+    refused(with_options(base, forget="table.csv"), "label 7, but the classes are 0 to 3", capsys)
+    Path("table.csv").write_text("path,label\nf/red/0.png,red\nf/red/0.png,grey\n")
+    refused(with_options(base, forget="table.csv"), "same picture with the labels", capsys)
+    whole = Path("f/red/0.png").read_bytes()
+    for content in (whole[: len(whole) * 2 // 3], b"no picture"):
+        Path("f/red/0.png").write_bytes(content)
+        Path("table.csv").write_text("path,label\nf/red/0.png,red\n")
+        refused(
+            with_options(base, forget="table.csv"), r"f/red/0\.png: (cannot be read|no pic)", capsys
+        )
+
+
+def test_a_damaged_test_picture_is_found_before_any_work(base, place, capsys, monkeypatch):
+    write_pictures(Path("data/train"), *blobs(8, 0), CLASSES)
+    write_pictures(Path("data/test"), *blobs(8, 1), CLASSES)
+    path = Path("data/test/red/4.png")
+    path.write_bytes(path.read_bytes()[:-40])
+    monkeypatch.setattr(StructGuard, "__call__", lambda *a, **k: pytest.fail("work began"))
+    refused(with_options(base, data="data"), r"test/red/4\.png: cannot be read as a pict", capsys)
+
+
+def test_the_classes_must_be_known(base, capsys):
+    words = with_options(base, data="", forget=".")
+    refused(words, "the classes are not known: add --data, --classes FILE .*or --anchors", capsys)
+    Path("names").write_text("one\none\n")
+    refused([*words, "--classes", "names"], "wanted two or more different names", capsys)
+    refused([*words, "--classes", "none"], "--classes none: no such file", capsys)
+
+
+def test_full_output_folders(base, capsys):
+    assert cli.main([*base, "--max-steps", "1"]) == 0
+    before = row_of("OUT")
+    capsys.readouterr()
+    refused(base, "--out OUT is not empty: give another folder, or add --overwrite", capsys)
+    Path("OUT/mine.txt").touch()
+    refused([*base, "--overwrite"], r"--out OUT holds mine\.txt, which is no part", capsys)
+    Path("OUT/mine.txt").unlink()
+    assert cli.main([*base, "--overwrite", "--max-steps", "2"]) == 0
+    assert row_of("OUT")["steps"] == 2 != before["steps"]
+    assert {path.name for path in Path("OUT").iterdir()} == FILES
+    assert [path.name for path in Path.cwd().iterdir()] == ["OUT"]
+    Path("model").mkdir()
+    Path("model/model.safetensors").touch()
+    capsys.readouterr()
+    words = [*with_options(base, out="model"), "--overwrite"]
+    refused(words, r"--out model holds model\.safetensors, which is no part", capsys)
+    Path("file").touch()
+    refused(with_options(base, out="file"), "--out file is a file", capsys)
+    refused(with_options(base, out="file/OUT"), "nothing can be written in", capsys)
+
+
+def test_what_the_machine_refuses_is_one_line(base, capsys, monkeypatch):
+    for error, message in (
+        (MemoryError(), "out of memory: smaller batches need less"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "out of memory: CUDA out of mem"),
+        (OSError(28, "No space left on device", "OUT/x"), "cannot go on: .*No space left.*OUT/x"),
+    ):  # fmt: skip
+
+        def fail(*arguments, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(cli, "run", fail)
+        refused(base, message, capsys, code=1)
+
+
+def test_without_arguments_and_unknown_commands(capsys):
+    assert cli.main([]) == 0
+    assert "unlearn" in capsys.readouterr().out
+    assert cli.main(["unlern"]) == 2
+    assert 'Unknown command "unlern". Did you mean "unlearn"?' in capsys.readouterr().err
+    assert cli.main(["unlearn"]) == 2
+    assert "--model requires an argument" in capsys.readouterr().err
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_help_names_every_option_of_the_method(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["unlearn", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= int(columns)
+    for name in ("--probes-per-image", "--no-pull-back", "--eval-samples", "train/CLASS"):
+        assert name in text
+    assert "Hyper-parameters of STRUCTGUARD" in text
+    assert "--empty" not in text
+    assert cli.main(["unlearn", "--method", "neggrad", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--momentum" in text
+    assert "--probes-per-image" not in text
+
+
+# interruptions, terminals
+
+
+def lasting(base: list[str]) -> list[str]:
+    return [*with_options(base, lr="1e-12"), "--max-steps", "1000000", "--batch-norm", "eval"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing(number, base, tmp_path):
+    process = spawn(lasting(base), tmp_path, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("unlearning"):
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert err.splitlines()[-1] == "stakes: interrupted; nothing was written"
+    assert len(err.splitlines()) <= 2
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_while_writing_leaves_the_earlier_run(base, monkeypatch, capsys):
+    assert cli.main([*base, "--max-steps", "1"]) == 0
+    before = {path.name: path.read_bytes() for path in Path("OUT").iterdir()}
+
+    def stop(*arguments, **options):
+        assert len(list(Path.cwd().iterdir())) == 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stakes.report.write_report", stop)
+    assert cli.main([*base, "--max-steps", "2", "--overwrite"]) == 130
+    assert capsys.readouterr().err.endswith("stakes: interrupted; nothing was written\n")
+    assert [path.name for path in Path.cwd().iterdir()] == ["OUT"]
+    assert {path.name: path.read_bytes() for path in Path("OUT").iterdir()} == before
+
+
+def test_bars_with_the_time_left_on_a_terminal(base, tmp_path):
+    ours, theirs = pty.openpty()
+    process = spawn(lasting(base), tmp_path, stderr=theirs)
+    os.close(theirs)
+    text, until = "", time.monotonic() + 30
+    while not re.search(r"unlearning.*━.*\d+/1000000.*at most [\d:]+ left", text):
+        assert time.monotonic() < until, text[-500:]
+        text += os.read(ours, 65536).decode(errors="replace")
+    process.send_signal(signal.SIGINT)
+    try:
+        while chunk := os.read(ours, 65536):
+            text += chunk.decode(errors="replace")
+    except OSError:  # this is how a terminal ends
+        pass
+    os.close(ours)
+    assert process.wait(timeout=30) == 130
+    assert process.stdout.read() == b""
+    assert text.endswith("stakes: interrupted; nothing was written\r\n")
+    assert "\x1b[?25h" in text  # the cursor is back
+    assert list(tmp_path.iterdir()) == []

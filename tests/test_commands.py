@@ -1,0 +1,220 @@
+"""The other commands, and networks of other libraries, through the command line."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from conftest import CLASSES, blobs
+from stakes import Anchors, Classifier, cli, load_data
+from test_cli import furnish, noise, refused, row_of, with_options, write_pictures
+
+OWN = """
+from pathlib import Path
+from torch import nn
+Path({mark!r}).touch()
+input_size, mean = 8, 0.4
+def net(num_classes=4):
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, num_classes))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Pictures, trained weights, and two runs: one the usual way, one deployed with projector."""
+    place = furnish(tmp_path_factory.mktemp("place"))
+    for extra in ("--out OUT --lr 3e-3", "--preset paper --deploy projected --out PROJECTED"):
+        words = f"unlearn {source(place)} {extra} --probe-batch 16 --max-steps 3 --eval-samples 9"
+        words += " --probes-per-image 2 --importance-probes 2"
+        path = place / words.split("--out ")[1].split()[0]
+        words = words.replace(f"--out {path.name}", f"--out {path}")
+        assert cli.main(shlex.split(words)) == 0
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def source(place: Path) -> str:
+    return (
+        f"--model stakes:digits_cnn --input-size 8 --weights {place}/net.th --data {place}/data "
+        "--forget random:6"
+    )
+
+
+# evaluate
+
+
+@pytest.mark.parametrize("name", ["OUT", "PROJECTED"])
+def test_a_delivered_run_scored_again_has_the_numbers_of_its_row(name, place, capsys):
+    words = f"evaluate {source(place)} --unlearned {place}/{name} --eval-samples 9 --out row.json"
+    assert cli.main(shlex.split(words)) == 0
+    out, err = capsys.readouterr()
+    again = json.loads(out)
+    assert json.loads(Path("row.json").read_text()) == again
+    assert "scoring test: 9/9" in err
+    row = row_of(place / name)
+    assert again == {key: row[key] for key in again}
+    assert ("acc_test_direct" in again) == (name == "PROJECTED")
+    assert again["n_test"] == 9
+    refused(shlex.split(words), "--out row.json exists: give another file, or add --over", capsys)
+    assert cli.main([*shlex.split(words), "--overwrite"]) == 0
+
+
+def test_evaluate_refuses_what_does_not_belong_together(place, capsys):
+    words = shlex.split(f"evaluate {source(place)} --unlearned none")
+    refused(words, "unknown model 'none'; give .*or the folder of a saved one", capsys)
+    write_pictures(Path("data"), *blobs(8, 0), ("a", "b", "c", "d"))
+    words = shlex.split(f"evaluate {source(place)} --unlearned {place}/OUT")
+    refused(with_options(words, data="data"), "OUT has other classes than --model stakes:", capsys)
+
+
+def test_a_delivered_run_is_a_model_for_another_run(place, capsys):
+    words = f"unlearn --model {place}/OUT --data {place}/data --forget random:2 --out O"
+    words += " --max-steps 1"
+    assert cli.main(shlex.split(words)) == 0
+    row = row_of("O")
+    assert row["weights_digest"] == row_of(place / "OUT")["unlearned_digest"]
+    assert row["model"] == "stakes:digits_cnn"
+
+
+def test_own_code_runs_only_where_the_command_names_it(place, capsys):
+    mark = Path("ran").absolute()
+    Path("own.py").write_text(OWN.format(mark=str(mark)))
+    own = f"--model own.py:net --data {place}/data --forget random:3"
+    run = f"unlearn {own} --preset paper --deploy projected --probes-per-image 1 --max-steps 1"
+    assert cli.main(shlex.split(f"{run} --importance-probes 1 --out OUT")) == 0
+    mark.unlink()
+    capsys.readouterr()
+    alone = f"unlearn --model OUT --data {place}/data --forget random:3 --out O"
+    refused(
+        shlex.split(alone), r"code of your own.*: --model .*own\.py:net --weights OUT/mod", capsys
+    )
+    assert not mark.exists()
+    words = f"evaluate {own} --unlearned OUT"
+    assert cli.main(shlex.split(words)) == 0
+    again, row = json.loads(capsys.readouterr().out), row_of("OUT")
+    assert again == {key: row[key] for key in again}
+    assert cli.main(shlex.split(f"{alone} --weights OUT/model.safetensors --model own.py:net")) == 2
+    words = alone.replace("OUT", "own.py:net") + " --weights OUT/model.safetensors --max-steps 1"
+    assert cli.main(shlex.split(words)) == 0
+    assert row_of("O")["weights_digest"] == row["unlearned_digest"]
+
+
+# report, anchors
+
+
+def test_report_of_several_runs(place, capsys):
+    words = f"report {place}/OUT {place}/PROJECTED --out page.html --title 'Two & more'"
+    assert cli.main(shlex.split(words)) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("page.html\n", "")
+    page = Path("page.html").read_text()
+    assert "Two &amp; more" in page
+    assert "OUT" in page
+    assert "PROJECTED" in page
+    refused(["report", "--out", "x.html"], "report: name at least one run folder", capsys)
+    refused(["report", "none", "--out", "x.html"], "none is no run folder", capsys)
+
+
+def test_anchors_made_from_descriptions_serve_a_run(place, tmp_path, capsys):
+    encoders = pytest.importorskip("test_encoders")
+    encoders.tiny("sbert", tmp_path / "sbert")
+    words = ("small red body", "big green tail", "furry round wing", "soft long wheel")
+    texts = {name: [text, "on the body"] for name, text in zip(CLASSES, words, strict=True)}
+    Path("colours.json").write_text(json.dumps(texts))
+    command = "anchors --descriptions colours.json --encoder sbert --encoder-path sbert"
+    make = shlex.split(f"{command} --out colours.safetensors")
+    assert cli.main(make) == 0
+    made = Anchors.load("colours.safetensors")
+    digest = made.digest()
+    expected = f"4 anchors, 8 wide, digest {digest[:12]}: colours.safetensors\n"
+    assert capsys.readouterr().out == expected
+    refused(make, "colours.safetensors exists already: .*--overwrite", capsys)
+    assert cli.main([*make, "--overwrite"]) == 0
+    assert Anchors.load("colours.safetensors").digest() == digest
+    words = f"unlearn {source(place)} --anchors colours.safetensors --max-steps 1 --out OUT"
+    assert cli.main(shlex.split(words)) == 0
+    row = row_of("OUT")
+    assert row["anchors"] == "colours"
+    assert row["anchors_digest"] == made.select(sorted(CLASSES)).digest()
+    capsys.readouterr()
+    refused(with_options(make, encoder="bert"), "there is no encoder bert: choose clip", capsys)
+
+
+# networks of other libraries, random weights
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder, noise(12), torch.arange(12) % 3, ("ant", "bee", "cow"))
+    return folder
+
+
+def unlearn(model: str, pictures: Path, *extra: str) -> tuple[Classifier, torch.Tensor]:
+    words = f"unlearn --model {model} --data {pictures} --forget random:4 --out OUT"
+    words += " --probe-batch 4 --max-steps 2 --optimizer sgd"
+    assert cli.main([*shlex.split(words), *extra]) == 0
+    row = row_of("OUT")
+    assert row["steps"] >= 1
+    assert row["unlearned_digest"] != row["weights_digest"]
+    images = load_data(pictures).train.load(range(5))
+    return Classifier.load("OUT"), images
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("resnet18", {}), ("vit_tiny_patch16_224", {"img_size": 32})],
+)
+def test_timm_networks_reload_in_plain_timm(name, arguments, pictures, capsys):
+    after, images = unlearn(f"timm:{name}", pictures, "--input-size", "32")
+    assert f"timm:{name}, 3 classes, on cpu; weights random (seed 0)" in capsys.readouterr().err
+    plain = timm.create_model(name, num_classes=3, **arguments).eval()
+    plain.load_state_dict(load_file("OUT/model.safetensors"))
+    with torch.no_grad():
+        logits = plain((images - after.mean) / after.std)
+        torch.testing.assert_close(after(images), logits, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("names", [None, ("cow", "ant", "bee")])
+def test_a_transformers_network_reloads_in_plain_transformers(names, pictures, capsys):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=16, patch_size=8, num_labels=3,
+    )  # fmt: skip
+    if names is not None:
+        config.id2label = dict(enumerate(names))
+    transformers.ViTForImageClassification(config).save_pretrained("vit")
+    after, images = unlearn("hf:vit", pictures)
+    # Their own order of the classes, where the folder names them; else that of the data.
+    assert after.class_names == (names or ("ant", "bee", "cow"))
+    plain = transformers.AutoModelForImageClassification.from_pretrained("OUT").eval()
+    images = torch.nn.functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        logits = plain((images - after.mean) / after.std).logits
+        torch.testing.assert_close(after(images), logits, rtol=1e-3, atol=1e-4)
+    assert tuple(plain.config.id2label.values()) == after.class_names
+
+
+def test_unknown_networks_are_told_with_the_nearest(pictures, capsys):
+    words = f"unlearn --model timm:resnet1 --data {pictures} --forget random:4 --out OUT"
+    refused(shlex.split(words), "timm has no model 'resnet1'; did you mean resnet18", capsys)
+    words = words.replace("timm:resnet1", "hf:none")
+    refused(shlex.split(words), "no folder .*none; hf: takes a local folder", capsys)
+
+
+def test_every_command_has_help(capsys):
+    for command in ("unlearn", "evaluate", "anchors", "report", "demo"):
+        assert cli.main([command, "--help"]) == 0
+        out, err = capsys.readouterr()
+        assert re.match(rf"Usage: stakes {command}", out)
+        assert err == ""

@@ -1,0 +1,191 @@
+"""Scores against slow, obvious versions."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import CLASSES, blobs
+from stakes import Classifier, ForgetSet, InputError, evaluate
+from stakes.data import ImageArray
+from stakes.evaluate import select, thumbnail
+from stakes.metrics import VIEWS
+from stakes.structure import Projector
+
+
+def one_by_one(classifier: Classifier, images, indices) -> float:
+    """Percent right, a single image at a time."""
+    right = 0
+    with torch.no_grad():
+        for i in indices:
+            right += int(classifier(images.load([i])).argmax()) == int(images.labels[i])
+    return 100 * right / len(indices)
+
+
+@pytest.fixture
+def after(classifier) -> Classifier:
+    """The classifier with noise on it, so that it errs sometimes."""
+    changed = classifier.copy()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return changed
+
+
+def test_accuracies_image_by_image(classifier, after, forget, train_images, test_images):
+    row, evidence = evaluate(classifier, after, forget, test=test_images, retain=train_images)
+    kept = [i for i in range(len(train_images)) if i not in forget.indices]
+    assert (row["n_test"], row["n_retain"]) == (80, len(kept)) == (80, 154)
+    assert row["acc_test"] < row["acc_test_before"]
+    for suffix, network in (("_before", classifier), ("", after)):
+        assert row[f"acc_test{suffix}"] == pytest.approx(
+            one_by_one(network, test_images, range(80))
+        )
+        assert row[f"acc_retain{suffix}"] == pytest.approx(one_by_one(network, train_images, kept))
+        expected = one_by_one(network, train_images, forget.indices)
+        assert row[f"acc_forget{suffix}"] == pytest.approx(expected)
+        for name, view in VIEWS.items():
+            hits = [
+                int(network(image[None]).argmax()) == int(label)
+                for seen in view(forget.images)
+                for image, label in zip(seen, forget.labels, strict=True)
+            ]
+            assert row[f"{name}{suffix}"] == pytest.approx(100 * sum(hits) / len(hits))
+    for index, told in enumerate(evidence["classes"]):
+        mine = (test_images.labels == index).nonzero()[:, 0].tolist()
+        assert (told["name"], told["n_test"]) == (CLASSES[index], len(mine))
+        assert told["acc_test"] == pytest.approx(one_by_one(after, test_images, mine))
+        assert told["acc_test_before"] == pytest.approx(one_by_one(classifier, test_images, mine))
+
+
+def test_forget_images_are_left_out_by_their_content_under_other_names(classifier, forget):
+    pixels, labels = blobs(40, 2)
+    copies = (forget.images * 255).round().to(torch.uint8)
+    images = ImageArray(
+        torch.cat([pixels, copies]), torch.cat([labels, forget.labels]), prefix="elsewhere"
+    )
+    row, _ = evaluate(classifier, classifier, forget, test=images, retain=images)
+    assert row["n_test"] == row["n_retain"] == 40
+    assert row["acc_test"] == pytest.approx(one_by_one(classifier, images, range(40)))
+
+
+def test_samples_are_as_many_as_asked_and_the_same_for_one_seed(forget, train_images, test_images):
+    splits = {"test": test_images, "retain": train_images}
+    first = select(forget, **splits, eval_samples=30, seed=4)
+    assert first == select(forget, **splits, eval_samples=30, seed=4)
+    assert first != select(forget, **splits, eval_samples=30, seed=5)
+    assert {name: len(set(chosen)) for name, chosen in first.items()} == {"test": 30, "retain": 30}
+    assert not set(first["retain"]) & set(forget.indices)
+    everything = select(forget, **splits, eval_samples=10**6)
+    assert sorted(everything["retain"]) == sorted(set(range(160)) - set(forget.indices))
+    assert len(everything["test"]) == 80
+
+
+def test_samples_are_found_among_many_copies_of_forget_images(forget):
+    pixels, labels = blobs(10, 2)
+    copies = (forget.images * 255).round().to(torch.uint8).repeat(20, 1, 1, 1)
+    images = ImageArray(torch.cat([copies, pixels]), [0] * len(copies) + labels.tolist())
+    chosen = select(forget, test=images, eval_samples=8)["test"]
+    assert len(chosen) == 8
+    assert min(chosen) >= len(copies)
+
+
+def test_a_selection_made_before_gives_the_same_row(classifier, after, forget, test_images):
+    selected = select(forget, test=test_images, eval_samples=9, seed=3)
+    first, _ = evaluate(classifier, after, forget, test=test_images, selected=selected)
+    again, _ = evaluate(classifier, after, forget, test=test_images, eval_samples=9, seed=3)
+    assert first == again
+    with pytest.raises(InputError, match="eval_samples=0: score at least 1 image"):
+        evaluate(classifier, after, forget, test=test_images, eval_samples=0)
+
+
+def test_what_was_not_measured_is_none(classifier, forget, train_images):
+    row, evidence = evaluate(classifier, classifier, forget)
+    assert (row["n_test"], row["n_retain"]) == (0, 0)
+    for key in ("acc_test", "acc_test_before", "acc_retain", "acc_retain_before"):
+        assert row[key] is None
+    assert row["acc_forget"] == row["acc_forget_before"] == 100
+    assert all(told["n_test"] == 0 and told["acc_test"] is None for told in evidence["classes"])
+    only = ImageArray((forget.images * 255).round().to(torch.uint8), forget.labels)
+    row, _ = evaluate(classifier, classifier, forget, retain=only)
+    assert (row["n_retain"], row["acc_retain"]) == (0, None)
+
+
+def test_a_class_without_test_images_has_no_accuracy(classifier, forget):
+    pixels, labels = blobs(40, 2)
+    images = ImageArray(pixels[labels != 2], labels[labels != 2])
+    _, evidence = evaluate(classifier, classifier, forget, test=images)
+    assert [told["n_test"] for told in evidence["classes"]] == [10, 10, 0, 10]
+    assert evidence["classes"][2]["acc_test"] is None
+
+
+def test_the_other_path_has_its_name_as_suffix(classifier, after, forget, test_images):
+    projected = after.copy()
+    projected.projector = Projector(after.feature_width)
+    with torch.no_grad():
+        for parameter in projected.projector.parameters():
+            parameter += 1
+    row, _ = evaluate(
+        classifier, after, forget, test=test_images, other={"projected": projected}
+    )  # fmt: skip
+    assert row["acc_test_projected"] == pytest.approx(one_by_one(projected, test_images, range(80)))
+    assert row["acc_test"] == pytest.approx(one_by_one(after, test_images, range(80)))
+    assert {f"{name}_projected" for name in (*VIEWS, "acc_forget", "acc_retain")} <= row.keys()
+
+
+def test_networks_are_scored_in_eval_mode_and_left_in_theirs(classifier, forget, test_images):
+    training = classifier.copy()
+    training.train()
+    training.body.bn1.eval()
+    state = {name: value.clone() for name, value in training.state_dict().items()}
+    row, _ = evaluate(classifier, training, forget, test=test_images)
+    assert row["acc_test"] == row["acc_test_before"]
+    assert training.training
+    assert training.body.bn2.training
+    assert not training.body.bn1.training
+    assert not classifier.training
+    assert all(torch.equal(training.state_dict()[name], value) for name, value in state.items())
+    broken = ForgetSet(torch.rand(1, 3, 4, 4), torch.tensor([0]), ("small",))
+    with pytest.raises(InputError, match="forget pictures are"):
+        evaluate(training, training, broken, test=test_images)
+    assert training.training
+
+
+def test_evidence_of_every_forget_image(classifier, after, forget):
+    _, evidence = evaluate(classifier, after, forget)
+    assert [told["name"] for told in evidence["forget"]] == list(forget.names)
+    for i, told in enumerate(evidence["forget"]):
+        chances = after(forget.images[i : i + 1]).softmax(1)[0].detach()
+        assert told["label"] == CLASSES[int(forget.labels[i])]
+        assert told["after"] == CLASSES[int(chances.argmax())]
+        assert told["after_confidence"] == pytest.approx(
+            100 * float(chances.max().detach()), rel=1e-4
+        )
+        assert told["before"] == told["label"]
+    _, evidence = evaluate(classifier, after, forget, thumbnails=False)
+    assert all(told["thumbnail"] is None for told in evidence["forget"])
+
+
+def test_a_thumbnail_shows_the_image():
+    image = (torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+
+    def shown(picture):
+        start, _, data = thumbnail(picture).partition(",")
+        assert start == "data:image/png;base64"
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+    assert np.array_equal(shown(image), (image * 255).permute(1, 2, 0).numpy())
+    assert shown(torch.zeros(3, 200, 200)).shape == (64, 64, 3)
+
+
+def test_progress_is_reported_to_the_end(classifier, forget, test_images):
+    seen = []
+    evaluate(
+        classifier, classifier, forget, test=test_images,
+        report=lambda phase, done, total, note="": seen.append((phase, done, total)),
+    )  # fmt: skip
+    assert seen == [("reading test", 80, 80), ("scoring test", 80, 80)]

@@ -1,0 +1,126 @@
+"""From the words of a command to checked inputs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import CLASSES, blobs
+from stakes import Anchors, Classifier, InputError
+from stakes.inputs import Inputs, load, pick_device
+from test_cli import furnish, write_pictures
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return furnish(tmp_path_factory.mktemp("place"))
+
+
+def inputs(place: Path, **changes) -> Inputs:
+    known = {
+        "model": "stakes:digits_cnn", "input_size": 8, "weights": place / "net.th",
+        "data": str(place / "data"), "forget": "random:3", "device": "cpu",
+    }  # fmt: skip
+    return Inputs(**{**known, **changes})
+
+
+def test_the_classes_of_the_data_in_the_order_of_their_names(place):
+    loaded = load(inputs(place))
+    names = tuple(sorted(CLASSES))
+    assert loaded.classifier.class_names == loaded.splits.class_names == names
+    images, labels = loaded.splits.train.load(range(40)), loaded.splits.train.labels
+    assert (loaded.classifier(images).argmax(1) == labels).all()
+    assert loaded.anchors.class_names == names
+    assert loaded.anchors.card["name"] == "head"
+
+
+def test_named_classes_give_the_order_of_the_outputs(place, tmp_path):
+    turned = tuple(sorted(CLASSES, reverse=True))
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(turned) + "\n\n")
+    loaded = load(inputs(place, classes=file))
+    assert loaded.classifier.class_names == turned
+    i = int(loaded.forget.labels[0])
+    assert turned[i] in loaded.forget.names[0]
+
+
+def test_a_saved_network_names_its_own_classes(place, tmp_path):
+    first = load(inputs(place)).classifier
+    first.class_names = first.class_names[::-1]
+    first.save(tmp_path / "saved")
+    changes = {"weights": None, "input_size": None}
+    for model in (tmp_path / "saved", tmp_path / "saved" / "model.safetensors"):
+        loaded = load(inputs(place, model=str(model), **changes))
+        assert loaded.classifier.class_names == first.class_names
+        assert loaded.splits.class_names == first.class_names
+    forget = str(place / "data" / "test")
+    alone = load(inputs(place, model=str(tmp_path / "saved"), data=None, forget=forget, **changes))
+    assert alone.splits is None
+    assert len(alone.forget) == 20
+
+
+def test_anchors_of_the_classes_tell_the_classes_where_nothing_else_does(place, tmp_path):
+    vectors = torch.eye(4)
+    Anchors(vectors, CLASSES).save(tmp_path / "a.safetensors")
+    loaded = load(
+        inputs(
+            place, data=None, forget=str(place / "data" / "test"),
+            anchors=str(tmp_path / "a.safetensors"),
+        )
+    )  # fmt: skip
+    assert loaded.classifier.class_names == CLASSES
+    assert torch.equal(loaded.anchors.vectors, vectors)
+
+
+def test_shipped_anchors_are_taken_only_for_their_own_classes(place, tmp_path):
+    digits = load(inputs(place, data="digits", weights=None))
+    assert digits.anchors.card["name"] == "digits"
+    unnamed = Classifier.load("stakes:digits_cnn", num_classes=10, input_size=8)
+    unnamed.save(tmp_path / "unnamed")
+    write_pictures(tmp_path / "f", *blobs(2, 0), ["class 0", "class 1", "class 2", "class 3"])
+    changes = {"weights": None, "data": None, "forget": str(tmp_path / "f")}
+    loaded = load(inputs(place, model=str(tmp_path / "unnamed"), **changes))
+    assert loaded.anchors.card["name"] == "head"
+    with pytest.raises(InputError, match="no anchor for class 0, class 1"):
+        load(inputs(place, model=str(tmp_path / "unnamed"), anchors="digits", **changes))
+
+
+def test_normalisation_and_size_reach_the_network(place):
+    loaded = load(inputs(place, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), input_size=10))
+    assert loaded.classifier.input_size == 10
+    torch.testing.assert_close(loaded.classifier.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    torch.testing.assert_close(loaded.classifier.std.flatten(), torch.tensor([0.5, 0.6, 0.7]))
+
+
+def test_the_seed_draws_the_forget_set(place):
+    digests = {load(inputs(place, seed=seed)).forget.digest() for seed in (0, 1, 2, 0)}
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "--seed -1: give a whole number from 0"),
+        ({"seed": 2**63}, "--seed 9223372036854775808: give"),
+        ({"max_memory": 0.0}, "--max-memory 0.0: give a number of GiB above 0"),
+        ({"max_memory": float("nan")}, "--max-memory nan: give"),
+        ({"max_memory": 1e-6}, "3 forget pictures of 8x8 need"),
+        ({"forget": "random:41"}, "41 random pictures: the training set can give 1 to 40"),
+        ({"device": "gpu"}, "--device gpu is none: give cpu"),
+        ({"data": None}, "the classes are not known"),
+        ({"anchors": "cifar10"}, "no anchor for blue, green, grey, red"),
+        ({"input_size": -1}, "input_size is -1"),
+    ],
+)
+def test_what_cannot_be_used(changes, message, place):
+    with pytest.raises(InputError, match=message):
+        load(inputs(place, **changes))
+
+
+def test_devices():
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert pick_device("auto") == torch.device(expected)
+    assert pick_device("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="--device cuda:1 cannot be used here: "):
+            pick_device("cuda:1")

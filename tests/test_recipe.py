@@ -1,0 +1,162 @@
+"""Recipes: what they become, and that a mistake is named before anything runs."""
+
+import inspect
+import tomllib
+
+import pytest
+
+from stakes import cli
+from stakes.errors import InputError
+from stakes.recipe import RUN_OPTIONS, SHIPPED, read_recipe
+
+GOOD = """
+title = "Trial"
+forget = "random:{k}"
+k = [4, 8]
+seeds = [0, 1]
+
+[set]
+pictures = "the pictures"
+
+[common]
+data = "{pictures}"
+eval-samples = 100
+max_steps = 5
+
+[[network]]
+name = "Net A"
+model = "stakes:digits_cnn"
+mean = [0.5, 0.5, 0.5]
+
+[[method]]
+name = "Ours"
+method = "structguard"
+preset = "paper"
+pull_back = false
+
+[[method]]
+method = "neggrad"
+"""
+
+
+def read(tmp_path, text=GOOD, **settings):
+    path = tmp_path / "trial.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_recipe(path, {"pictures": "digits"} | settings)
+
+
+def test_every_combination_is_a_command_line(tmp_path):
+    cells = read(tmp_path).cells
+    assert len(cells) == 1 * 2 * 2 * 2
+    assert cells[0].name == "net-a-ours-k4-s0"
+    assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4  # a table after the first seed
+    words = cells[0].arguments(tmp_path / "out")
+    assert words[:5] == ["unlearn", "--method", "structguard", "--model", "stakes:digits_cnn"]
+    for wanted in (["--forget", "random:4"], ["--mean", "0.5", "0.5", "0.5"], ["--data", "digits"]):
+        start = words.index(wanted[0])
+        assert words[start : start + len(wanted)] == wanted
+    assert "--no-pull-back" in words
+    assert (cells[1].method, cells[1].name) == ("neggrad", "net-a-neggrad-k4-s0")
+
+
+def test_placeholders_of_the_cell_reach_every_option(tmp_path):
+    text = GOOD.replace('"stakes:digits_cnn"', '"{pictures}/net-{seed}-{k}"')
+    models = {cell.options["model"] for cell in read(tmp_path, text).cells}
+    assert models == {f"digits/net-{seed}-{k}" for seed in (0, 1) for k in (4, 8)}
+
+
+def test_the_fingerprint_follows_options_and_files_but_not_the_place(tmp_path):
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"one")
+    text = GOOD.replace("mean =", f'weights = "{weights}"\nmean =')
+    first = read(tmp_path, text).cells[0].fingerprint()
+    assert read(tmp_path, text).cells[0].fingerprint() == first
+    assert (
+        read(tmp_path, text.replace("max_steps = 5", "max_steps = 6")).cells[0].fingerprint()
+        != first
+    )
+    weights.write_bytes(b"two")
+    assert read(tmp_path, text).cells[0].fingerprint() != first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds =", "sedes =", "unknown key sedes; did you mean seeds"),
+        ("eval-samples", "eval-sample", "unknown option.*eval_sample; did you mean eval_samples"),
+        ("pull_back", "pull_bak", "unknown option of structguard.*did you mean pull_back"),
+        ("mean =", "meen =", r"unknown option in \[\[network\]\]: meen; did you mean mean"),
+        ('"neggrad"', '"negrad"', "method 'negrad' is unknown; did you mean neggrad"),
+        ('"paper"', '"papier"', "preset 'papier': STRUCTGUARD has paper, reference"),
+        ("max_steps = 5", "max_steps = 0", "max_steps=0: it is at least 1"),
+        ("max_steps = 5", 'max_steps = "5"', "max_steps = '5': wanted int"),
+        ("max_steps = 5", "eps = 3", "unknown option of neggrad in .common.: eps"),
+        ("k = [4, 8]", "k = [4, 4]", r"wanted k = \[...\], different whole numbers from 1"),
+        ("k = [4, 8]", "k = [0]", "wanted k = "),
+        ("seeds = [0, 1]", "seeds = []", "wanted seeds = "),
+        ('"random:{k}"', '"folder"', "k is given, but forget = 'folder' does not say {k}"),
+        ('name = "Ours"\nmethod = "structguard"\npreset = "paper"\npull_back = false',
+         'method = "neggrad"', "two cells would be called net-a-neggrad-k4-s0"),
+        ('model = "stakes:digits_cnn"', "", "has no model"),
+        ("mean = [0.5, 0.5, 0.5]", "mean = {a = 1}", "mean is a dict"),
+        ('title = "Trial"', "title = ", "is not TOML"),
+        ("[[method]]", "[[methods]]", "unknown key methods; did you mean method"),
+        ("[set]", '[paper]\nnote = "x"\n[set]', "wants a source"),
+        ("[set]", '[paper]\nsource = "x"\n[[paper.row]]\nmethod = "a"\nk = "b"\n[set]',
+         "wanted a method, k, and numbers"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named(tmp_path, old, new, message):
+    assert old in GOOD
+    with pytest.raises(InputError, match=message) as error:
+        read(tmp_path, GOOD.replace(old, new))
+    assert "trial.toml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_or_needless_setting_is_named(tmp_path):
+    (tmp_path / "r.toml").write_text(GOOD)
+    with pytest.raises(InputError, match=r"add --set pictures=\.\.\. \(the pictures\)"):
+        read_recipe(tmp_path / "r.toml")
+    with pytest.raises(InputError, match=r"--set picture=.*did you mean pictures"):
+        read(tmp_path, picture="x")
+    with pytest.raises(InputError, match="--set seed="):
+        read(tmp_path, seed="1")
+
+
+def test_without_k_the_pictures_are_given(tmp_path):
+    text = GOOD.replace("k = [4, 8]\n", "").replace("random:{k}", "faces.csv")
+    cells = read(tmp_path, text).cells
+    assert [cell.name for cell in cells[:2]] == ["net-a-ours-s0", "net-a-neggrad-s0"]
+    assert cells[0].k is None
+
+
+def test_no_such_recipe_names_the_nearest():
+    with pytest.raises(InputError, match=r"recipe quik: no such file.*did you mean quick"):
+        read_recipe("quik")
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_recipes_name_no_place_and_their_commands_are_understood(path, tmp_path):
+    text = path.read_text(encoding="utf-8")
+    assert '"/' not in text
+    asked = tomllib.loads(text).get("set", {})
+    recipe = read_recipe(path.stem, {name: f"/some/{name}" for name in asked})
+    for cell in recipe.cells:
+        words = cell.arguments(tmp_path)
+        cli.make_app(words).parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_options_of_a_run_are_those_of_the_command():
+    own = set(inspect.signature(cli.unlearn).parameters)
+    elsewhere = {
+        "inputs",
+        "out",
+        "method",
+        "preset",
+        "overwrite",
+        "config",
+        "fields",
+        "command_line",
+    }
+    assert own - elsewhere == RUN_OPTIONS

@@ -1,0 +1,156 @@
+"""Run folders: what they hold, and that they appear whole or not at all."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stakes import InputError, NegGrad, StructGuard
+from stakes.record import (
+    Request,
+    check_out,
+    environment,
+    method_name,
+    new_folder,
+    peak_memory_mb,
+    run,
+)
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_from_python(classifier, forget, anchors, train_images, test_images, tmp_path):
+    request = Request(
+        StructGuard(lr=3e-3, probe_batch=16, max_steps=3), classifier, forget, anchors,
+        retain=train_images, test=test_images, seed=7, eval_samples=20, asked={"dataset": "blobs"},
+    )  # fmt: skip
+    phases = []
+    row = run(request, tmp_path / "a" / "b", lambda phase, *rest: phases.append(phase))
+    assert row == json.loads((tmp_path / "a" / "b" / "row.json").read_text())
+    assert row["dataset"] == "blobs"
+    assert (row["seed"], row["eval_samples"], row["n_test"]) == (7, 20, 20)
+    assert all(not isinstance(value, dict | list) for value in row.values())
+    first = phases.index("unlearning")
+    assert {"reading test", "reading retain"} == set(phases[:first])  # before any long work
+    assert row["seconds_total"] >= row["seconds_unlearn"] + row["seconds_evaluate"]
+    stakes = load_file(tmp_path / "a" / "b" / "stakes.safetensors")
+    assert stakes["stakes"].shape == (4, classifier.feature_width)
+    assert torch.equal(stakes["anchors"], anchors.vectors)
+
+
+def test_nan_becomes_null(classifier, forget, anchors, tmp_path):
+    request = Request(NegGrad(lr=1e38, max_steps=5), classifier, forget, anchors)
+    row = run(request, tmp_path / "out")
+    assert row["stop_reason"].startswith("diverged")
+    for name in ("row.json", "evidence.json", "history.jsonl"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "NaN" not in text
+        assert "Infinity" not in text
+    assert not any(isinstance(v, float) and not math.isfinite(v) for v in row.values())
+
+
+def test_a_failure_while_writing_leaves_what_was_there(
+    classifier, forget, anchors, tmp_path, monkeypatch
+):
+    request = Request(NegGrad(max_steps=1), classifier, forget, anchors)
+    run(request, tmp_path / "out")
+    before = held(tmp_path)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("stakes.report.write_report", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(request, tmp_path / "out")
+    assert held(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "row.json").write_text("old")
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.parent.name == "new":
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no"), new_folder(out) as folder:
+        (folder / "row.json").write_text("new")
+    assert (out / "row.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "row.json").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "row.json").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "row.json").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_output_folders_that_are_fine(tmp_path):
+    check_out(tmp_path / "new" / "deep", False)
+    (tmp_path / "empty").mkdir()
+    check_out(tmp_path / "empty", False)
+    (tmp_path / "run").mkdir()
+    for name in ("row.json", "model.safetensors", "config.json"):
+        (tmp_path / "run" / name).touch()
+    check_out(tmp_path / "run", True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_output_folders_that_are_refused(tmp_path, monkeypatch):
+    run_folder, file = tmp_path / "run", tmp_path / "file"
+    run_folder.mkdir()
+    file.touch()
+    (run_folder / "model.safetensors").touch()
+    with pytest.raises(InputError, match=r"run is not empty: .*--overwrite"):
+        check_out(run_folder, False)
+    with pytest.raises(InputError, match=r"holds model\.safetensors, which is no part of an earl"):
+        check_out(run_folder, True)
+    (run_folder / "row.json").touch()
+    (run_folder / "zebra").mkdir()
+    with pytest.raises(InputError, match="holds zebra, which is no part of an earlier result"):
+        check_out(run_folder, True)
+    with pytest.raises(InputError, match="file is a file: give a folder"):
+        check_out(file, True)
+    with pytest.raises(InputError, match=r"nothing can be written in .*file"):
+        check_out(file / "out", False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=f"nothing can be written in {tmp_path}; give another"):
+        check_out(tmp_path / "out", False)
+
+
+def test_what_a_number_needs_to_be_repeated():
+    told = environment(torch.device("cpu"))
+    assert told["version_stakes"] == "0.1.0"
+    assert told["cores"] == os.cpu_count()
+    assert told["device"] == "cpu"
+    assert told["accelerator"] is None
+    assert told["cpu"]
+    assert told["date"].endswith("+00:00")
+
+
+def test_peak_memory_grows_with_what_is_held():
+    before = peak_memory_mb(torch.device("cpu"))
+    block = torch.ones(int(before + 200) * 2**18)
+    assert peak_memory_mb(torch.device("cpu")) > before + 100
+    del block
+
+
+def test_method_names():
+    assert method_name(StructGuard()) == "structguard"
+    assert method_name(NegGrad()) == "neggrad"

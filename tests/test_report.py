@@ -1,0 +1,464 @@
+"""The report says what the run folders say, escapes what they name, and fetches nothing."""
+
+import base64
+import io
+import json
+import math
+import random
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from browser import chromium, opened
+from stakes.errors import InputError
+from stakes.report import COMPARED, verdict, write_report
+from stakes.runs import read_run
+
+NASTY = ["<script>alert(1)</script>", "a\"b' & <b>", "$x^2$ & co", "long" * 30, "кот 猫 \u202egnp"]
+CLASSES = ["airplane", "bird", "cat", "deer", "dog", *NASTY]
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+def picture(seed: int, size: int = 32) -> str:
+    """A small colourful PNG as a data address."""
+    rng = random.Random(seed)
+    top, low = ([rng.randrange(256) for _ in range(3)] for _ in "ab")
+    image = Image.new("RGB", (size, size))
+    for y in range(size):
+        for x in range(size):
+            disc = (x - size / 2) ** 2 + (y - size / 2) ** 2 < (size / 3) ** 2
+            shade = y / size
+            image.putpixel(
+                (x, y),
+                tuple(
+                    int(b if disc else a * (1 - shade) + 200 * shade)
+                    for a, b in zip(top, low, strict=True)
+                ),
+            )
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def a_row(k: int = 64, **changes):
+    row = {
+        "method": "structguard",
+        "method_title": "STRUCTGUARD",
+        "needs_retain": False,
+        "method_lr": 0.0003,
+        "method_max_steps": 600,
+        "method_projector": True,
+        "method_pull_back": False,
+        "method_probes": "mixed",
+        "model": "stakes:resnet20",
+        "dataset": "cifar10",
+        "forget": f"random:{k}",
+        "k": k,
+        "num_classes": len(CLASSES),
+        "seed": 0,
+        "deploy": "direct",
+        "eval_samples": None,
+        "n_test": 10000,
+        "n_retain": 5000,
+        "acc_test_before": 91.73,
+        "acc_test": 89.94,
+        "acc_test_projected": 88.2,
+        "acc_retain_before": 99.83,
+        "acc_retain": 99.12,
+        "acc_retain_projected": 97.9,
+        "acc_forget_before": 100.0,
+        "acc_forget": 0.0,
+        "acc_forget_projected": 3.125,
+        "forget_flip_before": 98.4375,
+        "forget_flip": 90.625,
+        "forget_shift_before": 97.65625,
+        "forget_shift": 42.1875,
+        "forget_noise_before": 95.3125,
+        "forget_noise": 12.5,
+        "drift_probes": 0.0123,
+        "steps": 120,
+        "stop_reason": "forgotten: every forget image is misclassified",
+        "seconds_probes": 12.5,
+        "seconds_unlearn": 61.2,
+        "seconds_evaluate": 20.0,
+        "seconds_total": 97.1,
+        "peak_memory_mb": 812.4,
+        "weights_digest": "a1" * 32,
+        "unlearned_digest": "b2" * 32,
+        "forget_digest": "c3" * 32,
+        "anchors_digest": "d4" * 32,
+        "anchors": "cifar10",
+        "version_stakes": "0.1.0",
+        "version_torch": "2.15.0",
+        "version_python": "3.11.9",
+        "device": "cpu",
+        "cpu": "A Processor @ 2.4 GHz",
+        "cores": 2,
+        "date": "2026-03-01T12:00:00+00:00",
+        "command": "stakes unlearn --model stakes:resnet20 --forget random:64 --out run",
+    }
+    return row | changes
+
+
+def a_run(
+    folder: Path, k: int = 64, *, images: bool = True, speed: float = 0.05, **changes
+) -> Path:
+    """Write a plausible run folder; ``changes`` go into its row."""
+    folder.mkdir(parents=True, exist_ok=True)
+    row = a_row(k, **changes)
+    steps = []
+    for step in range(int(row["steps"] or 0) + 1):
+        fade = math.exp(-speed * step)
+        known = {"step": step, "forget_accuracy": 100 * max(0, 1.02 * fade - 0.02)}
+        known["drift"] = 0.0123 * (1 - fade)
+        terms = {"term_deletion": 8 * fade, "term_retention": 1 - fade, "term_<b>": -0.9}
+        steps.append(known | ({"loss": sum(terms.values()), **terms} if step else {}))
+    classes = [
+        {"name": name, "n_test": 1000, "acc_test_before": 92.0, "acc_test": 92.0 - i * 0.7 + 1}
+        for i, name in enumerate(CLASSES)
+    ]
+    wrong = round((row["acc_forget"] or 0) * k / 100)
+    forget = []
+    for i in range(k):
+        label = CLASSES[i % len(CLASSES)]
+        after = label if i >= k - wrong else CLASSES[(i + 3) % len(CLASSES)]
+        item = {"name": f"train/{i:05d}.png" if i else NASTY[0], "label": label}
+        item |= {"before": label, "before_confidence": 99.1, "after": after}
+        item |= {"after_confidence": 43.2, "thumbnail": picture(i) if images and i % 9 else None}
+        forget.append(item)
+    (folder / "row.json").write_text(json.dumps(row))
+    (folder / "history.jsonl").write_text("\n".join(map(json.dumps, steps)) + "\n")
+    (folder / "evidence.json").write_text(json.dumps({"classes": classes, "forget": forget}))
+    return folder
+
+
+class Page(HTMLParser):
+    """The words, tags, attributes and ids of a page; checks that every tag is closed."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).replace("\xa0", " ").split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    def of_class(self, tag: str, word: str) -> list[dict[str, str | None]]:
+        return [a for a in self.all(tag) if word in (a.get("class") or "").split()]
+
+
+def page(tmp_path: Path, *folders: Path, **options) -> Page:
+    return Page(write_report(folders, tmp_path / "out.html", **options).read_text("utf-8"))
+
+
+def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):
+    text = page(tmp_path, a_run(tmp_path / "run")).text
+    assert "All 64 pictures are no longer recognised." in text
+    assert "Test accuracy went from 91.7 % to 89.9 %." in text
+    assert "Accuracy on retained training data went from 99.8 % to 99.1 %." in text
+    assert "90.6 % of those mirrored, 42.2 % of those shifted by 3 pixels" in text
+    assert "Deployed path (direct)" in text
+    assert "Other path (projected), scored but not deployed" in text
+    assert "Nothing else: no other training picture." in text
+    assert "max_steps 600" in text
+    assert "pull_back no" in text
+    assert "a1" * 32 in text
+    assert "torch 2.15.0" in text
+    assert "1 min 37 s" in text
+    assert "812 MiB" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "tone", "words"),
+    [
+        ({"forget_flip": 0.0, "forget_shift": 0.0, "forget_noise": 0.0}, "good", "All 64"),
+        ({}, "caution", "All 64 pictures are no longer recognised."),
+        ({"acc_forget": 4.6875}, "bad", "3 of 64 pictures are still recognised"),
+        ({"acc_forget": 1.5625}, "bad", "1 of 64 pictures is still recognised"),
+        ({"acc_forget": None}, "unknown", "was not measured"),
+        ({"k": 1}, "caution", "The picture is no longer recognised."),
+        ({"k": 1, "acc_forget": 100.0}, "bad", "the picture is still recognised"),
+        ({"k": 100_000, "acc_forget": 0.0004}, "bad", "1 of 100,000 pictures is"),
+    ],
+)
+def test_the_tone_follows_the_outcome(tmp_path, changes, tone, words):
+    folder = a_run(tmp_path / "run", k=64)
+    (folder / "row.json").write_text(json.dumps(a_row(64) | changes))
+    found = verdict(read_run(folder))
+    assert found.tone == tone
+    assert words in found.headline
+    assert page(tmp_path, folder).of_class("section", tone)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"stop_reason": "step budget: 600 steps done", "acc_forget": 3.0},
+            "The run was cut short",
+        ),
+        ({"stop_reason": "diverged: the loss is not finite at step 7"}, "The run was cut short"),
+        ({"acc_test": 45.0}, "The network lost 46.7 points of test accuracy."),
+    ],
+)
+def test_what_makes_the_result_doubtful_is_said_beside_it(tmp_path, changes, words):
+    calm = {"forget_flip": 0.0, "forget_shift": 0.0, "forget_noise": 0.0}
+    assert verdict(read_run(a_run(tmp_path / "calm", k=8, **calm))).warnings == []
+    found = verdict(read_run(a_run(tmp_path / "run", k=8, **(calm | changes))))
+    assert any(words in warning for warning in found.warnings)
+    assert found.tone != "good"
+
+
+def test_what_was_not_measured_is_called_so_and_never_zero(tmp_path):
+    changes = {key: None for key in a_row() if key.startswith(("acc_", "forget_", "drift"))}
+    folder = a_run(tmp_path / "run", k=4, **changes)
+    (folder / "evidence.json").unlink()
+    (folder / "history.jsonl").unlink()
+    text = page(tmp_path, folder).text
+    assert "Whether the pictures are still recognised was not measured." in text
+    assert "Test accuracy was not measured." in text
+    assert "Not measured in this run: test accuracy; accuracy on retained training data" in text
+    assert "0.0 %" not in text.replace("100.0 %", "")
+    assert "No history of the steps was recorded." in text
+    assert "No evidence on single pictures was recorded." in text
+
+
+def test_an_empty_row_still_makes_a_page(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "row.json").write_text("{}")
+    text = page(tmp_path, tmp_path / "run").text
+    assert "not measured" in text
+    assert "not recorded" in text
+
+
+def test_wrong_types_and_numbers_that_are_none_are_not_measured(tmp_path):
+    nan = float("nan")
+    folder = a_run(tmp_path / "run", k=4, acc_test="x", acc_retain=nan, drift_probes=True, steps=3)
+    found = read_run(folder)
+    assert found.number("acc_test") is found.number("acc_retain") is None
+    assert found.number("drift_probes") is None
+    assert "Test accuracy was not measured." in page(tmp_path, folder).text
+
+
+def test_names_are_escaped_wherever_they_stand(tmp_path):
+    folder = a_run(tmp_path / "run", k=20, model=NASTY[0], command=NASTY[1], method_lr=NASTY[0])
+    found = page(tmp_path, folder, folder, title=NASTY[0])
+    assert found.all("script") == found.all("b") == []
+    assert NASTY[0] in found.text
+    assert NASTY[1] in found.text
+    single = page(tmp_path, folder, title=NASTY[1])
+    assert single.all("script") == single.all("b") == []
+
+
+def test_a_name_that_is_no_text_still_makes_a_page(tmp_path):
+    folder = a_run(tmp_path / "run", k=1, forget="folder \udcff")
+    assert "folder ?" in page(tmp_path, folder).text
+
+
+def test_pictures_come_only_from_the_evidence_itself(tmp_path):
+    folder = a_run(tmp_path / "run", k=4)
+    evidence = json.loads((folder / "evidence.json").read_text())
+    sources = [
+        "https://example.org/x.png",
+        "data:text/html;base64,AAAA",
+        "data:image/png;base64,AA",
+    ]
+    for item, source in zip(evidence["forget"], sources, strict=False):
+        item["thumbnail"] = source
+    (folder / "evidence.json").write_text(json.dumps(evidence))
+    found = page(tmp_path, folder)
+    assert len(found.all("img")) == 1
+    assert len(found.of_class("div", "tile")) == 3
+    assert "example.org" not in str(found.tags)
+
+
+def test_of_many_pictures_the_first_are_shown_and_the_rest_counted(tmp_path):
+    found = page(tmp_path, a_run(tmp_path / "run", k=130, acc_forget=100 * 3 / 130))
+    assert len(found.all("img")) + len(found.of_class("div", "tile")) == 120
+    assert "10 more pictures are not shown here" in found.text
+    assert len(found.of_class("li", "known")) == 3  # they are the last three: moved to the front
+    assert all(image["alt"] for image in found.all("img"))
+    assert found.text.count("✗ still recognised") == 3
+
+
+def test_the_privacy_of_the_report_itself_is_said(tmp_path):
+    shown = page(tmp_path, a_run(tmp_path / "shown", k=4))
+    assert "This report contains the pictures that were to be forgotten." in shown.text
+    hidden = page(tmp_path, a_run(tmp_path / "hidden", k=4, images=False))
+    assert hidden.all("img") == []
+    assert "This report contains the pictures" not in hidden.text
+    assert "This report leaves the pictures out" in hidden.text
+
+
+def test_of_many_classes_those_that_changed_most_are_shown(tmp_path):
+    folder = a_run(tmp_path / "run", k=4)
+    classes = [
+        {"name": f"class {i}", "n_test": 100, "acc_test_before": 90.0, "acc_test": 90.0 - i / 10}
+        for i in range(100)
+    ] + [{"name": "unseen", "n_test": 0, "acc_test_before": None, "acc_test": None}]
+    (folder / "evidence.json").write_text(json.dumps({"classes": classes, "forget": []}))
+    text = page(tmp_path, folder).text
+    assert "The 20 of 101 classes that changed most" in text
+    assert "class 99" in text
+    assert "class 80" in text
+    assert "class 79 " not in text
+    assert "unseen" not in text
+
+
+def test_a_method_that_saw_retained_data_is_marked(tmp_path):
+    text = page(tmp_path, a_run(tmp_path / "run", k=4, needs_retain=True)).text
+    assert "and retained training data: this method cannot do without it" in text
+    assert "Nothing else" not in text
+
+
+def test_the_last_move_back_is_told_beside_the_curves(tmp_path):
+    text = page(tmp_path, a_run(tmp_path / "run", k=4, chosen_pulled_back_to=0.75)).text
+    assert "it keeps 75.0 % of the change" in text
+
+
+def test_charts_tell_their_numbers_to_those_who_cannot_see_them(tmp_path):
+    found = page(tmp_path, a_run(tmp_path / "run", k=4))
+    told = [svg["aria-label"] for svg in found.all("svg") if svg.get("role") == "img"]
+    assert len(told) == 3
+    assert "still recognised: 100 at step 0, 0 at 120" in told[0]
+    ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_several_runs_are_compared(tmp_path):
+    folders = [
+        a_run(tmp_path / "a", k=8),
+        a_run(tmp_path / "b", k=8, method="neggrad", method_title="NegGrad", acc_test=40.0),
+        a_run(tmp_path / "c", k=8, method="x", method_title="X", acc_forget=25.0, acc_retain=None),
+    ]
+    found = page(tmp_path, *folders)
+    assert "2 of 3 runs made the network misclassify all the pictures" in found.text
+    assert "kept by run 1 (STRUCTGUARD): −1.8 points" in found.text
+    assert all(words in found.text for words in COMPARED)
+    assert len(found.of_class("details", "run")) == 3
+    assert len([s for s in found.all("svg") if s.get("role") == "img"]) == 3 + 3 * 3
+    assert "run 1: 100.0 % forgotten, -0.7 points; run 2: 100.0 %" in str(found.tags)
+    assert "Over seeds" not in found.text
+    ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_seeds_of_the_same_settings_are_averaged(tmp_path):
+    folders = [
+        a_run(tmp_path / f"s{seed}", k=8, seed=seed, acc_test=accuracy)
+        for seed, accuracy in ((0, 88.0), (1, 89.0), (2, 90.0))
+    ]
+    folders.append(a_run(tmp_path / "other", k=8, seed=3, method_lr=1.0, acc_test=10.0))
+    folders.append(a_run(tmp_path / "again", k=8, seed=0, acc_test=20.0))
+    text = page(tmp_path, *folders).text
+    assert "Over seeds" in text
+    assert "seeds 0, 1, 2" in text
+    assert "89.0 ± 1.0" in text
+
+
+def test_runs_that_do_not_match_are_not_compared_in_silence(tmp_path):
+    one, two = a_run(tmp_path / "a", k=4), a_run(tmp_path / "b", k=4, forget_digest="e5" * 32)
+    assert "The runs forget different pictures" in page(tmp_path, one, two).text
+    assert "compare them with care" not in page(tmp_path, one, a_run(tmp_path / "c", k=4)).text
+
+
+def test_the_same_folders_give_the_same_bytes(tmp_path):
+    folders = [a_run(tmp_path / "a", k=8), a_run(tmp_path / "b", k=8, seed=1)]
+    for chosen in (folders[:1], folders):
+        first = write_report(chosen, tmp_path / "1.html").read_bytes()
+        assert write_report(chosen, tmp_path / "2.html").read_bytes() == first
+
+
+def test_one_run_s_report_does_not_depend_on_where_it_lies(tmp_path):
+    one = write_report([a_run(tmp_path / "a", k=4)], tmp_path / "1.html").read_bytes()
+    two = write_report([a_run(tmp_path / ".b.new-7", k=4)], tmp_path / "2.html").read_bytes()
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("row.json", None, "is no run folder: expected a file row.json"),
+        ("row.json", "{", r"row\.json cannot be read as JSON"),
+        ("row.json", "[1]", r"row\.json is damaged"),
+        ("row.json", "[" * 200_000, r"row\.json cannot be read as JSON"),
+        ("history.jsonl", '{"step": 0}\n{"st', r"history\.jsonl cannot be read as JSON"),
+        ("evidence.json", '{"classes": 3}', r"evidence\.json is damaged: 'classes'"),
+    ],
+)
+def test_a_damaged_folder_is_named_in_one_line(tmp_path, name, content, message):
+    folder = a_run(tmp_path / "run", k=2)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        write_report([folder], tmp_path / "out.html")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.html").exists()
+
+
+def test_nothing_to_report_and_nowhere_to_write_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no run folder given"):
+        write_report([], tmp_path / "out.html")
+    with pytest.raises(InputError, match="is a folder: name the HTML file"):
+        write_report([a_run(tmp_path / "run", k=1)], tmp_path)
+
+
+WIDE = "document.documentElement.scrollWidth <= window.innerWidth"
+HIDDEN = """[...document.querySelectorAll('h1, h2')]
+    .filter(e => e.getBoundingClientRect().width < 1 || e.getBoundingClientRect().height < 1)
+    .map(e => e.textContent)"""
+BROKEN = "[...document.images].filter(i => !i.complete || i.naturalWidth < 1).length"
+CLIPPED = """[...document.querySelectorAll('.cards > div, .pictures li, dd, p')]
+    .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
+    .map(e => e.textContent.slice(0, 60))"""
+
+
+def test_a_browser_shows_it_on_a_desk_a_phone_and_paper(tmp_path):
+    one = write_report([a_run(tmp_path / "run", k=130)], tmp_path / "one.html")
+    runs = [a_run(tmp_path / f"r{i}", k=12, seed=i, acc_test=90.0 - i) for i in range(3)]
+    several = write_report(runs, tmp_path / "several.html")
+    with chromium() as browser:
+        for path in (one, several):
+            for width in (1280, 360):
+                size = {"width": width, "height": 800}
+                with opened(browser, path, viewport=size) as (tab, heard):
+                    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+                    assert tab.evaluate(WIDE), f"{path.name} is wider than {width} pixels"
+                    assert tab.evaluate(HIDDEN) == []
+                    assert tab.evaluate(CLIPPED) == []
+                    assert tab.evaluate("document.images.length") > 10
+                    assert tab.evaluate(BROKEN) == 0
+                    assert tab.evaluate("document.querySelectorAll('script').length") == 0
+                    paper = tab.pdf(prefer_css_page_size=True)
+                    assert paper.startswith(b"%PDF")
+                    assert len(paper) > 20_000
+                    assert heard.console == []
+                    assert {u for u in heard.requests if not u.startswith("data:")} == {
+                        path.resolve().as_uri()
+                    }
