@@ -11,13 +11,15 @@ from stakes.loop import FORGOTTEN
 
 QUICK = {"probes_per_image": 3, "pgd_iterations": 20, "eps": 2.0}
 VARIANTS = {
-    "structguard": StructGuard(lr=3e-3, probe_batch=32, max_steps=300),
+    "structguard": StructGuard(lr=3e-3, feature_weight=1, probe_batch=32, max_steps=300),
     "structguard paper": StructGuard.paper(lr=0.005, importance_probes=8, **QUICK),
     "structguard reference": StructGuard.reference(lr=0.005, importance_probes=8, **QUICK),
     "structguard projected": StructGuard.paper(
         lr=0.005, importance_probes=8, deploy="projected", **QUICK
     ),
-    "structguard both": StructGuard(lr=3e-3, probes="both", probe_batch=32, **QUICK),
+    "structguard both": StructGuard(
+        lr=3e-3, feature_weight=1, probes="both", probe_batch=32, **QUICK
+    ),
     "l2ul": METHODS["l2ul"](lr=0.001, **QUICK),
     "adv": METHODS["adv"](lr=0.001, **QUICK),
     "neggrad": METHODS["neggrad"](lr=0.003),
@@ -105,6 +107,10 @@ def test_impossible_settings_are_refused():
         StructGuard(probes="pdg")
     with pytest.raises(InputError, match="max_steps=0: it is at least 1"):
         METHODS["neggrad"](max_steps=0)
+    with pytest.raises(InputError, match="union needs fixed probes"):
+        StructGuard(batches="union")
+    with pytest.raises(InputError, match="projected needs a projector"):
+        StructGuard(deploy="projected")
     with pytest.raises(InputError, match="lr=nan"):
         METHODS["l2ul"](lr=float("nan"))
 

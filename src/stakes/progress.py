@@ -112,13 +112,17 @@ class _Lines:
         self._every = every
         self._start: dict[str, float] = {}
         self._said: dict[str, float] = {}
+        self._done: dict[str, int] = {}
         self._unsaid = ""
 
     def __call__(self, phase: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
         if phase not in self._start:
             self.close()
+        if done < self._done.get(phase, done):  # the phase has begun anew
+            self._start[phase] = now
         start = self._start.setdefault(phase, now)
+        self._done[phase] = done
         self._unsaid = f"{phase}: {done}/{total}" + (f", {note}" if note else "")
         if 0 < done < total and now - start > 1:
             self._unsaid += f", at most {clock((now - start) / done * (total - done))} left"

@@ -210,10 +210,11 @@ def method_name(method: Method) -> str:
 
 def _asked(request: Request) -> dict[str, Any]:
     method, classifier = request.method, request.classifier
+    preset = request.asked.get("preset")
     fields = asdict(method)
     return {
         "method": method_name(method),
-        "method_title": method.title,
+        "method_title": method.title + (f" ({preset})" if preset else ""),
         "needs_retain": method.needs_retain,
         **{f"method_{name}": value for name, value in fields.items()},
         "model": classifier.spec,

@@ -10,6 +10,7 @@ from torch import Tensor
 from stakes.anchors import Anchors
 from stakes.classifier import Classifier
 from stakes.data import Images
+from stakes.errors import InputError
 from stakes.forget import ForgetSet
 from stakes.importance import mean_gradient_magnitude
 from stakes.loop import FORGOTTEN, cycle, minimise, pull_back
@@ -103,13 +104,20 @@ class StructGuard(PGDFields):
     optimizer: Literal["adam", "sgd"] = hyper("adam", "optimiser; sgd has no momentum")
     lr: float = hyper(3e-4, "step size")
     max_steps: int = hyper(3000, "step budget", low=1)
-    check_every: int = hyper(5, "steps between two looks at forgetting and drift", low=1)
+    check_every: int = hyper(1, "steps between two looks at forgetting and drift", low=1)
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     warmup: int = hyper(50, "steps over which the step size grows to its full value")
     settle: float = hyper(
         0.5, "once all is forgotten, share of the steps done that follow with a falling step size"
     )
     pull_back: bool = hyper(True, "at the end, go back towards the original while all is forgotten")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batches == "union" and self.probes == "mixed":
+            raise InputError("batches=union needs fixed probes: set probes to pgd or both")
+        if self.deploy == "projected" and not self.projector:
+            raise InputError("deploy=projected needs a projector: set projector")
 
     @classmethod
     def paper(cls, **changes: object) -> Self:
@@ -124,7 +132,7 @@ class StructGuard(PGDFields):
             "retention_weight": 1.0, "feature_weight": 0.0, "align_weight": 1.0,
             "align_over": "anchors", "reg_weight": 1.0, "elastic_weight": 1e-3, "projector": True,
             "projector_lr": 1e-3, "batches": "union", "optimizer": "sgd", "lr": 0.005,
-            "check_every": 1, "warmup": 0, "settle": 0.0, "pull_back": False,
+            "warmup": 0, "settle": 0.0, "pull_back": False,
         }  # fmt: skip
         return cls(**(settings | changes))  # type: ignore[arg-type]
 
@@ -273,8 +281,7 @@ class Objective:
 
     def _union(self) -> Iterator[tuple[Tensor, ProbeBatch, float]]:
         """Batches of the shuffled union of forget images and fixed probes, as in public code."""
-        if self._fixed is None:
-            raise ValueError("batches='union' needs fixed probes: set probes='pgd' or 'both'")
+        assert self._fixed is not None  # or the settings would have been refused
         k = len(self._run.forget)
         size = k + len(self._fixed.labels)
         for batch in cycle(size, self.settings.probe_batch, self._run.generator):
