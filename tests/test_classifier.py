@@ -388,7 +388,7 @@ def test_own_code_is_run_only_when_it_is_named(tmp_path, monkeypatch):
     path.write_text("from pathlib import Path\nPath('run').touch()\n" + OWN)
     monkeypatch.chdir(tmp_path)
     for saved in (tmp_path / "saved", file):
-        with pytest.raises(InputError, match="code of your own.*--model .*own.py:net --weights "):
+        with pytest.raises(InputError, match=r"code of your own.*--model .*own.py:net --weights "):
             Classifier.load(saved)
     assert not Path("run").exists()
     again = Classifier.load("own.py:net", weights=file)

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_the_step_size_grows_and_then_falls_while_it_settles(classifier, forget,
     assert len(history) - 1 == first + math.ceil(first / 2)
     assert sizes[1:5] == pytest.approx([0.003 * share / 4 for share in (1, 2, 3, 4)])
     settling = [*sizes[first + 1 :], optimizer.param_groups[0]["lr"]]
-    assert all(a > b > 0 for a, b in zip(settling, settling[1:], strict=False))
+    assert all(a > b > 0 for a, b in pairwise(settling))
     assert history[-1]["forget_accuracy"] == 0
 
 

@@ -11,7 +11,7 @@ from stakes.loop import FORGOTTEN
 
 QUICK = {"probes_per_image": 3, "pgd_iterations": 20, "eps": 2.0}
 VARIANTS = {
-    "structguard": StructGuard(lr=3e-3, feature_weight=1, probe_batch=32, max_steps=300),
+    "structguard": StructGuard(lr=5e-3, feature_weight=1, probe_batch=32, max_steps=600),
     "structguard paper": StructGuard.paper(lr=0.005, importance_probes=8, **QUICK),
     "structguard reference": StructGuard.reference(lr=0.005, importance_probes=8, **QUICK),
     "structguard projected": StructGuard.paper(

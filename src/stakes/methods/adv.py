@@ -5,12 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from stakes.anchors import Anchors
-from stakes.classifier import Classifier
-from stakes.data import Images
-from stakes.forget import ForgetSet
 from stakes.methods.base import PGDFields, Run, Unlearned, adversarial_terms, hyper
-from stakes.progress import Report, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +17,6 @@ class Adv(PGDFields):
     """
 
     title: ClassVar[str] = "Adv"
-    needs_retain: ClassVar[bool] = False
 
     lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
@@ -30,21 +24,11 @@ class Adv(PGDFields):
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     max_steps: int = hyper(1000, "step budget", low=1)
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        forget: ForgetSet,
-        *,
-        anchors: Anchors | str | None = None,
-        retain: Images | None = None,
-        seed: int = 0,
-        report: Report = silent,
-    ) -> Unlearned:
-        """Forget ``forget``; anchors serve only to watch the structural drift."""
-        run = Run(classifier, forget, anchors, seed)
-        probes = self.attack(run, report)
+    def unlearn(self, run: Run) -> Unlearned:
+        """Ascend on the pictures, descend on the probes."""
+        probes = self.attack(run)
         terms = adversarial_terms(run, probes, self.batch_size)
         parameters = run.trainable().values()
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
         run.live.train(self.batch_norm == "train")
-        return run.descend(lambda step: terms(), optimizer, max_steps=self.max_steps, report=report)
+        return run.descend(lambda step: terms(), optimizer, self.max_steps)

@@ -1,14 +1,14 @@
 """What every method is and returns; no method's own mathematics is here."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import (
     Any,
     ClassVar,
     Literal,
-    Protocol,
     TypeVar,
     get_args,
     get_origin,
@@ -42,27 +42,6 @@ def hyper(default: T, doc: str, source: str = "", *, low: float | None = 0) -> T
     return field(default=default, metadata=metadata)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Hyper-parameters as fields, checked when they are set.
-
-    Raises:
-        InputError: a value that is not one of the choices, or below the least one.
-    """
-
-    presets: ClassVar[tuple[str, ...]] = ()
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for item in fields(self):
-            value, low = getattr(self, item.name), item.metadata["low"]
-            choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else ()
-            if choices and value not in choices:
-                raise InputError(f"{item.name}={value!r}: choose one of {', '.join(choices)}")
-            if isinstance(value, int | float) and low is not None and not value >= low:
-                raise InputError(f"{item.name}={value}: it is at least {low}")
-
-
 @dataclass(frozen=True)
 class Unlearned:
     """What a method returns.
@@ -73,7 +52,6 @@ class Unlearned:
         stop_reason: why the loop ended; it starts with ``forgotten`` where it succeeded.
         seconds: wall-clock seconds by phase (``probes``, ``importance``, ``unlearn``).
         stakes: (c, d) anchors in feature space that the structure was measured with.
-        watch_probes: (n, 3, h, w) mixtures on which drift was watched.
         other: the path that is not deployed, by its name; empty without a projector.
         chosen: what the method chose by itself, and why.
     """
@@ -83,56 +61,39 @@ class Unlearned:
     stop_reason: str
     seconds: dict[str, float]
     stakes: Tensor
-    watch_probes: Tensor
     other: dict[str, Classifier] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
 
 
-class Method(Protocol):
-    """A frozen dataclass of hyper-parameters that is called to unlearn.
+class Run:
+    """One call of a method: copies of the network, a generator, the stakes, the clock.
 
     Attributes:
-        title: its name as the papers write it.
-        needs_retain: whether it needs retained data; commands refuse early without it.
-        presets: names of the class methods that make it with other settings.
+        original: the classifier before unlearning, frozen, in eval mode.
+        live: the copy to change, in eval mode.
+        forget: the pictures, on the network's device, in an order that is theirs alone.
+        retain: retained training data for the methods that need it, else None.
+        stakes: (c, d) anchors in the feature space.
+        generator: the only source of randomness.
+        report: progress.
+        seconds: wall-clock seconds by phase so far.
     """
-
-    title: ClassVar[str]
-    needs_retain: ClassVar[bool]
-    presets: ClassVar[tuple[str, ...]]
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    def __init__(self, **fields: Any) -> None: ...
-
-    def __call__(
-        self,
-        classifier: Classifier,
-        forget: ForgetSet,
-        *,
-        anchors: Anchors | str | None = None,
-        retain: Images | None = None,
-        seed: int = 0,
-        report: Report = silent,
-    ) -> Unlearned:
-        """Forget ``forget``; the classifier that is passed in stays as it is."""
-        ...
-
-
-class Run:
-    """One call of a method: copies of the network, a generator, the stakes, the clock."""
 
     def __init__(
         self,
         classifier: Classifier,
         forget: ForgetSet,
         anchors: Anchors | str | None,
+        retain: Images | None,
         seed: int,
-        *,
-        anchor_map: MapKind = "auto",
+        report: Report,
+        anchor_map: MapKind,
     ) -> None:
         self.original = classifier.copy().eval().requires_grad_(False)
         self.live = classifier.copy().eval()
         self.forget = _in_one_order(forget).to(classifier.device)
+        self.retain = retain
+        self.report = report
         self.generator = torch.Generator().manual_seed(seed)
         self.seconds: dict[str, float] = {}
         self.stakes = place_anchors(
@@ -142,11 +103,11 @@ class Run:
             seed=seed,
         )
         own = torch.Generator().manual_seed(seed + 1)
-        self.watch_probes = mixed(self.forget.images, WATCH_PROBES, own)
+        self._watch_probes = mixed(self.forget.images, WATCH_PROBES, own)
 
     def watch(self, projector: torch.nn.Module | None = None) -> Watch:
         """The watch over the deployed path."""
-        return Watch(self.original, self.forget, self.stakes, self.watch_probes, projector)
+        return Watch(self.original, self.forget, self.stakes, self._watch_probes, projector)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -167,14 +128,12 @@ class Run:
         self,
         terms: Callable[[int], Mapping[str, Tensor]],
         optimizer: torch.optim.Optimizer,
-        *,
         max_steps: int,
-        report: Report,
     ) -> Unlearned:
         """Minimise the terms until all is forgotten, and wrap up the live network."""
         with self.timed("unlearn"):
             history, reason = minimise(
-                self.live, terms, optimizer, self.watch(), max_steps=max_steps, report=report
+                self.live, terms, optimizer, self.watch(), max_steps=max_steps, report=self.report
             )
         return self.result(history, reason)
 
@@ -186,13 +145,75 @@ class Run:
             stop_reason=stop_reason,
             seconds=self.seconds,
             stakes=self.stakes,
-            watch_probes=self.watch_probes,
             **more,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGDFields(Settings):
+class Method(ABC):
+    """Hyper-parameters as fields, checked when they are set; calling it unlearns.
+
+    A method is a subclass with a ``title``, its fields, and :meth:`unlearn`.
+
+    Attributes:
+        title: its name as the papers write it.
+        needs_retain: whether it needs retained data; commands refuse early without it.
+        presets: names of the class methods that make it with other settings.
+
+    Raises:
+        InputError: a value that is not one of the choices, or below the least one.
+    """
+
+    title: ClassVar[str]
+    needs_retain: ClassVar[bool] = False
+    presets: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for item in fields(self):
+            value, low = getattr(self, item.name), item.metadata["low"]
+            choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else ()
+            if choices and value not in choices:
+                raise InputError(f"{item.name}={value!r}: choose one of {', '.join(choices)}")
+            if isinstance(value, int | float) and low is not None and not value >= low:
+                raise InputError(f"{item.name}={value}: it is at least {low}")
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        forget: ForgetSet,
+        *,
+        anchors: Anchors | str | None = None,
+        retain: Images | None = None,
+        seed: int = 0,
+        report: Report = silent,
+    ) -> Unlearned:
+        """Forget ``forget``; the classifier that is passed in stays as it is.
+
+        Args:
+            classifier: the trained network.
+            forget: the pictures to forget.
+            anchors: of the classifier's classes (see :func:`resolve_anchors`); a method without
+                anchors of its own is only watched by them.
+            retain: retained training data, for the methods that need it.
+            seed: of every random choice.
+            report: progress.
+
+        Raises:
+            InputError: anchors of other classes, or retained data missing where it is needed.
+        """
+        if self.needs_retain and retain is None:
+            raise InputError(f"{self.title} needs retained training data")
+        anchor_map: MapKind = getattr(self, "anchor_map", "auto")
+        return self.unlearn(Run(classifier, forget, anchors, retain, seed, report, anchor_map))
+
+    @abstractmethod
+    def unlearn(self, run: Run) -> Unlearned:
+        """Change ``run.live`` until it has forgotten ``run.forget``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDFields(Method):
     """The hyper-parameters of fixed adversarial probes, for the methods that use them."""
 
     probes_per_image: int = hyper(
@@ -203,7 +224,7 @@ class PGDFields(Settings):
     pgd_iterations: int = hyper(100, "PGD steps at most", "public code")
     probe_margin: float = hyper(0.5, "lead of the target, in logits, at which a probe is done")
 
-    def attack(self, run: Run, report: Report) -> Probes:
+    def attack(self, run: Run) -> Probes:
         """Probes from the network as it was before unlearning, targets at random."""
         per_image = run.forget.labels.repeat_interleave(self.probes_per_image)
         targets = wrong_labels(per_image, run.original.num_classes, run.generator)
@@ -217,7 +238,7 @@ class PGDFields(Settings):
                 iterations=self.pgd_iterations,
                 margin=self.probe_margin,
                 generator=run.generator,
-                progress=lambda done, total: report("probes", done, total),
+                progress=lambda done, total: run.report("probes", done, total),
             )
 
 

@@ -6,14 +6,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stakes.anchors import Anchors
-from stakes.classifier import Classifier
-from stakes.data import Images
-from stakes.forget import ForgetSet
 from stakes.importance import mean_gradient_magnitude, min_max
 from stakes.losses import quadratic
 from stakes.methods.base import PGDFields, Run, Unlearned, adversarial_terms, hyper
-from stakes.progress import Report, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +24,6 @@ class L2UL(PGDFields):
     """
 
     title: ClassVar[str] = "L2UL"
-    needs_retain: ClassVar[bool] = False
 
     lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
@@ -38,19 +32,9 @@ class L2UL(PGDFields):
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     max_steps: int = hyper(1000, "step budget", low=1)
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        forget: ForgetSet,
-        *,
-        anchors: Anchors | str | None = None,
-        retain: Images | None = None,
-        seed: int = 0,
-        report: Report = silent,
-    ) -> Unlearned:
-        """Forget ``forget``; anchors serve only to watch the structural drift."""
-        run = Run(classifier, forget, anchors, seed)
-        probes = self.attack(run, report)
+    def unlearn(self, run: Run) -> Unlearned:
+        """As Adv, with the weights that matter little held in place."""
+        probes = self.attack(run)
         parameters = run.trainable()
         origin = {name: p.detach().clone() for name, p in parameters.items()}
         with run.timed("importance"):
@@ -58,7 +42,7 @@ class L2UL(PGDFields):
                 parameters,
                 lambda image: run.live(image).norm(),
                 run.forget.images,
-                lambda done, total: report("importance", done, total),
+                lambda done, total: run.report("importance", done, total),
             )
         freedom = {name: 1 - value for name, value in min_max(importance).items()}
         adversarial = adversarial_terms(run, probes, self.batch_size)
@@ -69,4 +53,4 @@ class L2UL(PGDFields):
 
         optimizer = torch.optim.SGD(parameters.values(), lr=self.lr, momentum=self.momentum)
         run.live.train(self.batch_norm == "train")
-        return run.descend(terms, optimizer, max_steps=self.max_steps, report=report)
+        return run.descend(terms, optimizer, self.max_steps)

@@ -6,18 +6,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stakes.anchors import Anchors
-from stakes.classifier import Classifier
-from stakes.data import Images
-from stakes.forget import ForgetSet
 from stakes.loop import cycle
 from stakes.losses import deletion_ce
-from stakes.methods.base import Run, Settings, Unlearned, hyper
-from stakes.progress import Report, silent
+from stakes.methods.base import Method, Run, Unlearned, hyper
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegGrad(Settings):
+class NegGrad(Method):
     """Ascend the cross-entropy of the forget set (Golatkar et al., CVPR 2020, as a baseline).
 
     ``L = -CE(h(g(x_f)), y_f)``. Nothing holds what is to be kept, so the network collapses.
@@ -26,7 +21,6 @@ class NegGrad(Settings):
     """
 
     title: ClassVar[str] = "NegGrad"
-    needs_retain: ClassVar[bool] = False
 
     lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
@@ -35,20 +29,10 @@ class NegGrad(Settings):
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     max_steps: int = hyper(500, "step budget", low=1)
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        forget: ForgetSet,
-        *,
-        anchors: Anchors | str | None = None,
-        retain: Images | None = None,
-        seed: int = 0,
-        report: Report = silent,
-    ) -> Unlearned:
-        """Forget ``forget``; anchors serve only to watch the structural drift."""
-        run = Run(classifier, forget, anchors, seed)
+    def unlearn(self, run: Run) -> Unlearned:
+        """Ascend until all is forgotten."""
         images, labels = run.forget.images, run.forget.labels
-        batches = cycle(len(forget), self.forget_batch, run.generator)
+        batches = cycle(len(labels), self.forget_batch, run.generator)
 
         def terms(step: int) -> dict[str, Tensor]:
             batch = next(batches)
@@ -61,4 +45,4 @@ class NegGrad(Settings):
             weight_decay=self.weight_decay,
         )
         run.live.train(self.batch_norm == "train")
-        return run.descend(terms, optimizer, max_steps=self.max_steps, report=report)
+        return run.descend(terms, optimizer, self.max_steps)

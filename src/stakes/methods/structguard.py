@@ -7,11 +7,8 @@ from typing import ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from stakes.anchors import Anchors
 from stakes.classifier import Classifier
-from stakes.data import Images
 from stakes.errors import InputError
-from stakes.forget import ForgetSet
 from stakes.importance import mean_gradient_magnitude
 from stakes.loop import FORGOTTEN, cycle, minimise, pull_back
 from stakes.losses import (
@@ -27,7 +24,6 @@ from stakes.losses import (
 )
 from stakes.methods.base import PGDFields, Run, Unlearned, hyper
 from stakes.probes import mixed
-from stakes.progress import Report, silent
 from stakes.structure import MapKind, Projector, affinities
 
 
@@ -64,7 +60,6 @@ class StructGuard(PGDFields):
     """
 
     title: ClassVar[str] = "STRUCTGUARD"
-    needs_retain: ClassVar[bool] = False
     presets: ClassVar[tuple[str, ...]] = ("paper", "reference")
 
     probes: Literal["mixed", "pgd", "both"] = hyper(
@@ -142,19 +137,9 @@ class StructGuard(PGDFields):
         settings: dict[str, object] = {"align_over": "probes", "projector_lr": 0.009}
         return cls.paper(**(settings | changes))
 
-    def __call__(
-        self,
-        classifier: Classifier,
-        forget: ForgetSet,
-        *,
-        anchors: Anchors | str | None = None,
-        retain: Images | None = None,
-        seed: int = 0,
-        report: Report = silent,
-    ) -> Unlearned:
-        """Forget ``forget``, holding the structure around ``anchors``."""
-        run = Run(classifier, forget, anchors, seed, anchor_map=self.anchor_map)
-        objective = Objective(self, run, report)
+    def unlearn(self, run: Run) -> Unlearned:
+        """Forget, holding the structure around the stakes."""
+        objective = Objective(self, run)
         parameters = run.trainable().values()
         if self.optimizer == "adam":
             optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=self.lr)
@@ -176,7 +161,7 @@ class StructGuard(PGDFields):
                 check_every=self.check_every,
                 warmup=self.warmup,
                 settle=self.settle,
-                report=report,
+                report=run.report,
             )
         chosen = {}
         if self.pull_back and reason == FORGOTTEN:
@@ -202,17 +187,16 @@ class StructGuard(PGDFields):
 class Objective:
     """The named loss terms of one run."""
 
-    def __init__(self, settings: StructGuard, run: Run, report: Report) -> None:
+    def __init__(self, settings: StructGuard, run: Run) -> None:
         self.settings = settings
         self._run = run
-        self._report = report
         width = run.original.feature_width
         device = run.stakes.device
         self.projector = Projector(width).to(device) if settings.projector else None
         self._parameters = run.trainable()
         self._origin = {n: p.detach().clone() for n, p in self._parameters.items()}
         self._importance: dict[str, Tensor] = {}
-        fixed = settings.attack(run, report) if settings.probes != "mixed" else None
+        fixed = settings.attack(run) if settings.probes != "mixed" else None
         self._fixed = None if fixed is None else self._answers(fixed.images, fixed.labels)
         self._batches = self._union() if settings.batches == "union" else self._paired()
 
@@ -328,7 +312,7 @@ class Objective:
                 extractor,
                 misalignment,
                 probes,
-                lambda done, total: self._report("importance", done, total),
+                lambda done, total: run.report("importance", done, total),
             )
         run.live.train(training)
         return importance
