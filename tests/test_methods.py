@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from stakes import METHODS, ForgetSet, InputError, StructGuard
 from stakes.loop import FORGOTTEN
 
-QUICK = {"probes_per_image": 3, "pgd_iterations": 20, "eps": 2.0}
+QUICK = {"probes_per_image": 3, "pgd_iterations": 20, "eps": 2.0, "batch_norm": "eval"}
 VARIANTS = {
     "structguard": StructGuard(lr=5e-3, feature_weight=1, probe_batch=32, max_steps=600),
     "structguard paper": StructGuard.paper(lr=0.005, importance_probes=8, **QUICK),
@@ -77,10 +77,16 @@ def test_frozen_parameters_stay_bit_identical(method, classifier, forget, anchor
     assert not torch.equal(result.classifier.body.conv2.weight, classifier.body.conv2.weight)
 
 
-def test_batchnorm_statistics_never_move(method, classifier, forget, anchors):
-    result = method(classifier, forget, anchors=anchors, seed=0)
-    for name, value in classifier.named_buffers():
-        assert torch.equal(dict(result.classifier.named_buffers())[name], value)
+def test_batchnorm_statistics_move_in_train_mode_alone(method, classifier, forget, anchors):
+    for mode in ("eval", "train"):
+        short = dataclasses.replace(method, batch_norm=mode, max_steps=2)
+        after = dict(short(classifier, forget, anchors=anchors).classifier.named_buffers())
+        still = [torch.equal(after[n], v) for n, v in classifier.named_buffers() if "running" in n]
+        assert all(still) if mode == "eval" else not any(still)
+
+
+def test_the_default_never_moves_batchnorm_statistics():
+    assert StructGuard().batch_norm == "eval"
 
 
 def test_the_order_of_the_forget_set_changes_nothing(method, classifier, forget, anchors):

@@ -29,7 +29,9 @@ class L2UL(PGDFields):
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
     reg_weight: float = hyper(1.0, "lambda, weight of the regulariser", "public code of L2UL")
     batch_size: int = hyper(128, "images a step, of the union of forget images and probes", low=1)
-    batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
+    batch_norm: Literal["eval", "train"] = hyper(
+        "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
+    )
     max_steps: int = hyper(1000, "step budget", low=1)
 
     def unlearn(self, run: Run) -> Unlearned:

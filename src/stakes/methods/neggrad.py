@@ -17,7 +17,7 @@ class NegGrad(Method):
 
     ``L = -CE(h(g(x_f)), y_f)``. Nothing holds what is to be kept, so the network collapses.
 
-    Differences from public code: BatchNorm statistics stay as they are.
+    Differences from public code: none known; BatchNorm follows the forget images there too.
     """
 
     title: ClassVar[str] = "NegGrad"
@@ -26,7 +26,9 @@ class NegGrad(Method):
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
     weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
     forget_batch: int = hyper(128, "forget images a step", low=1)
-    batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
+    batch_norm: Literal["eval", "train"] = hyper(
+        "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
+    )
     max_steps: int = hyper(500, "step budget", low=1)
 
     def unlearn(self, run: Run) -> Unlearned:
