@@ -309,6 +309,6 @@ def check_memory(k: int, side: int, max_bytes: int | None = None) -> None:
     needed = k * 3 * side * side * 4
     if needed > budget:
         raise InputError(
-            f"{k} forget pictures of {side}x{side} need {needed / 2**20:,.4g} MiB, the budget is "
-            f"{budget / 2**20:,.4g} MiB; take fewer pictures or a smaller size"
+            f"{k} forget pictures of {side}x{side} need {needed / 2**20:,.2f} MiB, the budget is "
+            f"{budget / 2**20:,.2f} MiB; take fewer pictures or a smaller size"
         )
