@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from stakes import encoders as module
-from stakes.anchors import SHIPPED, Anchors, build, make_anchors, read_descriptions
+from stakes.anchors import Anchors, build, make_anchors
+from stakes.describe import SHIPPED, read_descriptions
 from stakes.encoders import Encoder
 from stakes.errors import InputError
 

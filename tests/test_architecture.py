@@ -11,7 +11,7 @@ ROOT = Path(stakes.__file__).parent
 LINES = [
     "errors files progress metrics losses importance structure",
     "weights folders pictures encoders probes runs",
-    "models data forget_lists figures tables",
+    "models data forget_lists figures tables describe",
     "classifier forget anchors report typeset",
     "loop evaluate",
     "methods",

@@ -103,7 +103,8 @@ def images_of(archive: Path, per_class: int) -> tuple[torch.Tensor, torch.Tensor
 )
 def test_public_weights_fit(name, file, shared):
     state = read_weights(shared / "weights" / file)
-    MODELS[name](10).load_state_dict(state)
+    fit = MODELS[name](10).load_state_dict(state)
+    assert (fit.missing_keys, fit.unexpected_keys) == ([], [])
 
 
 def test_public_resnet20_recognises_real_images(shared):

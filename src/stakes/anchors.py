@@ -8,7 +8,7 @@ import datetime
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,14 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from stakes.describe import SHIPPED, check_descriptions, read_descriptions, shipped
 from stakes.encoders import ENCODERS, SEPARATOR, Encoder
-from stakes.errors import InputError
+from stakes.errors import InputError, some
 from stakes.files import replacing, tensor_digest
-
-SHIPPED = ("digits", "cifar10", "cifar100")
-"""Names of the descriptions and anchors that come with the package."""
-
-Descriptions = dict[str, list[str]]
 
 _SAME = 1 - 1e-5  # cosine from which two anchors count as one: rounding differs between batches
 
@@ -99,7 +95,7 @@ class Anchors:
             InputError: unknown or unreadable source, or vectors that do not fit the classes.
         """
         if str(source) in SHIPPED:
-            with resources.as_file(_shipped("embeddings", f"{source}.safetensors")) as path:
+            with resources.as_file(shipped("embeddings", f"{source}.safetensors")) as path:
                 return cls._read(path, class_names)
         path = Path(source).expanduser()
         if path.suffix not in (".safetensors", ".npy"):
@@ -163,8 +159,8 @@ class Anchors:
         missing = [name for name in class_names if _key(name) not in rows]
         if missing:
             raise InputError(
-                f"no anchor for {_some(missing)}: these anchors are for the {len(self)} classes "
-                f"{_some(self.class_names)}; describe the missing ones or choose other anchors"
+                f"no anchor for {some(missing)}: these anchors are for the {len(self)} classes "
+                f"{some(self.class_names, 10)}; describe the missing ones or choose other anchors"
             )
         order = [rows[_key(name)] for name in class_names]
         texts = self.card.get("texts", {})
@@ -186,60 +182,6 @@ class Anchors:
         """
         rows = self.vectors.double()
         return Anchors(rows - rows.mean(0), self.class_names, {**self.card, "centred": True})
-
-
-def read_descriptions(source: str | Path) -> Descriptions:
-    """Read ``{class: [attribute, ...]}`` from a JSON file, or a shipped set by its name.
-
-    Raises:
-        InputError: no such file, no JSON, a class that stands twice or has no attributes, or an
-            attribute that is no text; says where.
-
-    >>> len(read_descriptions("cifar10"))
-    10
-    """
-    if str(source) in SHIPPED:
-        text = _shipped("descriptions", f"{source}.json").read_text(encoding="utf-8")
-    else:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise InputError(f"there is no descriptions file {source}: check its path")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{source} is not UTF-8 text: save it as JSON in UTF-8") from error
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise InputError(f"{source} describes {_some(twice)} more than once: keep one")
-        return dict(pairs)
-
-    try:
-        found = json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{source} is not JSON ({error}): correct it there") from error
-    return check_descriptions(found, str(source))
-
-
-def check_descriptions(found: Any, where: str = "the descriptions") -> Descriptions:
-    """Check that ``found`` maps class names to lists of attributes, and give it with plain types.
-
-    Raises:
-        InputError: it does not; says for which class.
-    """
-    if not isinstance(found, Mapping) or not found:
-        raise InputError(f'{where} must be an object {{"class": ["attribute", ...], ...}}')
-    for name, attributes in found.items():
-        if isinstance(attributes, str) or not isinstance(attributes, Sequence) or not attributes:
-            raise InputError(f'{where}: "{name}" needs a list of at least one attribute')
-        for attribute in attributes:
-            if not isinstance(attribute, str) or not attribute.strip():
-                raise InputError(
-                    f'{where}: "{name}" has the attribute {attribute!r}, which is no text: '
-                    "write a few words"
-                )
-    return {str(name): [text.strip() for text in attributes] for name, attributes in found.items()}
 
 
 def make_anchors(
@@ -267,7 +209,7 @@ def make_anchors(
     names = tuple(checked if class_names is None else class_names)
     missing = [wanted for wanted in names if _key(wanted) not in by_key]
     if missing:
-        raise InputError(f"no description for {_some(missing)}: add attributes for each")
+        raise InputError(f"no description for {some(missing)}: add attributes for each")
     texts = {wanted: SEPARATOR.join(by_key[_key(wanted)]) for wanted in names}
     in_parts = [names[i] for i in encoder.cut(list(texts.values()))]
     card = _card(name, "", "", texts=texts, command=command, encoded_in_parts=in_parts)
@@ -305,10 +247,6 @@ def build(
     return anchors
 
 
-def _shipped(folder: str, name: str) -> Any:
-    return resources.files("stakes") / folder / name
-
-
 def _card(name: str, encoder: str, digest: str, **more: Any) -> dict[str, Any]:
     card = {"name": name, "encoder": encoder, "encoder_digest": digest, "texts": {}, "command": ""}
     return {**card, "date": datetime.date.today().isoformat(), **more}
@@ -316,12 +254,6 @@ def _card(name: str, encoder: str, digest: str, **more: Any) -> dict[str, Any]:
 
 def _key(name: str) -> str:
     return name.casefold().replace("_", " ").replace("-", " ").strip()
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    shown = ", ".join(listed[:10])
-    return shown if len(listed) <= 10 else f"{shown} and {len(listed) - 10} more"
 
 
 def _check_suffix(path: str | Path) -> None:
@@ -336,12 +268,12 @@ def _check_rows(vectors: Tensor, names: tuple[str, ...]) -> None:
             "give one row per class"
         )
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"the class {_some(twice)} stands more than once: rename one of them")
+        raise InputError(f"the class {some(twice)} stands more than once: rename one of them")
     norms = vectors.detach().double().norm(dim=1)
     bad = [name for name, norm in zip(names, norms.tolist(), strict=True) if not 0 < norm < 1e30]
     if bad:
         raise InputError(
-            f"the anchor of {_some(bad)} is zero or not finite: a class needs a vector with a "
+            f"the anchor of {some(bad)} is zero or not finite: a class needs a vector with a "
             "direction"
         )
 
@@ -372,7 +304,7 @@ def _read_safetensors(path: Path) -> tuple[Tensor, dict[str, Any] | None]:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
             if "anchors" not in keys and len(keys) != 1:
-                raise InputError(f'{path} has no tensor "anchors": it holds {_some(keys)}')
+                raise InputError(f'{path} has no tensor "anchors": it holds {some(keys)}')
             vectors = file.get_tensor("anchors" if "anchors" in keys else keys[0]).float()
             text = (file.metadata() or {}).get("stakes")
             written = None if text is None else json.loads(text)

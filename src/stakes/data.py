@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stakes.errors import InputError
-from stakes.folders import class_files, class_index, layout, some
+from stakes.errors import InputError, some
+from stakes.folders import class_files, class_index, layout
 from stakes.pictures import check_size, common_side, decode
 
 CACHE = Path("~/.cache/stakes")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stakes.errors import InputError
+from stakes.errors import InputError, first_line
 from stakes.files import file_digest
 
 SEPARATOR = "; "
@@ -195,7 +195,7 @@ def _encoder(
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise InputError(
-            f"{source} has no tokenizer that can be read ({_first_line(error)}); SigLIP's also "
+            f"{source} has no tokenizer that can be read ({first_line(error)}); SigLIP's also "
             "needs: pip install sentencepiece protobuf"
         ) from error
     text = getattr(model.config, "text_config", model.config)
@@ -254,7 +254,7 @@ def _folder(source: str | Path, download: bool) -> Path:
             folder = snapshot(*_CONFIGURATION, _WEIGHTS[1])
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         if download:
-            raise InputError(f"{text} could not be fetched: {_first_line(error)}") from error
+            raise InputError(f"{text} could not be fetched: {first_line(error)}") from error
         raise InputError(
             f"{text} is neither a folder here nor a model downloaded before: "
             "check the path, or allow the download (--download)"
@@ -276,7 +276,7 @@ def _model(folder: Path, source: str | Path, *, kind: str) -> Any:
             str(folder), local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"{source} cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"{source} cannot be loaded: {first_line(error)}") from error
     # A missing tensor is filled with random numbers and only warned about; BERT's pooler is unused.
     missing = sorted(
         key
@@ -326,10 +326,6 @@ def _digest(paths: list[Path]) -> str:
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _short(text: str) -> str:

@@ -2,10 +2,10 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from stakes.errors import InputError
+from stakes.errors import InputError, some
 
 TEST_FOLDERS = ("test", "val", "valid")  # the first that is there is the test set
 SUFFIXES = tuple(
@@ -87,16 +87,6 @@ def _wanted(folder: Path, found: str) -> str:
         f"{folder}: {found}; wanted is {folder}/train/<class>/*.png with "
         f"{folder}/test/<class>/*.png, or {folder}/<class>/*.png"
     )
-
-
-def some(names: Iterable[str]) -> str:
-    """The first five names, for a message.
-
-    >>> some("abcdefg")
-    'a, b, c, d, e and 2 more'
-    """
-    shown = list(names)
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
 def class_index(name: str, class_names: Sequence[str], where: str) -> int:

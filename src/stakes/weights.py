@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from stakes.errors import InputError
+from stakes.errors import InputError, first_line, some
 
 #: Where training scripts put the state dict inside what they save, the most usual first.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
@@ -73,7 +73,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         tensors = safetensors.torch.load_file(path, device="cpu")
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(
-            f"{path} is cut off or not a safetensors file ({_first_line(error)}); copy it again"
+            f"{path} is cut off or not a safetensors file ({first_line(error)}); copy it again"
         ) from error
     if not tensors:
         raise InputError(f"{path} holds no tensors")
@@ -218,17 +218,3 @@ def _is_finite(tensor: Tensor) -> bool:
         return True
     # 8-bit floats have no isfinite of their own
     return bool((tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all())
-
-
-def some(names: list[str], most: int = 4) -> str:
-    """Join a few names and count the rest.
-
-    >>> some(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

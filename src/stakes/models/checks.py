@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stakes.errors import InputError
-from stakes.models.heads import first_line
+from stakes.errors import InputError, first_line
 from stakes.models.specs import Built
 
 

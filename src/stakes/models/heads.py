@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stakes.errors import InputError
+from stakes.errors import InputError, first_line
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,6 @@ def replace(network: nn.Module, name: str, module: nn.Module) -> None:
     """Put ``module`` where the submodule called ``name`` was."""
     parent, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(parent), leaf, module)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _run(network: nn.Module, input_size: int, name: str) -> _Trace:

@@ -9,9 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stakes.errors import InputError
-from stakes.models.heads import first_line
-from stakes.weights import some
+from stakes.errors import InputError, first_line, some
 
 PREPROCESSOR = "preprocessor_config.json"
 

@@ -16,10 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stakes.errors import InputError
+from stakes.errors import InputError, first_line, some
 from stakes.models import MODELS, hf
-from stakes.models.heads import first_line
-from stakes.weights import some
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME or path/to/file.py:factory"
