@@ -36,6 +36,10 @@ class ProbeBatch(NamedTuple):
     logits: Tensor
 
 
+Draw = tuple[Tensor, ProbeBatch, float, float]
+"""Indices of forget images, probes, and the weights of the deletion's and the probes' terms."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StructGuard(PGDFields):
     """Structure-faithful unlearning ("Stake the Points", CVPR 2026), with what measures best.
@@ -204,14 +208,14 @@ class Objective:
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of this step, already weighted; their plain sum is minimised."""
         settings, run = self.settings, self._run
-        pick, probes, share = next(self._batches)
+        pick, probes, share, rest = next(self._batches)
         features = run.live.features(torch.cat([run.forget.images[pick], probes.images]))
         forgotten, kept = features[: len(pick)], features[len(pick) :]
         terms: dict[str, Tensor] = {}
         if len(pick):
             terms["deletion"] = share * self._deletion(forgotten, run.forget.labels[pick])
         if len(kept):
-            terms |= self._retention(kept, probes, 1.0 if share == 1.0 else 1.0 - share)
+            terms |= self._retention(kept, probes, rest)
         if settings.reg_weight:
             if (step - 1) % settings.importance_every == 0:
                 self._importance = self._structural_importance()
@@ -249,8 +253,8 @@ class Objective:
             )
         return terms
 
-    def _paired(self) -> Iterator[tuple[Tensor, ProbeBatch, float]]:
-        """Forget indices, probes and the deletion's share: a batch of each, both in full."""
+    def _paired(self) -> Iterator[Draw]:
+        """A batch of forget images and one of probes, both counted in full."""
         settings, run = self.settings, self._run
         forget = cycle(len(run.forget), settings.forget_batch, run.generator)
         count = {"mixed": settings.probe_batch, "pgd": 0, "both": settings.probe_batch // 2}
@@ -262,16 +266,17 @@ class Objective:
             if fresh:
                 parts.append(self._answers(mixed(run.forget.images, fresh, run.generator)))
             probes = ProbeBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
-            yield next(forget), probes, 1.0
+            yield next(forget), probes, 1.0, 1.0
 
-    def _union(self) -> Iterator[tuple[Tensor, ProbeBatch, float]]:
+    def _union(self) -> Iterator[Draw]:
         """Batches of the shuffled union of forget images and fixed probes, as in public code."""
         assert self._fixed is not None  # or the settings would have been refused
         k = len(self._run.forget)
         size = k + len(self._fixed.labels)
         for batch in cycle(size, self.settings.probe_batch, self._run.generator):
             pick, rest = batch[batch < k], batch[batch >= k] - k
-            yield pick, self._pick(rest), len(pick) / len(batch)
+            share = len(pick) / len(batch)
+            yield pick, self._pick(rest), share, 1.0 - share
 
     def _pick(self, indices: Tensor) -> ProbeBatch:
         assert self._fixed is not None
