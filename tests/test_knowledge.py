@@ -11,8 +11,8 @@ from stakes.knowledge import (
     density,
     read_features,
     relearn_steps,
-    second_choices,
 )
+from stakes.losses import second_choices
 
 
 def clouds(count: int, seed: int, classes: int = 3, spread: float = 0.3):

@@ -16,8 +16,8 @@ from stakes.knowledge import (
     density,
     read_features,
     relearn_steps,
-    second_choices,
 )
+from stakes.losses import second_choices
 from stakes.membership import FOLDS, SCORES, answer_scores, learned_scores, separation
 from stakes.metrics import correct
 from stakes.pictures import thumbnail

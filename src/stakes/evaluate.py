@@ -88,8 +88,11 @@ def evaluate(
                 tested = right, labels
         row |= _whole_classes(*tested, forget.classes)
         row["forgotten_classes"] = [before.class_names[i] for i in forget.classes] or None
-        row |= _forget_scores(networks, forget)
-        gone = {suffix: _scored(networks[suffix], forget.images, forget.labels) for suffix in WHEN}
+        gone = {
+            suffix: _scored(network, forget.images, forget.labels)
+            for suffix, network in networks.items()
+        }
+        row |= _forget_scores(networks, forget, gone)
         pictures = _pictures(before.class_names, gone, forget, thumbnails)
         more, evidence = audit(
             before, after, forget, gone,
@@ -173,12 +176,11 @@ def _cat(parts: list[Scored]) -> Scored:
 
 
 @torch.no_grad()
-def _forget_scores(networks: Mapping[str, Classifier], forget: ForgetSet) -> Row:
+def _forget_scores(networks: Mapping[str, Classifier], forget: ForgetSet, gone: Both) -> Row:
     """Share of the forget images, and of their benign views, still given their true class."""
     row: Row = {}
     for suffix, network in networks.items():
-        hits = correct(_logits(network, forget.images), forget.labels)
-        row[f"acc_forget{suffix}"] = _percent(hits)
+        row[f"acc_forget{suffix}"] = _percent(correct(gone[suffix].logits, gone[suffix].labels))
         for name, view in VIEWS.items():
             seen = [correct(_logits(network, v), forget.labels) for v in view(forget.images)]
             row[f"{name}{suffix}"] = _percent(torch.cat(seen))

@@ -100,15 +100,6 @@ def density(cosines: Tensor, points: int = 101) -> list[tuple[float, float]]:
     return list(zip(grid.tolist(), heights.tolist(), strict=True))
 
 
-def second_choices(logits_before: Tensor, labels: Tensor) -> Tensor:
-    """The most likely wrong class (n,) of each picture, by its logits (n, c) before unlearning.
-
-    >>> second_choices(torch.tensor([[5.0, 1.0, 2.0], [1.0, 0.0, 3.0]]), torch.tensor([0, 0]))
-    tensor([2, 2])
-    """
-    return logits_before.scatter(1, labels[:, None], -math.inf).argmax(1)
-
-
 def answer_entropy(answers: Sequence[int]) -> float:
     r"""Entropy of the distribution of answers, -\sum_c q_c log2 q_c, in bits; 0 if all are one.
 

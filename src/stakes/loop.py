@@ -128,6 +128,7 @@ def minimise(
     max_steps: int,
     check_every: int = 1,
     ready: Callable[[], bool] = lambda: False,
+    in_full: bool = False,
     pace: Pace | None = None,
     report: Report = silent,
 ) -> tuple[History, str]:
@@ -141,6 +142,7 @@ def minimise(
         max_steps: the step budget.
         check_every: steps between two looks.
         ready: whether a look is worth its time between two of these, since all may be forgotten.
+        in_full: whether to do all steps, forgotten or not.
         pace: the step size over time, and what to do where it was too large; by default it stays
             as the optimiser has it.
         report: progress.
@@ -176,10 +178,11 @@ def minimise(
         report("unlearning", step, max_steps, f"{look.forget_accuracy:.0f} % still known")
         if pace.too_far(look.drift) and pace.back_off(step):
             continue
-        if pace.done(step, look.forgotten):
+        if pace.done(step, look.forgotten) and not in_full:
             return history, FORGOTTEN
-    look = watch.look(live)  # the last step may have been taken back
-    history[-1] |= look.row()
+    if max_steps in pace.halved_at:  # the last step was taken back
+        look = watch.look(live)
+        history[-1] |= look.row()
     if look.forgotten:
         return history, FORGOTTEN
     return history, f"step budget: {max_steps} steps done before every image was forgotten"

@@ -27,6 +27,15 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return true - others
 
 
+def second_choices(logits: Tensor, labels: Tensor) -> Tensor:
+    """The most likely class other than its own (n,) of each row of logits (n, c).
+
+    >>> second_choices(torch.tensor([[5.0, 1.0, 2.0], [1.0, 0.0, 3.0]]), torch.tensor([0, 0]))
+    tensor([2, 2])
+    """
+    return logits.scatter(1, labels[:, None], float("-inf")).argmax(1)
+
+
 def deletion_hinge(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
     """Sum over n of relu(z_y - max other z + margin), divided by sqrt(n m); m of them are above 0.
 

@@ -362,6 +362,18 @@ class ForgetSGD(Method):
         return run.descend(lambda step: loss(next(batches)), optimizer, self.max_steps)
 
 
+def ascent_terms(run: Run, batch_size: int) -> Callable[[int], dict[str, Tensor]]:
+    """The term of gradient ascent, -CE on the next batch of the forget images."""
+    images, labels = run.forget.images, run.forget.labels
+    batches = cycle(len(labels), batch_size, run.generator)
+
+    def terms(step: int) -> dict[str, Tensor]:
+        batch = next(batches)
+        return {"deletion": deletion_ce(run.live(images[batch]), labels[batch])}
+
+    return terms
+
+
 def adversarial_terms(run: Run, probes: Probes, batch_size: int) -> Callable[[], dict[str, Tensor]]:
     """The terms of Adv on the next batch of the shuffled union of forget images and probes.
 

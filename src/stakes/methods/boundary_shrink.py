@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stakes.classifier import Classifier
+from stakes.losses import second_choices
 from stakes.methods.base import ForgetSGD, Run, Unlearned, hyper
 
 
@@ -54,5 +55,4 @@ def nearest_class(network: Classifier, images: Tensor, labels: Tensor, eps: floa
         F.cross_entropy(network(moved), labels, reduction="sum"), moved
     )
     with torch.no_grad():
-        logits: Tensor = network((images + eps * gradient.sign()).clamp(0, 1))
-        return logits.scatter(1, labels[:, None], float("-inf")).argmax(1)
+        return second_choices(network((images + eps * gradient.sign()).clamp(0, 1)), labels)

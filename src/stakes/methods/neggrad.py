@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
-from stakes.loop import cycle
-from stakes.losses import deletion_ce
-from stakes.methods.base import Method, Run, Unlearned, hyper
+from stakes.methods.base import Method, Run, Unlearned, ascent_terms, hyper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +30,6 @@ class NegGrad(Method):
 
     def unlearn(self, run: Run) -> Unlearned:
         """Ascend until all is forgotten."""
-        images, labels = run.forget.images, run.forget.labels
-        batches = cycle(len(labels), self.forget_batch, run.generator)
-
-        def terms(step: int) -> dict[str, Tensor]:
-            batch = next(batches)
-            return {"deletion": deletion_ce(run.live(images[batch]), labels[batch])}
-
         optimizer = torch.optim.SGD(
             run.trainable().values(),
             lr=self.lr,
@@ -47,4 +37,4 @@ class NegGrad(Method):
             weight_decay=self.weight_decay,
         )
         run.live.train(self.batch_norm == "train")
-        return run.descend(terms, optimizer, self.max_steps)
+        return run.descend(ascent_terms(run, self.forget_batch), optimizer, self.max_steps)

@@ -7,9 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stakes.loop import cycle
-from stakes.losses import deletion_ce
-from stakes.methods.base import Method, Run, Unlearned, hyper
+from stakes.methods.base import Method, Run, Unlearned, ascent_terms, hyper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +37,7 @@ class RAWP(Method):
 
     def unlearn(self, run: Run) -> Unlearned:
         """Perturb until all is forgotten."""
-        images, labels = run.forget.images, run.forget.labels
-        batches = cycle(len(labels), self.forget_batch, run.generator)
-
-        def terms(step: int) -> dict[str, Tensor]:
-            batch = next(batches)
-            return {"deletion": deletion_ce(run.live(images[batch]), labels[batch])}
-
+        terms = ascent_terms(run, self.forget_batch)
         layers = [p for p in run.trainable().values() if p.ndim > 1]
         run.live.train(self.batch_norm == "train")
         return run.descend(terms, LayerwiseStep(layers, self.gamma), self.max_steps)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from stakes.data import Images
-from stakes.loop import FORGOTTEN, History, cycle, minimise
+from stakes.loop import FORGOTTEN, cycle, minimise
 from stakes.losses import retention_ce
 from stakes.methods.base import Method, Run, Unlearned, hyper
 from stakes.probes import wrong_labels
-from stakes.progress import Report
 
 LOOK_EVERY = 10
 
@@ -55,29 +54,19 @@ class RetainTraining(RetainFields):
         is forgotten only where it is so at the end.
         """
         run.live.train(self.batch_norm == "train")
-        watch = run.watch()
-        history: History = []
-
-        def part_from(start: int) -> tuple[History, str]:
-            length = min(LOOK_EVERY, self.max_steps - start)
-            report: Report = _ahead(run.report, start, self.max_steps)
-            return minimise(
-                run.live,
-                lambda step: terms(start + step),
-                optimizer,
-                watch,
-                max_steps=length,
-                check_every=length,
-                report=report,
-            )
-
         with run.timed("unlearn"):
-            for start in range(0, self.max_steps, LOOK_EVERY):
-                part, reason = part_from(start)
-                history += [r | {"step": r["step"] + start} for r in part[bool(history) :]]
-                if reason.startswith("diverged"):
-                    step = int(history[-1]["step"]) + 1
-                    return run.result(history, f"diverged: the loss is not finite at step {step}")
+            history, reason = minimise(
+                run.live,
+                terms,
+                optimizer,
+                run.watch(),
+                max_steps=self.max_steps,
+                check_every=LOOK_EVERY,
+                in_full=True,
+                report=run.report,
+            )
+        if reason.startswith("diverged"):
+            return run.result(history, reason)
         left = history[-1]["forget_accuracy"]
         done = f"complete: all {self.max_steps} steps done, {left:.0f} % of the images still known"
         return run.result(history, done if left else FORGOTTEN)
@@ -112,15 +101,6 @@ def set_step_sizes(optimizer: torch.optim.Optimizer, size: Callable[[int], float
 
     # Before each step, since the loop sets its own pace there.
     optimizer.register_step_pre_hook(before_step)
-
-
-def _ahead(report: Report, start: int, whole: int) -> Report:
-    """A report of a part, as a report of the whole."""
-
-    def told(phase: str, done: int, total: int, note: str = "") -> None:
-        report(phase, start + done, whole, note)
-
-    return told
 
 
 def retained_batches(

@@ -1,6 +1,6 @@
 """STRUCTGUARD: forget, and keep the structure of features around semantic anchors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -301,12 +301,14 @@ class Objective:
         shown, views, kept = features.float().split([len(pick), count, len(probes.images)])
         terms: dict[str, Tensor] = {}
         if len(pick):
-            terms["deletion"] = share * self._deletion(shown, labels)
-            with torch.no_grad():
-                self.balance.see(pick, margins(run.live.head(shown), labels))
+            logits = run.live.head(shown)
+            terms["deletion"] = share * self._deletion(logits, labels)
+            self.balance.see(pick, margins(logits.detach(), labels))
         if count:
             seen = labels.repeat(self._copies)
-            terms["views"] = settings.views_weight * share * self._deletion(views, seen)
+            terms["views"] = (
+                settings.views_weight * share * self._deletion(run.live.head(views), seen)
+            )
         if len(kept):
             terms |= self._retention(kept, probes, rest)
         if settings.reg_weight:
@@ -319,9 +321,8 @@ class Objective:
             terms["elastic_net"] = settings.elastic_weight * head
         return terms
 
-    def _deletion(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Bypasses the projector (Sec. 3.3)."""
-        logits = self._run.live.head(features)
+    def _deletion(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of logits that bypass the projector (Sec. 3.3)."""
         if self.settings.deletion == "ce":
             return deletion_ce(logits, labels)
         return deletion_hinge(logits, labels, self.balance.margin)
@@ -362,8 +363,7 @@ class Objective:
             parts = [self._pick(next(indices))] if indices is not None else []
             if fresh:
                 parts.append(self._answers(self._mixtures(fresh)))
-            probes = ProbeBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
-            yield next(forget), probes, 1.0, 1.0
+            yield next(forget), _joined(parts), 1.0, 1.0
 
     def _mixtures(self, count: int) -> Tensor:
         """Mixtures of forget images; those that are not to look like one image's views are even."""
@@ -379,9 +379,7 @@ class Objective:
             parts.append(self._answers(attacked.images, attacked.labels))
         if settings.pool and settings.probes != "pgd":
             parts.append(self._answers(self._mixtures(settings.pool)))
-        if not parts:
-            return None
-        return ProbeBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return _joined(parts) if parts else None
 
     def _union(self) -> Iterator[Draw]:
         """Batches of the shuffled union of forget images and fixed probes, as in public code."""
@@ -438,3 +436,7 @@ class Objective:
             )
         run.live.train(training)
         return importance
+
+
+def _joined(parts: Sequence[ProbeBatch]) -> ProbeBatch:
+    return ProbeBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
