@@ -10,7 +10,7 @@ import stakes
 ROOT = Path(stakes.__file__).parent
 LINES = [
     "errors files formats progress metrics losses importance structure membership retrieval",
-    "weights folders pictures encoders probes runs balance pace precision",
+    "weights folders pictures encoders probes inversion runs balance pace precision",
     "models data forget_lists figures findings tables describe views",
     "classifier forget anchors attributes tradeoffs typeset",
     "loop knowledge saliency anchor_sources retained report",

@@ -58,7 +58,7 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(classifier, forget
 
 
 def test_with_views_it_looks_no_more_often(classifier, forget, anchors):
-    method = StructGuard(max_steps=60, **VIEWS | {"views_weight": 0})
+    method = StructGuard(max_steps=60, **VIEWS | {"views_weight": 0, "probes": "mixed"})
     history = method(classifier, forget, anchors=anchors, seed=0).history
     looks = [row["step"] for row in history if "drift" in row]
     assert looks == list(range(0, 61, 10))
@@ -94,6 +94,7 @@ def test_every_comparison_of_structures_can_be_held(name, classifier, forget, an
 def test_it_says_what_it_chose_and_why(classifier, forget, anchors):
     given = StructGuard(max_steps=2, **QUICK)(classifier, forget, anchors=anchors).chosen
     assert given == {
+        "probes": "mixed", "probes_why": "the pictures alone are to be forgotten",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "hold": 1.0, "hold_why": "as given",
     }  # fmt: skip

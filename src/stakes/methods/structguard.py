@@ -11,6 +11,7 @@ from stakes.balance import Balance
 from stakes.classifier import Classifier
 from stakes.errors import InputError
 from stakes.importance import mean_gradient_magnitude
+from stakes.inversion import Whitening, has_statistics, inverted
 from stakes.loop import FORGOTTEN, History, cycle, minimise, pull_back
 from stakes.losses import (
     STRUCTURAL,
@@ -64,10 +65,12 @@ class StructGuard(PGDFields):
     with features g, head h, projector p, PGD probes x_s. ``StructGuard.reference()`` has the
     settings of the authors' public code. The default keeps the idea (a structure around fixed
     anchors, held on stand-ins for the absent data) and changes the parts: probes mixed afresh at
-    every step, half of them within a class; a hinge that stops pushing once a picture is
-    forgotten; retention of the original's soft answers and features; only the layers nearest the
-    head change. Margin, hold and step size adapt to the run (:mod:`stakes.balance`,
-    :mod:`stakes.pace`), so that one set of defaults serves every network and k.
+    every step, half of them within a class (from images made of the network's own statistics,
+    :mod:`stakes.inversion`, where copies are to be forgotten too); a hinge that stops pushing
+    once a picture is forgotten; retention of the original's soft answers and features; only the
+    layers nearest the head change. Margin, hold and step size adapt to the run
+    (:mod:`stakes.balance`, :mod:`stakes.pace`), so that one set of defaults serves every network
+    and k.
 
     Differences from the authors' code: the path that is deployed is the one that is measured;
     probes attack the original network and never ask for the true class; importance is taken per
@@ -88,9 +91,14 @@ class StructGuard(PGDFields):
     views_needed: float = hyper(
         0.92, "share of four watched views an image that has to be wrong", high=1
     )
-    probes: Literal["mixed", "pgd", "both"] = hyper(
-        "mixed", "mixtures made afresh each step, fixed PGD probes, or half of each"
+    probes: Literal["auto", "mixed", "inverted", "pgd", "both"] = hyper(
+        "auto",
+        "mixtures of forget images made afresh each step; mixtures of images made from the "
+        "network's BatchNorm statistics; fixed PGD probes; half PGD, half mixtures; or auto: "
+        "inverted where criterion is views and the network has such statistics, else mixed",
     )
+    inverted: int = hyper(512, "images made from BatchNorm statistics", low=1)
+    inversion_steps: int = hyper(100, "steps in which such an image is made", low=1)
     pool: int = hyper(0, "mixtures made once and drawn from again and again; 0: fresh each step")
     probe_batch: int = hyper(256, "probes a step", low=1)
     forget_batch: int = hyper(128, "forget images a step", low=1)
@@ -157,7 +165,7 @@ class StructGuard(PGDFields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batches == "union" and self.probes == "mixed" and not self.pool:
+        if self.batches == "union" and not self.pool and self.probes not in ("pgd", "both"):
             raise InputError(
                 "batches=union needs fixed probes: set probes to pgd or both, or a pool"
             )
@@ -243,7 +251,7 @@ class StructGuard(PGDFields):
                 pace=pace,
                 report=run.report,
             )
-        chosen = self._chosen(pace, balance)
+        chosen = self._chosen(pace, objective)
         if self.pull_back and reason == FORGOTTEN:
             with run.timed("pull_back"):
                 chosen["pulled_back_to"] = pull_back(
@@ -252,10 +260,13 @@ class StructGuard(PGDFields):
             history[-1] |= watch.look(run.live).row()
         return history, reason, chosen
 
-    def _chosen(self, pace: Pace, balance: Balance) -> dict[str, Any]:
+    def _chosen(self, pace: Pace, objective: "Objective") -> dict[str, Any]:
         """What the run chose by itself, and why, for the row."""
+        balance = objective.balance
         halved = ", ".join(map(str, pace.halved_at))
         return {
+            "probes": objective.probes,
+            "probes_why": objective.probes_why,
             "lr": self.lr * 0.5 ** len(pace.halved_at),
             "lr_why": f"drift above {self.max_drift}, or no finite loss, at step {halved}"
             if halved
@@ -286,6 +297,12 @@ class Objective:
         self._origin = {n: p.detach().clone() for n, p in self._parameters.items()}
         self._importance: dict[str, Tensor] = {}
         self._copies = settings.views_per_image if settings.criterion == "views" else 0
+        self.probes, self.probes_why = self._kind()
+        # What is mixed, and the least share of the second image: a mixture of forget images is
+        # not to look like a copy of one.
+        self._mixed = run.forget.images, run.forget.labels, EVEN if self._copies else UNEVEN
+        if self.probes == "inverted":
+            self._mixed = (*self._inverted(), UNEVEN)
         self._fixed = self._fixed_probes()
         self._batches = self._union() if settings.batches == "union" else self._paired()
 
@@ -355,8 +372,8 @@ class Objective:
         """A batch of forget images and one of probes, both counted in full."""
         settings, run = self.settings, self._run
         forget = cycle(len(run.forget), settings.forget_batch, run.generator)
-        count = {"mixed": settings.probe_batch, "pgd": 0, "both": settings.probe_batch // 2}
-        fresh = 0 if settings.pool else count[settings.probes]
+        count = {"pgd": 0, "both": settings.probe_batch // 2}
+        fresh = 0 if settings.pool else count.get(self.probes, settings.probe_batch)
         fixed = settings.probe_batch - fresh
         indices = cycle(len(self._fixed.labels), fixed, run.generator) if self._fixed else None
         while True:
@@ -365,19 +382,54 @@ class Objective:
                 parts.append(self._answers(self._mixtures(fresh)))
             yield next(forget), _joined(parts), 1.0, 1.0
 
+    def _kind(self) -> tuple[str, str]:
+        """The kind of probes, and why it was chosen."""
+        kind, network = self.settings.probes, self._run.original
+        if kind == "inverted" and not has_statistics(network):
+            raise InputError(
+                "probes=inverted needs BatchNorm statistics, which this network has not: "
+                "set probes to mixed"
+            )
+        if kind != "auto":
+            return kind, "as given"
+        if not self._copies:
+            return "mixed", "the pictures alone are to be forgotten"
+        if not has_statistics(network):
+            return "mixed", "the network has no BatchNorm statistics"
+        return "inverted", "copies are to be forgotten too"
+
+    def _inverted(self) -> tuple[Tensor, Tensor]:
+        """Images made from BatchNorm statistics, and the classes they were made for."""
+        settings, run = self.settings, self._run
+        images, labels, _ = self._mixed
+        start = mixed(images, settings.inverted, run.generator, UNEVEN, labels)
+        order = torch.randperm(run.original.num_classes, generator=run.generator)
+        targets = order.repeat(-(-len(start) // len(order)))[: len(start)].to(start.device)
+        with run.timed("probes"):
+            made = inverted(
+                run.original,
+                start,
+                targets,
+                Whitening(images),
+                steps=settings.inversion_steps,
+                generator=run.generator,
+                batch_size=settings.probe_batch,
+                passes=self._autocast,
+                progress=lambda done, total: run.report("probes", done, total),
+            )
+        return made, targets
+
     def _mixtures(self, count: int) -> Tensor:
-        """Mixtures of forget images; those that are not to look like one image's views are even."""
-        forget = self._run.forget
-        least = EVEN if self._copies else UNEVEN
-        return mixed(forget.images, count, self._run.generator, least, forget.labels)
+        images, labels, least = self._mixed
+        return mixed(images, count, self._run.generator, least, labels)
 
     def _fixed_probes(self) -> ProbeBatch | None:
         """Probes made once: the attack's, then the pool of mixtures."""
         settings, parts = self.settings, []
-        if settings.probes != "mixed":
+        if self.probes in ("pgd", "both"):
             attacked = settings.attack(self._run)
             parts.append(self._answers(attacked.images, attacked.labels))
-        if settings.pool and settings.probes != "pgd":
+        if settings.pool and self.probes != "pgd":
             parts.append(self._answers(self._mixtures(settings.pool)))
         return _joined(parts) if parts else None
 
