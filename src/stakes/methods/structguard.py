@@ -89,7 +89,7 @@ class StructGuard(PGDFields):
     views_per_image: int = hyper(3, "fresh views of each forget image a step", low=1)
     views_weight: float = hyper(2.0, "weight of the deletion of views")
     views_needed: float = hyper(
-        0.92, "share of four watched views an image that has to be wrong", high=1
+        0.95, "share of four watched views an image that has to be wrong", high=1
     )
     probes: Literal["auto", "mixed", "inverted", "pgd", "both"] = hyper(
         "auto",
