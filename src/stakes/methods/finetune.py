@@ -15,7 +15,8 @@ class FineTune(RetainSGD):
     """``L = CE(x_r, y_r)``: what was learned from D_f fades, if it does, for want of repetition.
 
     Golatkar et al., CVPR 2020, as a baseline. Nothing asks for forgetting, so all steps are done
-    whatever is forgotten, and the stop reason says how much still is known.
+    whatever is forgotten, and the stop reason says how much still is known. Of a few pictures
+    drawn at random it forgets next to none: a network that generalises knows them from the others.
 
     Differences from public code: no augmentation and no decay of the step size.
     """
