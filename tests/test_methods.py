@@ -39,14 +39,14 @@ VARIANTS = {
     "delete": METHODS["delete"](lr=0.01),
     "esc": METHODS["esc"](),
     "negmerge": METHODS["negmerge"](lr=0.01),
-    "oracle": METHODS["oracle"](lr=0.03, **SMALL | {"retain_batch": 8}),
+    "oracle": METHODS["oracle"](lr=0.01, settle_least=10, **SMALL),
     "retrain": METHODS["retrain"](lr=0.05, max_steps=60, **SMALL),
     "finetune": METHODS["finetune"](max_steps=30, **SMALL),
     "amnesiac": METHODS["amnesiac"](lr=0.05, max_steps=80, **SMALL),
     "salun": METHODS["salun"](lr=0.05, max_steps=80, **SMALL),
     "ssd": METHODS["ssd"](retain_samples=96, alpha=1.0, dampening=0.1),
     "scrub": METHODS["scrub"](lr=0.05, forget_batch=1, max_epochs=9, max_steps=40, **SMALL),
-    "unsir": METHODS["unsir"](**SMALL),
+    "unsir": METHODS["unsir"](max_steps=32, **SMALL),
     "lotus": METHODS["lotus"](lr=0.01, max_steps=60, unseen_accuracy=50.0, **SMALL),
 }
 #: Nothing in their objective asks that a picture be misclassified.

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 from stakes import Classifier, InputError, evaluate
 from stakes.importance import empirical_fisher
 from stakes.loop import FORGOTTEN
+from stakes.losses import deletion_ce
 from stakes.methods import METHODS
 from stakes.methods.lotus import accuracy, gumbel_softmax
+from stakes.methods.oracle import unlikelihood
 from stakes.methods.retain_base import LOOK_EVERY, set_step_sizes
 from stakes.methods.retrain import fresh
 from stakes.methods.salun import salient
@@ -83,14 +85,42 @@ def test_step_sizes_are_those_asked_for():
 # Oracle and fine-tuning
 
 
-def test_oracle_weighs_every_picture_of_a_batch_alike(classifier, forget, train_images):
-    method = METHODS["oracle"](batch_norm="eval", max_steps=1, retain_samples=0, retain_batch=999)
+def test_oracle_descends_on_what_is_retained_and_leads_away_from_the_rest(
+    classifier, forget, train_images
+):
+    method = METHODS["oracle"](deletion_weight=0.3, max_steps=1, retain_samples=0, retain_batch=999)
     row = method(classifier, forget, retain=train_images).history[1]
     kept = [i for i in range(160) if i not in forget.indices]
-    gained = 154 * loss_on(classifier, train_images.load(kept), train_images.labels[kept])
-    lost = 6 * loss_on(classifier, forget.images, forget.labels)
-    assert row["loss"] == pytest.approx((gained - lost) / 160, rel=1e-4)
-    assert row["term_deletion"] == pytest.approx(-lost / 160, rel=1e-4)
+    gained = loss_on(classifier, train_images.load(kept), train_images.labels[kept])
+    with torch.no_grad():
+        p = classifier(forget.images).softmax(1)[range(6), forget.labels]
+    assert row["term_retention"] == pytest.approx(gained, rel=1e-4)
+    assert row["term_deletion"] == pytest.approx(-0.3 * float((1 - p).log().mean()), rel=1e-4)
+
+
+def test_unlikelihood_has_the_direction_of_ascent_and_a_length_that_follows_p():
+    rows = [[12.0, 0.0, 1.0], [0.0, 0.5, 0.0], [-12.0, 0.0, 1.0]]
+    logits = torch.tensor(rows, dtype=torch.float64, requires_grad=True)
+    labels = torch.zeros(3, dtype=torch.long)
+    (down,) = torch.autograd.grad(3 * unlikelihood(logits, labels), logits)
+    (up,) = torch.autograd.grad(3 * deletion_ce(logits, labels), logits)
+    p = logits.detach().softmax(1)[:, :1]
+    assert torch.allclose(down, up * p / (1 - p), rtol=1e-6)
+    assert (down[:, 0] - p[:, 0]).abs().max() < 1e-6
+    assert up[0].norm() < 1e-4 < 1 < down[0].norm()  # certain: ascent does not move it
+    assert down[2].norm() < 1e-4 < 1 < up[2].norm()  # long forgotten: ascent never ends
+
+
+def test_oracle_goes_on_for_as_long_again_once_all_is_forgotten(classifier, forget, train_images):
+    method = METHODS["oracle"](lr=0.01, settle_least=20, **SMALL)
+    result = method(classifier, forget, retain=train_images)
+    looks = {row["step"]: row["forget_accuracy"] for row in result.history if "drift" in row}
+    first = next(step for step, known in looks.items() if known == 0)
+    last = max(looks)
+    assert result.stop_reason == FORGOTTEN
+    assert last >= first + max(20, first)
+    assert len(result.history) == last + 1
+    assert looks[last] == 0
 
 
 def test_fine_tuning_is_sgd_on_the_retained_data(classifier, forget, train_images):
