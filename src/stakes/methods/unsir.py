@@ -26,6 +26,10 @@ class UNSIR(RetainTraining):
     other pictures of these classes are retained and hold them: single pictures are forgotten, if
     at all, by what impairing breaks and repairing does not mend. All steps are done.
 
+    The steps of impairing are so large that they take down most of what the network knows, and
+    the retained data teaches it anew within an epoch. It takes a thousand pictures a class and
+    the steps of both epochs; with fewer, what is left is a broken network.
+
     Differences from the authors' code: noise is labelled with its own class, where theirs gives
     the noise of every class the label 0; retained data has pictures of these classes; every step
     of impairing takes a batch of each set, where theirs shuffles both into one; Adam keeps its
@@ -34,6 +38,9 @@ class UNSIR(RetainTraining):
 
     title: ClassVar[str] = "UNSIR"
 
+    retain_samples: int = hyper(
+        10_000, "retained pictures used, drawn at random; 0 for all", "public code, 1000 a class"
+    )
     noise_images: int = hyper(32, "noise images for each class of the forget set", low=1)
     noise_steps: int = hyper(40, "steps of Adam that the noise is made in", "public code", low=1)
     noise_lr: float = hyper(0.1, "step size of these steps, normalised pixels", "public code")
@@ -42,7 +49,7 @@ class UNSIR(RetainTraining):
     impair_lr: float = hyper(0.02, "step size of Adam while impairing", "public code")
     repair_lr: float = hyper(0.01, "step size of Adam while repairing", "public code")
     max_steps: int = hyper(
-        32, "steps, the first half of them impairs; one epoch each", "public code", low=1
+        158, "steps, the first half of them impairs; one epoch each", "public code", low=1
     )
 
     def unlearn(self, run: Run) -> Unlearned:
