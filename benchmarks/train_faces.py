@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from stakes.classifier import Classifier
 from stakes.data import Images, load_data
 from stakes.folders import class_files
-from stakes.loop import cycle
+from stakes.loop import Batches
 
 MODEL, SIZE, TEST = "timm:resnet10t", 64, 2
 BATCH, RATE, MOMENTUM, DECAY = 32, 0.05, 0.9, 5e-4
@@ -67,7 +67,7 @@ def train(classifier: Classifier, images: Images, epochs: int, seed: int) -> Non
         classifier.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * steps)
-    batches = cycle(len(images), BATCH, generator)
+    batches = Batches(len(images), BATCH, generator)
     classifier.train()
     for epoch in range(1, epochs + 1):
         total = 0.0

@@ -10,9 +10,9 @@ import stakes
 ROOT = Path(stakes.__file__).parent
 LINES = [
     "errors files formats progress metrics losses importance structure membership retrieval",
-    "weights folders pictures encoders probes inversion runs balance pace precision",
-    "models data forget_lists figures findings tables describe views",
-    "classifier forget anchors attributes tradeoffs typeset",
+    "weights folders pictures encoders probes inversion runs precision",
+    "models data forget_lists figures findings tables describe views checkpoint",
+    "balance pace classifier forget anchors attributes tradeoffs typeset",
     "loop knowledge saliency anchor_sources retained report",
     "escalate",
     "methods audit",

@@ -18,6 +18,7 @@ from stakes.benchmark import bench, share_out
 from stakes.errors import InputError
 from stakes.files import tensor_digest
 from stakes.recipe import read_recipe
+from stakes.record import checkpoint_beside
 from stakes.runner import Runner, read_record, unfinished
 
 STAND_IN = """
@@ -34,6 +35,7 @@ if model == "broken":
     sys.exit(3)
 if model == "killed":
     (out.parent / f".{out.name}.new-1").mkdir()
+    (out.parent / f".{out.name}.checkpoint").mkdir()
     os.kill(os.getpid(), 9)
 time.sleep(float(after("--lr")))
 shutil.rmtree(out, ignore_errors=True)
@@ -164,7 +166,8 @@ def test_a_failing_cell_is_recorded_passed_by_and_tried_again(tmp_path, make, no
     assert "stakes unlearn --method neggrad --model broken" in broken
     assert "killed by SIGKILL, perhaps for want of memory" in killed
     assert "no run folder" in empty
-    assert not list((out / "runs").glob(".*"))  # the killed one could not tidy up
+    left = list((out / "runs").glob(".*"))  # the killed one could not tidy up, and may go on
+    assert left == [checkpoint_beside(out / "runs" / "killed-neggrad-k4-s0").parent]
     assert "FAILED (exit code 3)" in log.getvalue()
     assert "3 of 4 cells are missing" in (out / "table.md").read_text()
     assert read_record(recipe.cells[0], out)["state"] == "failed"

@@ -637,6 +637,48 @@ def test_an_interruption_while_writing_leaves_the_earlier_run(base, monkeypatch,
     assert {path.name: path.read_bytes() for path in Path("OUT").iterdir()} == before
 
 
+STOPPED = """
+import os, signal, sys
+from stakes import checkpoint, cli
+save, checkpoint.EVERY = checkpoint.Checkpoint.save, 0.0
+def stop(self, step, history):
+    save(self, step, history)
+    if step == 5:
+        os.kill(os.getpid(), signal.{signal})
+checkpoint.Checkpoint.save = stop
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_the_same_command_goes_on_where_it_was_stopped(name, base, tmp_path, capsys):
+    words = [*with_options(base, lr="1e-5"), "--max-steps", "12"]
+    stopped = subprocess.run(
+        [sys.executable, "-c", STOPPED.format(signal=name), *words],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if name == "SIGKILL":
+        assert stopped.returncode == -signal.SIGKILL
+    else:
+        assert stopped.returncode == 128 + signal.SIGTERM
+        assert stopped.stderr.endswith("; the same command goes on where it stopped\n")
+    assert [path.name for path in tmp_path.iterdir()] == [".OUT.checkpoint"]
+    assert cli.main(words) == 0
+    assert "interrupted run: 5/12, going on after step 5\n" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["OUT"]
+    assert cli.main(with_options(words, out="WHOLE")) == 0
+    assert "interrupted run" not in capsys.readouterr().err
+    assert row_of("OUT")["unlearned_digest"] == row_of("WHOLE")["unlearned_digest"]
+    for file in ("history.jsonl", "evidence.json", "model.safetensors"):
+        assert Path("OUT", file).read_bytes() == Path("WHOLE", file).read_bytes()
+    assert cli.main(words) == 2  # what is finished is not replaced
+    assert "--out OUT is not empty" in capsys.readouterr().err
+
+
 def test_bars_with_the_time_left_on_a_terminal(base, tmp_path):
     ours, theirs = pty.openpty()
     process = spawn(lasting(base), tmp_path, stderr=theirs)

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from stakes.loop import FORGOTTEN, Watch, cycle, minimise, pull_back
+from stakes.loop import FORGOTTEN, Batches, Watch, minimise, pull_back
 from stakes.losses import deletion_ce, deletion_hinge, margins
 from stakes.pace import Pace
 from stakes.probes import mixed
@@ -23,7 +23,7 @@ def ascent(classifier, forget):
 
 
 def test_an_epoch_visits_everything_once_and_the_next_in_another_order():
-    batches = cycle(10, 4, torch.Generator().manual_seed(0))
+    batches = Batches(10, 4, torch.Generator().manual_seed(0))
     first = torch.cat([next(batches) for _ in range(3)])
     second = torch.cat([next(batches) for _ in range(3)])
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stakes import METHODS, ForgetSet, InputError, StructGuard
+from stakes import METHODS, ForgetSet, InputError, StructGuard, checkpoint
+from stakes.checkpoint import Checkpoint
 from stakes.loop import FORGOTTEN
 
 QUICK = {"probes_per_image": 3, "pgd_iterations": 20, "eps": 2.0, "batch_norm": "eval"}
@@ -49,6 +50,8 @@ VARIANTS = {
     "unsir": METHODS["unsir"](max_steps=32, **SMALL),
     "lotus": METHODS["lotus"](lr=0.01, max_steps=60, unseen_accuracy=50.0, **SMALL),
 }
+#: They take no gradient steps on the network itself, and are too short to be gone on with.
+NO_LOOP = {"fisher", "esc", "negmerge", "ssd"}
 #: Nothing in their objective asks that a picture be misclassified.
 UNFORCED = {"retrain", "finetune", "unsir", "lotus"}
 
@@ -110,6 +113,38 @@ def test_the_same_seed_gives_the_same_weights(method, classifier, forget, anchor
     assert first.history == second.history
 
 
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    variant, method, classifier, forget, anchors, given, tmp_path, monkeypatch
+):
+    short, file, told = shortened(method, 6), tmp_path / "state", []
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    whole = short(classifier, forget, anchors=anchors, seed=5, **given)
+
+    def report(phase, done, total, note=""):
+        told.append(note)
+
+    def stop(self, step, history):
+        save(self, step, history)
+        if step == 2 and file.exists():
+            raise KeyboardInterrupt
+
+    save = Checkpoint.save
+    if variant in NO_LOOP:
+        short(classifier, forget, anchors=anchors, seed=5, checkpoint=file, **given)
+        assert not file.exists()
+        return
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            short(classifier, forget, anchors=anchors, seed=5, checkpoint=file, **given)
+    again = short(
+        classifier, forget, anchors=anchors, seed=5, checkpoint=file, report=report, **given
+    )
+    assert "going on after step 2" in told
+    assert again.classifier.digest() == whole.classifier.digest()
+    assert again.history == whole.history
+
+
 def test_global_randomness_is_neither_used_nor_moved(method, classifier, forget, anchors, given):
     state = torch.random.get_rng_state()
     short = shortened(method, 3)
@@ -139,7 +174,7 @@ def test_batchnorm_statistics_move_in_train_mode_alone(
     variant, method, classifier, forget, anchors, given
 ):
     if "batch_norm" not in {item.name for item in dataclasses.fields(method)}:
-        assert variant in {"ssd", "fisher", "esc", "negmerge"}  # these never train
+        assert variant in NO_LOOP
         after = method(classifier, forget, anchors=anchors, **given).classifier
         assert not any(moved(classifier, after))
         return

@@ -37,10 +37,10 @@ def test_lines_at_the_start_every_ten_seconds_and_at_the_end(now):
         report("scoring", 4, 4)
     assert stream.getvalue().splitlines() == [
         "unlearning: 1/100, 1 seen",
-        "unlearning: 11/100, 11 seen, at most 1:21 left",
-        "unlearning: 21/100, 21 seen, at most 1:15 left",
-        "unlearning: 31/100, 31 seen, at most 1:07 left",
-        "unlearning: 32/100, 32 seen, at most 1:06 left",
+        "unlearning: 11/100, 11 seen, at most 1:29 left",
+        "unlearning: 21/100, 21 seen, at most 1:19 left",
+        "unlearning: 31/100, 31 seen, at most 1:09 left",
+        "unlearning: 32/100, 32 seen, at most 1:08 left",
         "scoring: 1/4",
         "scoring: 4/4",
     ]

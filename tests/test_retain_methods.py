@@ -17,7 +17,7 @@ from stakes.methods.oracle import unlikelihood
 from stakes.methods.retain_base import LOOK_EVERY, set_step_sizes
 from stakes.methods.retrain import fresh
 from stakes.methods.salun import salient
-from stakes.methods.scrub import max_turns
+from stakes.methods.scrub import is_max
 from stakes.methods.ssd import dampen
 from stakes.methods.unsir import error_maximising
 
@@ -294,9 +294,7 @@ def test_scrub_alternates_max_and_min_passes(classifier, forget, train_images):
     up, down = {"deletion"}, {"retention", "distillation"}
     epoch = [up, up, down, down, down]  # 6 images by 4, 96 by 32
     assert terms_of(result.history) == [*epoch, *epoch, down, down, down, down]
-    assert [next(turns) for turns in [max_turns(2, 3, 1)] for _ in range(6)] == [True] * 2 + [
-        False
-    ] * 4
+    assert [is_max(step, 2, 3, 1) for step in range(1, 7)] == [True] * 2 + [False] * 4
 
 
 def test_its_terms_are_those_of_the_definition(classifier, forget, train_images):

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
+from stakes.checkpoint import Changing
+
 FEW = 0.05  # of the forget images; with more of them known, it is the hold that is too strong
 MOST = 8.0  # times its start, the margin at most
 LEAST = 1 / 16  # of its start, the hold at least
 
 
-class Balance:
+class Balance(Changing):
     """The margin asked of forgotten images, and how strongly the features are held.
 
     Both follow what the training batches show of the forget images. The last few of many images
@@ -27,6 +29,8 @@ class Balance:
         margin: that a forgotten image is to have now.
         hold: factor of the hold on the probes' features, 1 to begin with.
     """
+
+    changing = ("margin", "hold", "_lead", "_fewest", "_waited")
 
     def __init__(
         self, k: int, margin: float, *, patience: int, device: torch.device | None = None

@@ -28,7 +28,7 @@ from stakes.models.cards import made_by
 from stakes.options import check_keys, read_config, value_after, with_fields
 from stakes.progress import Terminal
 from stakes.recipe import read_recipe, shipped_recipes
-from stakes.record import Request, check_out, run
+from stakes.record import Request, check_out, checkpoint_beside, run
 
 FAILED, USAGE_ERROR = 1, 2
 
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(USAGE_ERROR, f"{name}{error}")
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
-        return _fail(128 + number, "interrupted; nothing is half written")
+        notes = ["interrupted", "nothing is half written", *getattr(error, "__notes__", [])]
+        return _fail(128 + number, "; ".join(notes))
     except (OutOfMemoryError, MemoryError) as error:
         return _fail(FAILED, f"out of memory: {str(error) or 'smaller batches need less'}")
     except OSError as error:
@@ -125,7 +126,7 @@ def unlearn(
 
     OUT gets model.safetensors, row.json (the numbers), history.jsonl (each step) and report.html
     (the evidence). The hyper-parameters below are those of --method: see another's by
-    `stakes unlearn --method NAME --help`.
+    `stakes unlearn --method NAME --help`. Interrupted, the same command goes on where it stopped.
 
     Args:
         inputs: the network, the pictures, and what there is to score on.
@@ -164,8 +165,13 @@ def unlearn(
         thumbnails=images,
         asked=asked,
     )
-    with Terminal() as progress:
-        row = run(request, out, progress)
+    try:
+        with Terminal() as progress:
+            row = run(request, out, progress)
+    except KeyboardInterrupt as stopped:
+        if checkpoint_beside(out).exists():
+            stopped.add_note("the same command goes on where it stopped")
+        raise
     print(_summary(row))
     print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
 

@@ -10,7 +10,7 @@ from stakes.anchors import Anchors
 from stakes.classifier import Classifier
 from stakes.data import Images, load_data
 from stakes.forget import ForgetSet
-from stakes.loop import cycle
+from stakes.loop import Batches
 from stakes.methods import L2UL, Method, NegGrad, StructGuard
 from stakes.progress import Report, silent
 from stakes.record import Request, check_out, new_folder, run
@@ -31,7 +31,7 @@ def train(
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
     steps = EPOCHS * -(-len(labels) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    batches = cycle(len(labels), BATCH, torch.Generator().manual_seed(seed))
+    batches = Batches(len(labels), BATCH, torch.Generator().manual_seed(seed))
     classifier.train()
     for step in range(1, steps + 1):
         batch = next(batches)

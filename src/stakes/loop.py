@@ -1,11 +1,13 @@
 """The only gradient loop and the only stop rule; every method hands it its named loss terms."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from stakes.checkpoint import Changing, Checkpoint
 from stakes.classifier import Classifier
 from stakes.forget import ForgetSet
 from stakes.losses import margins
@@ -108,15 +110,28 @@ def _features(classifier: Classifier, images: Tensor, batch_size: int = 256) -> 
     return torch.cat([classifier.features(batch) for batch in images.split(batch_size)])
 
 
-def cycle(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+class Batches(Changing):
     """Shuffled batches of indices below ``size``, epoch after epoch, without end.
 
-    >>> batches = cycle(5, 2, torch.Generator().manual_seed(0))
+    >>> batches = Batches(5, 2, torch.Generator().manual_seed(0))
     >>> sorted(torch.cat([next(batches) for _ in range(3)]).tolist())
     [0, 1, 2, 3, 4]
     """
-    while True:
-        yield from torch.randperm(size, generator=generator).split(batch_size)
+
+    changing = ("_left",)
+
+    def __init__(self, size: int, batch_size: int, generator: torch.Generator) -> None:
+        self._size, self._batch_size, self._generator = size, batch_size, generator
+        self._left = torch.empty(0, dtype=torch.int64)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Tensor:
+        if not len(self._left):
+            self._left = torch.randperm(self._size, generator=self._generator)
+        batch, self._left = self._left[: self._batch_size], self._left[self._batch_size :]
+        return batch
 
 
 def minimise(
@@ -130,6 +145,7 @@ def minimise(
     ready: Callable[[], bool] = lambda: False,
     in_full: bool = False,
     pace: Pace | None = None,
+    checkpoint: Checkpoint | None = None,
     report: Report = silent,
 ) -> tuple[History, str]:
     """Minimise the plain sum of named loss terms until everything is forgotten.
@@ -145,6 +161,8 @@ def minimise(
         in_full: whether to do all steps, forgotten or not.
         pace: the step size over time, and what to do where it was too large; by default it stays
             as the optimiser has it.
+        checkpoint: keeps whatever else ``terms`` changes; the loop adds its own, and goes on
+            after the step that it was interrupted at, to the same bits.
         report: progress.
 
     Returns:
@@ -153,10 +171,16 @@ def minimise(
         ``views_accuracy``), and the reason for stopping. The terms of row t are those minimised
         in step t; accuracy and drift are those after it. A step without a finite loss has no row.
     """
+    pace, checkpoint = pace or Pace(optimizer), checkpoint or Checkpoint()
+    trained = nn.ParameterList(p for group in optimizer.param_groups for p in group["params"])
+    checkpoint.keep(live, trained, optimizer, pace)
+    done, history, said = checkpoint.restore()
+    if said:
+        report("interrupted run", done, max_steps, said)
     look = watch.look(live)
-    history: History = [{"step": 0.0} | look.row()]
-    pace = pace or Pace(optimizer)
-    for step in range(1, max_steps + 1):
+    history = history or [{"step": 0.0} | look.row()]
+    for step in range(done + 1, max_steps + 1):
+        checkpoint.save(step - 1, history)
         parts = terms(step)
         loss = torch.stack(list(parts.values())).sum()
         if not bool(loss.isfinite()):

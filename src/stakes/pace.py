@@ -6,8 +6,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from stakes.checkpoint import Changing
 
-class Pace:
+
+class Pace(Changing):
     """The step sizes of an optimiser, step by step.
 
     They grow over the warm-up. Once all is forgotten the run settles: it goes on while they fall
@@ -28,6 +30,8 @@ class Pace:
         halved_at: the steps after which the step sizes were halved.
     """
 
+    changing = ("halved_at", "_left", "_start", "_end", "_begun", "_kept")
+
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
@@ -40,14 +44,14 @@ class Pace:
         buffers: Iterable[Tensor] = (),
     ) -> None:
         self._optimizer = optimizer
-        self._groups = [(group, group["lr"]) for group in optimizer.param_groups]
+        self._sizes = [group["lr"] for group in optimizer.param_groups]
         self._warmup, self._settle, self._least = warmup, settle, settle_least
         self._max_drift, self._left = max_drift, backoffs
         self._start: int | None = None
         self._end = 0
         self._begun = 0
         self.halved_at: list[int] = []
-        weights = [parameter for group, _ in self._groups for parameter in group["params"]]
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
         self._tensors = [*weights, *buffers] if backoffs else []
         self._kept = [tensor.detach().clone() for tensor in self._tensors]
 
@@ -63,8 +67,8 @@ class Pace:
             factor *= min(1.0, (step - self._begun) / self._warmup)
         if self._start is not None:
             factor *= max(0.0, (self._end - step + 1) / (self._end - self._start + 1))
-        for group, base in self._groups:
-            group["lr"] = base * factor
+        for group, size in zip(self._optimizer.param_groups, self._sizes, strict=True):
+            group["lr"] = size * factor
 
     def ends(self, step: int) -> bool:
         """Whether settling ends with this step."""

@@ -1,10 +1,12 @@
-"""Progress of long work: bars with the time left on a terminal, plain lines elsewhere."""
+"""Progress of long work, bars on a terminal and plain lines elsewhere, and the time it took."""
 
 import math
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
@@ -110,7 +112,7 @@ class _Lines:
     def __init__(self, stream: IO[str], every: float) -> None:
         self._stream = stream
         self._every = every
-        self._start: dict[str, float] = {}
+        self._start: dict[str, tuple[float, int]] = {}
         self._said: dict[str, float] = {}
         self._done: dict[str, int] = {}
         self._unsaid = ""
@@ -120,12 +122,13 @@ class _Lines:
         if phase not in self._start:
             self.close()
         if done < self._done.get(phase, done):  # the phase has begun anew
-            self._start[phase] = now
-        start = self._start.setdefault(phase, now)
+            self._start[phase] = now, done
+        start, first = self._start.setdefault(phase, (now, done))
         self._done[phase] = done
         self._unsaid = f"{phase}: {done}/{total}" + (f", {note}" if note else "")
-        if 0 < done < total and now - start > 1:
-            self._unsaid += f", at most {clock((now - start) / done * (total - done))} left"
+        if first < done < total and now - start > 1:
+            left = (now - start) / (done - first) * (total - done)
+            self._unsaid += f", at most {clock(left)} left"
         if now - self._said.get(phase, -math.inf) >= self._every:
             self._said[phase] = now
             self.close()
@@ -134,6 +137,49 @@ class _Lines:
         if self._unsaid:
             print(self._unsaid, file=self._stream, flush=True)
         self._unsaid = ""
+
+
+class Stopwatch:
+    """Wall-clock seconds by phase; what a phase within another one takes is its own alone.
+
+    Attributes:
+        seconds: by phase so far.
+        earlier: of these, seconds of an interrupted run that this one goes on from.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.earlier = 0.0
+        self._phase: str | None = None
+        self._since = 0.0
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds of the block to ``phase``."""
+        outer = self._turn_to(phase)
+        try:
+            yield
+        finally:
+            self._turn_to(outer)
+
+    def _turn_to(self, phase: str | None) -> str | None:
+        """Count what the phase so far took; gives its name."""
+        before, now = self._phase, time.perf_counter()
+        if before is not None:
+            self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
+        self._phase, self._since = phase, now
+        return before
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds by phase, up to now."""
+        self._turn_to(self._phase)
+        return dict(self.seconds)
+
+    def load_state_dict(self, state: Mapping[str, float], /) -> None:
+        """Count on from there; what was done again until now counts once."""
+        self._turn_to(self._phase)
+        self.earlier = sum(state.values()) - sum(self.seconds.values())
+        self.seconds = dict(state)
 
 
 def clock(seconds: float) -> str:

@@ -70,6 +70,9 @@ class Request:
 def run(request: Request, out: str | Path, report: Report = silent) -> dict[str, Any]:
     """Unlearn, score, and write ``out``: model, card, row, history, evidence, stakes and report.
 
+    Where the same run was interrupted before, it goes on from there (see
+    :mod:`stakes.checkpoint`).
+
     Returns:
         The row.
 
@@ -77,7 +80,7 @@ def run(request: Request, out: str | Path, report: Report = silent) -> dict[str,
         InputError: a damaged image among those to score, or what the method refuses; before any
             long work, and with nothing written.
     """
-    start = time.perf_counter()
+    start, checkpoint = time.perf_counter(), checkpoint_beside(out)
     selected = select(
         request.forget,
         test=request.test,
@@ -93,6 +96,7 @@ def run(request: Request, out: str | Path, report: Report = silent) -> dict[str,
         anchors=request.anchors,
         retain=request.retain if request.method.needs_retain else None,
         seed=request.seed,
+        checkpoint=checkpoint,
         report=report,
     )
     scoring = time.perf_counter()
@@ -109,12 +113,14 @@ def run(request: Request, out: str | Path, report: Report = silent) -> dict[str,
     )
     now = time.perf_counter()
     row = _asked(request) | scores | _outcome(result)
-    row |= {"seconds_evaluate": selecting + now - scoring, "seconds_total": now - start}
+    row |= {"seconds_evaluate": selecting + now - scoring}
+    row["seconds_total"] = now - start + result.earlier
     row |= {"peak_memory_mb": peak_memory_mb(request.classifier.device)}
     row |= _digests(request, result) | environment(request.classifier.device)
     row = _finite(row)
     with new_folder(out) as folder:
         _write(folder, request, result, row, evidence)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return row
 
 
@@ -172,6 +178,16 @@ def check_out(
             f"--out {out} holds {name}, which is no part of an earlier result: --overwrite would "
             "delete it; give another folder"
         )
+
+
+def checkpoint_beside(out: str | Path) -> Path:
+    """Where a run that is to write ``out`` keeps its state, in a hidden folder of its own.
+
+    >>> checkpoint_beside("/runs/one").as_posix()
+    '/runs/.one.checkpoint/state.pt'
+    """
+    out = Path(out).resolve()
+    return out.with_name(f".{out.name}.checkpoint") / "state.pt"
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from stakes.errors import InputError
 from stakes.files import tensor_digest, write_text
 from stakes.formats import duration
 from stakes.recipe import Cell
+from stakes.record import checkpoint_beside
 from stakes.runs import read_run
 
 STAKES = (sys.executable, "-m", "stakes")
@@ -233,8 +234,11 @@ class Runner:
 
     def _clean(self, cell: Cell) -> None:
         """Remove the half-written folder of a process that could not do so itself."""
-        for path in (self.out / "runs").glob(f".{cell.name}.*"):
-            shutil.rmtree(path, ignore_errors=True)
+        runs = self.out / "runs"
+        kept = checkpoint_beside(runs / cell.name).parent.name  # the cell goes on from it
+        for path in runs.glob(f".{cell.name}.*"):
+            if path.name != kept:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _write(self, cell: Cell, facts: Mapping[str, object], **more: object) -> None:
         write_text(self._path(cell, "json"), json.dumps({**facts, **more}, indent=1) + "\n")

@@ -1,11 +1,11 @@
 """What every method is and returns; no method's own mathematics is here."""
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import (
     Any,
     ClassVar,
@@ -21,14 +21,16 @@ from torch import Tensor
 
 from stakes.anchor_sources import resolve_anchors
 from stakes.anchors import Anchors
+from stakes.checkpoint import Checkpoint, surroundings
 from stakes.classifier import Classifier
 from stakes.data import Images
 from stakes.errors import InputError
+from stakes.files import tensor_digest
 from stakes.forget import ForgetSet
-from stakes.loop import History, Watch, cycle, minimise
+from stakes.loop import Batches, History, Watch, minimise
 from stakes.losses import deletion_ce, retention_ce
 from stakes.probes import Probes, mixed, pgd, wrong_labels
-from stakes.progress import Report, silent
+from stakes.progress import Report, Stopwatch, silent
 from stakes.retained import retained
 from stakes.structure import MapKind, place_anchors
 from stakes.views import drawn
@@ -61,6 +63,7 @@ class Unlearned:
         stakes: (c, d) anchors in feature space that the structure was measured with.
         other: the path that is not deployed, by its name; empty without a projector.
         chosen: what the method chose by itself, and why.
+        earlier: of the seconds, those of an interrupted run that this one went on from.
     """
 
     classifier: Classifier
@@ -70,6 +73,7 @@ class Unlearned:
     stakes: Tensor
     other: dict[str, Classifier] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
+    earlier: float = 0.0
 
 
 class Run:
@@ -84,7 +88,8 @@ class Run:
         stakes: (c, d) anchors in the feature space.
         generator: the only source of randomness.
         report: progress.
-        seconds: wall-clock seconds by phase so far.
+        timed: ``with run.timed(phase)`` adds the seconds of a block to a phase.
+        checkpoint: keeps what changes from step to step, besides what the loop adds itself.
     """
 
     def __init__(
@@ -103,7 +108,9 @@ class Run:
         self.training_size = len(self.forget)
         self.report = report
         self.generator = torch.Generator().manual_seed(seed)
-        self.seconds: dict[str, float] = {}
+        self._stopwatch = Stopwatch()
+        self.timed = self._stopwatch.timed
+        self.checkpoint = Checkpoint()
         self.stakes = place_anchors(
             resolve_anchors(classifier, anchors, forget, seed).vectors.to(classifier.device),
             self.original.head.weight,
@@ -157,16 +164,40 @@ class Run:
             needed,
         )
 
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the wall-clock seconds of the block to ``phase``, less those of phases within it."""
-        start, counted = time.perf_counter(), sum(self.seconds.values())
-        try:
-            yield
-        finally:
-            within = sum(self.seconds.values()) - counted
-            elapsed = time.perf_counter() - start - within
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + elapsed
+    def go_on_from(self, path: str | Path, method: "Method", seed: int) -> None:
+        """Let the loop keep its state in a file, and go on from what the same job has left there.
+
+        The job is known by the method, the seed, all that was given, and what the bits depend on
+        besides; of retained data, by the labels and some pictures.
+        """
+        live = self.live
+        tensors = {
+            "network": {**dict(live.named_parameters()), **dict(live.named_buffers())},
+            "forget set": {"images": self.forget.images, "labels": self.forget.labels},
+            "anchors": {"stakes": self.stakes},
+        }
+        if self._retain is not None:
+            some = self._retain.load(range(min(len(self._retain), 64)))
+            tensors["retained data"] = {"labels": self._retain.labels, "images": some}
+        job = {name: tensor_digest(given) for name, given in tensors.items()}
+        job |= {"method or setting": repr(method), "seed": str(seed), "kind of network": live.spec}
+        job["layers to change"] = " ".join(self.trainable())
+        self.checkpoint = Checkpoint(path, job | surroundings(live.device))
+        self.checkpoint.keep(self, self._stopwatch)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of the generator."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
+        """Bring the generator to a state."""
+        self.generator.set_state(state["generator"])
+
+    def batches(self, size: int, batch_size: int) -> Batches:
+        """Shuffled batches of indices below ``size``, which the checkpoint keeps the place in."""
+        batches = Batches(size, batch_size, self.generator)
+        self.checkpoint.keep(batches)
+        return batches
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The live network's parameters that are not frozen, by name."""
@@ -210,7 +241,13 @@ class Run:
         """Minimise the terms until all is forgotten, and wrap up the live network."""
         with self.timed("unlearn"):
             history, reason = minimise(
-                self.live, terms, optimizer, self.watch(), max_steps=max_steps, report=self.report
+                self.live,
+                terms,
+                optimizer,
+                self.watch(),
+                max_steps=max_steps,
+                checkpoint=self.checkpoint,
+                report=self.report,
             )
         return self.result(history, reason)
 
@@ -220,8 +257,9 @@ class Run:
             classifier=more.pop("classifier", self.live).eval(),
             history=history,
             stop_reason=stop_reason,
-            seconds=self.seconds,
+            seconds=self._stopwatch.seconds,
             stakes=self.stakes,
+            earlier=self._stopwatch.earlier,
             **more,
         )
 
@@ -266,6 +304,7 @@ class Method(ABC):
         anchors: Anchors | str | None = None,
         retain: Images | None = None,
         seed: int = 0,
+        checkpoint: str | Path | None = None,
         report: Report = silent,
     ) -> Unlearned:
         """Forget ``forget``; the classifier that is passed in stays as it is.
@@ -279,6 +318,9 @@ class Method(ABC):
             retain: training data, for the methods that need retained data; the pictures of
                 ``forget`` are left out, whatever they are called there.
             seed: of every random choice.
+            checkpoint: a file for the state of the loop; where an interrupted call with the same
+                arguments has left it, this one goes on from there, to the same bits. It is yours
+                to remove once the result is safe.
             report: progress.
 
         Raises:
@@ -291,6 +333,8 @@ class Method(ABC):
         run = Run(classifier, forget, anchors, seed, report, anchor_map)
         if self.needs_retain and retain is not None:
             run.take_retained(retain, getattr(self, "retain_samples", 0))
+        if checkpoint is not None:
+            run.go_on_from(checkpoint, self, seed)
         return self.unlearn(run)
 
     @abstractmethod
@@ -355,7 +399,7 @@ class ForgetSGD(Method):
 
         ``more`` parameters are trained with the network and not kept.
         """
-        batches = cycle(len(run.forget), self.forget_batch, run.generator)
+        batches = run.batches(len(run.forget), self.forget_batch)
         parameters = [*run.trainable().values(), *more]
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
         run.live.train(self.batch_norm == "train")
@@ -365,7 +409,7 @@ class ForgetSGD(Method):
 def ascent_terms(run: Run, batch_size: int) -> Callable[[int], dict[str, Tensor]]:
     """The term of gradient ascent, -CE on the next batch of the forget images."""
     images, labels = run.forget.images, run.forget.labels
-    batches = cycle(len(labels), batch_size, run.generator)
+    batches = run.batches(len(labels), batch_size)
 
     def terms(step: int) -> dict[str, Tensor]:
         batch = next(batches)
@@ -382,7 +426,7 @@ def adversarial_terms(run: Run, probes: Probes, batch_size: int) -> Callable[[],
     labels = torch.cat([run.forget.labels, probes.labels])
     images = torch.cat([run.forget.images, probes.images])
     k = len(run.forget)
-    batches = cycle(len(labels), batch_size, run.generator)
+    batches = run.batches(len(labels), batch_size)
 
     def terms() -> dict[str, Tensor]:
         batch = next(batches)

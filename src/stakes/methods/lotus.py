@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stakes.checkpoint import Changing
 from stakes.classifier import Classifier
 from stakes.data import Images, batches
 from stakes.errors import InputError
-from stakes.loop import cycle
 from stakes.methods.base import Run, Unlearned, hyper
 from stakes.methods.retain_base import RetainTraining, logits_of_both, retained_batches
 from stakes.retained import Subset
@@ -60,23 +60,23 @@ class LoTUS(RetainTraining):
         """Distil; the temperature follows the accuracy on the forget set, epoch by epoch."""
         kept, unseen = self._shares(run)
         target_accuracy = self.unseen_accuracy / 100 or accuracy(run.original, unseen)
-        forget = cycle(len(run.forget), self.forget_batch, run.generator)
+        forget = run.batches(len(run.forget), self.forget_batch)
         retain = retained_batches(run, self.retain_batch, kept)
         epoch = ceil(len(kept) / self.retain_batch)
-        watch, temperature = run.watch(), 1.0
+        watch, smoothing = run.watch(), Smoothing()
+        run.checkpoint.keep(smoothing)
 
         def terms(step: int) -> dict[str, Tensor]:
-            nonlocal temperature
             if step % epoch == 1 or epoch == 1:
                 known = watch.look(run.live).forget_accuracy / 100
-                temperature = exp(self.alpha * (known - target_accuracy))
+                smoothing.temperature = exp(self.alpha * (known - target_accuracy))
             batch, (pictures, _) = next(forget), next(retain)
             with torch.no_grad():
                 soft = run.original(run.forget.images[batch])
                 sharp = run.original(pictures)
             gone, left = logits_of_both(run, batch, pictures)
             count = len(gone) + len(left)
-            smoothed = gumbel_softmax(soft, temperature, run.generator)
+            smoothed = gumbel_softmax(soft, smoothing.temperature, run.generator)
             return {
                 "smoothing": len(gone) / count * F.cross_entropy(gone, smoothed),
                 "retention": len(left)
@@ -96,6 +96,15 @@ class LoTUS(RetainTraining):
         if cut < 1:
             raise InputError("LoTUS holds out a share of the retained data: give it two or more")
         return Subset(run.retain, range(cut, count)), Subset(run.retain, range(cut))
+
+
+class Smoothing(Changing):
+    """The temperature of the forget images' targets in this epoch."""
+
+    changing = ("temperature",)
+
+    def __init__(self) -> None:
+        self.temperature = 1.0
 
 
 @torch.no_grad()

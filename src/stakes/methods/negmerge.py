@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stakes.escalate import escalate
-from stakes.loop import cycle, minimise
+from stakes.loop import Batches, minimise
 from stakes.methods.base import Method, Run, Unlearned, hyper
 from stakes.probes import jitter
 
@@ -71,7 +71,7 @@ class NegMerge(Method):
         """What fine-tuning on the forget set adds to each trainable parameter."""
         tuned, origin = run.live.copy(), run.trainable()
         moved = {n: p for n, p in tuned.named_parameters() if p.requires_grad}
-        batches = cycle(len(run.forget), self.forget_batch, run.generator)
+        batches = Batches(len(run.forget), self.forget_batch, run.generator)
 
         def terms(step: int) -> dict[str, Tensor]:
             batch = next(batches)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stakes.loop import cycle, minimise
+from stakes.loop import minimise
 from stakes.losses import retention_ce
 from stakes.methods.base import Run, Unlearned, hyper
 from stakes.methods.retain_base import (
@@ -54,7 +54,7 @@ class Oracle(RetainTraining):
     def unlearn(self, run: Run) -> Unlearned:
         """Descend and ascend until all is forgotten, then settle."""
         truth = run.forget.labels
-        forget = cycle(len(truth), self.forget_batch, run.generator)
+        forget = run.batches(len(truth), self.forget_batch)
         retain = retained_batches(run, self.retain_batch)
 
         def terms(step: int) -> dict[str, Tensor]:
@@ -76,6 +76,7 @@ class Oracle(RetainTraining):
                 max_steps=self.max_steps,
                 check_every=LOOK_EVERY,
                 pace=Pace(optimizer, settle=1.0, settle_least=self.settle_least),
+                checkpoint=run.checkpoint,
                 report=run.report,
             )
         return run.result(history, reason)

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from stakes.data import Images
-from stakes.loop import FORGOTTEN, cycle, minimise
+from stakes.loop import FORGOTTEN, minimise
 from stakes.losses import retention_ce
 from stakes.methods.base import Method, Run, Unlearned, hyper
 from stakes.probes import wrong_labels
@@ -63,6 +62,7 @@ class RetainTraining(RetainFields):
                 max_steps=self.max_steps,
                 check_every=LOOK_EVERY,
                 in_full=True,
+                checkpoint=run.checkpoint,
                 report=run.report,
             )
         if reason.startswith("diverged"):
@@ -92,12 +92,11 @@ class RetainSGD(RetainTraining):
 
 def set_step_sizes(optimizer: torch.optim.Optimizer, size: Callable[[int], float]) -> None:
     """Let every step of the optimiser, counted from 1, take the step size that ``size`` says."""
-    steps = count(1)
 
     def before_step(*_: object) -> None:
-        step = next(steps)
         for group in optimizer.param_groups:
-            group["lr"] = size(step)
+            group["step"] = group.get("step", 0) + 1  # part of the optimiser's state
+            group["lr"] = size(group["step"])
 
     # Before each step, since the loop sets its own pace there.
     optimizer.register_step_pre_hook(before_step)
@@ -108,8 +107,8 @@ def retained_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled batches (pictures, labels) of the retained data, epoch after epoch, without end."""
     images = run.retain if images is None else images
-    for batch in cycle(len(images), batch_size, run.generator):
-        yield images.load(batch).to(run.live.device), images.labels[batch].to(run.live.device)
+    device, indices = run.live.device, run.batches(len(images), batch_size)
+    return ((images.load(i).to(device), images.labels[i].to(device)) for i in indices)
 
 
 def logits_of_both(run: Run, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +128,7 @@ def relabelling_terms(
     A wrong class is drawn once for each forget image, uniformly among the others.
     """
     targets = wrong_labels(run.forget.labels, run.original.num_classes, run.generator)
-    forget = cycle(len(targets), forget_batch, run.generator)
+    forget = run.batches(len(targets), forget_batch)
     retain = retained_batches(run, retain_batch)
 
     def terms(step: int) -> dict[str, Tensor]:

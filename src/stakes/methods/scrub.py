@@ -1,6 +1,5 @@
 """SCRUB: away from the teacher on the forget set and back to it on the retained data, in turns."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
@@ -8,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stakes.loop import cycle
 from stakes.losses import retention_ce, retention_kl
 from stakes.methods.base import Run, Unlearned, hyper
 from stakes.methods.retain_base import RetainTraining, retained_batches
@@ -43,13 +41,10 @@ class SCRUB(RetainTraining):
 
     def unlearn(self, run: Run) -> Unlearned:
         """Alternate max and min passes."""
-        forget = cycle(len(run.forget), self.forget_batch, run.generator)
+        forget = run.batches(len(run.forget), self.forget_batch)
         retain = retained_batches(run, self.retain_batch)
-        turns = max_turns(
-            ceil(len(run.forget) / self.forget_batch),
-            ceil(len(run.retain) / self.retain_batch),
-            self.max_epochs,
-        )
+        up = ceil(len(run.forget) / self.forget_batch)
+        down = ceil(len(run.retain) / self.retain_batch)
 
         def divergence(images: Tensor) -> tuple[Tensor, Tensor]:
             logits = run.live(images)
@@ -58,7 +53,7 @@ class SCRUB(RetainTraining):
             return logits, retention_kl(logits, teacher, self.temperature)
 
         def terms(step: int) -> dict[str, Tensor]:
-            if next(turns):
+            if is_max(step, up, down, self.max_epochs):
                 return {"deletion": -divergence(run.forget.images[next(forget)])[1]}
             pictures, labels = next(retain)
             logits, kl = divergence(pictures)
@@ -73,15 +68,11 @@ class SCRUB(RetainTraining):
         return self.in_full(run, terms, optimizer)
 
 
-def max_turns(forget_steps: int, retain_steps: int, max_epochs: int) -> Iterator[bool]:
-    """Whether a step is one of a max pass, step after step, without end.
+def is_max(step: int, forget_steps: int, retain_steps: int, max_epochs: int) -> bool:
+    """Whether a step, counted from 1, is one of a max pass.
 
-    >>> turns = max_turns(forget_steps=1, retain_steps=2, max_epochs=2)
-    >>> [next(turns) for _ in range(9)]
+    >>> [is_max(step, forget_steps=1, retain_steps=2, max_epochs=2) for step in range(1, 10)]
     [True, False, False, True, False, False, False, False, False]
     """
-    for _ in range(max_epochs):
-        yield from [True] * forget_steps
-        yield from [False] * retain_steps
-    while True:
-        yield False
+    epoch, place = divmod(step - 1, forget_steps + retain_steps)
+    return epoch < max_epochs and place < forget_steps

@@ -1,6 +1,6 @@
 """STRUCTGUARD: forget, and keep the structure of features around semantic anchors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from stakes.balance import Balance
+from stakes.checkpoint import Changing
 from stakes.classifier import Classifier
 from stakes.errors import InputError
 from stakes.importance import mean_gradient_magnitude
 from stakes.inversion import Whitening, has_statistics, inverted
-from stakes.loop import FORGOTTEN, History, cycle, minimise, pull_back
+from stakes.loop import FORGOTTEN, History, minimise, pull_back
 from stakes.losses import (
     STRUCTURAL,
     AlignOver,
@@ -249,6 +250,7 @@ class StructGuard(PGDFields):
                 check_every=self.check_every,
                 ready=lambda: self.criterion == "exact" and balance.known == 0,
                 pace=pace,
+                checkpoint=run.checkpoint,
                 report=run.report,
             )
         chosen = self._chosen(pace, objective)
@@ -280,8 +282,10 @@ class StructGuard(PGDFields):
         }
 
 
-class Objective:
+class Objective(Changing):
     """The named loss terms of one run."""
+
+    changing = ("_importance",)
 
     def __init__(self, settings: StructGuard, run: Run) -> None:
         self.settings = settings
@@ -304,12 +308,13 @@ class Objective:
         if self.probes == "inverted":
             self._mixed = (*self._inverted(), UNEVEN)
         self._fixed = self._fixed_probes()
-        self._batches = self._union() if settings.batches == "union" else self._paired()
+        self._draw = self._union() if settings.batches == "union" else self._paired()
+        run.checkpoint.keep(self, self.balance)
 
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of this step, already weighted; their plain sum is minimised."""
         settings, run = self.settings, self._run
-        pick, probes, share, rest = next(self._batches)
+        pick, probes, share, rest = self._draw()
         images, labels = run.forget.images[pick], run.forget.labels[pick]
         count = self._copies * len(pick)
         copies = [drawn(images, run.generator) for _ in range(self._copies)]
@@ -368,19 +373,22 @@ class Objective:
             return alignment(before, after, self.settings.align_over)
         return STRUCTURAL[self.settings.align_loss](before, after)
 
-    def _paired(self) -> Iterator[Draw]:
-        """A batch of forget images and one of probes, both counted in full."""
+    def _paired(self) -> Callable[[], Draw]:
+        """Draws a batch of forget images and one of probes, both counted in full."""
         settings, run = self.settings, self._run
-        forget = cycle(len(run.forget), settings.forget_batch, run.generator)
+        forget = run.batches(len(run.forget), settings.forget_batch)
         count = {"pgd": 0, "both": settings.probe_batch // 2}
         fresh = 0 if settings.pool else count.get(self.probes, settings.probe_batch)
         fixed = settings.probe_batch - fresh
-        indices = cycle(len(self._fixed.labels), fixed, run.generator) if self._fixed else None
-        while True:
+        indices = run.batches(len(self._fixed.labels), fixed) if self._fixed else None
+
+        def draw() -> Draw:
             parts = [self._pick(next(indices))] if indices is not None else []
             if fresh:
                 parts.append(self._answers(self._mixtures(fresh)))
-            yield next(forget), _joined(parts), 1.0, 1.0
+            return next(forget), _joined(parts), 1.0, 1.0
+
+        return draw
 
     def _kind(self) -> tuple[str, str]:
         """The kind of probes, and why it was chosen."""
@@ -433,15 +441,20 @@ class Objective:
             parts.append(self._answers(self._mixtures(settings.pool)))
         return _joined(parts) if parts else None
 
-    def _union(self) -> Iterator[Draw]:
-        """Batches of the shuffled union of forget images and fixed probes, as in public code."""
+    def _union(self) -> Callable[[], Draw]:
+        """Draws batches of the union of forget images and fixed probes, as in public code."""
         assert self._fixed is not None  # or the settings would have been refused
         k = len(self._run.forget)
         size = k + len(self._fixed.labels)
-        for batch in cycle(size, self.settings.probe_batch, self._run.generator):
+        batches = self._run.batches(size, self.settings.probe_batch)
+
+        def draw() -> Draw:
+            batch = next(batches)
             pick, rest = batch[batch < k], batch[batch >= k] - k
             share = len(pick) / len(batch)
-            yield pick, self._pick(rest), share, 1.0 - share
+            return pick, self._pick(rest), share, 1.0 - share
+
+        return draw
 
     def _pick(self, indices: Tensor) -> ProbeBatch:
         assert self._fixed is not None

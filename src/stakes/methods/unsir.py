@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from stakes.classifier import Classifier
-from stakes.loop import cycle
 from stakes.losses import deletion_ce, retention_ce
 from stakes.methods.base import Run, Unlearned, hyper
 from stakes.methods.retain_base import RetainTraining, retained_batches, set_step_sizes
@@ -68,7 +67,7 @@ class UNSIR(RetainTraining):
                 progress=lambda done, total: run.report("noise", done, total),
             )
         impairing = (self.max_steps + 1) // 2
-        noisy = cycle(len(classes), self.noise_batch, run.generator)
+        noisy = run.batches(len(classes), self.noise_batch)
         retain = retained_batches(run, self.retain_batch)
         optimizer = torch.optim.Adam(run.trainable().values())
         set_step_sizes(optimizer, lambda t: self.impair_lr if t <= impairing else self.repair_lr)

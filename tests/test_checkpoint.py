@@ -1,0 +1,370 @@
+"""An interrupted run goes on to the bits of an uninterrupted one; test_methods.py asks all."""
+
+import copy
+import hashlib
+import io
+import os
+import pickle
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from stakes import METHODS, StructGuard, checkpoint, progress
+from stakes.anchors import Anchors
+from stakes.balance import Balance
+from stakes.checkpoint import DIGEST, Checkpoint
+from stakes.loop import Batches
+from stakes.pace import Pace
+from stakes.progress import Stopwatch
+from stakes.record import Request, checkpoint_beside, run
+
+#: The step size is halved, the margin grows, the hold gives way, and the run settles.
+ADAPTIVE = StructGuard(
+    lr=0.05, depth=1, probe_batch=16, forget_batch=4, warmup=3, patience=2, max_drift=0.05,
+    settle=0.3, settle_least=4, check_every=3, max_steps=40,
+)  # fmt: skip
+PAPER = StructGuard.paper(
+    lr=1e-3, importance_probes=4, importance_every=4, probes_per_image=3, pgd_iterations=5,
+    probe_batch=9, max_steps=12,
+)  # fmt: skip
+SHORT = METHODS["neggrad"](lr=1e-5, forget_batch=4, max_steps=7)
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """Where the state is kept, after every step."""
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    return tmp_path / "kept" / "state.pt"
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Interrupts once the state after a step is written, and not again."""
+    save = Checkpoint.save
+
+    def prepare(last: int) -> None:
+        def saving(self, step, history):
+            save(self, step, history)
+            if step == last:
+                monkeypatch.setattr(Checkpoint, "save", save)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Checkpoint, "save", saving)
+
+    return prepare
+
+
+class Told(list):
+    """What a run reports: the notes of its phase "interrupted run"."""
+
+    def __call__(self, phase, done, total, note=""):
+        if phase == "interrupted run":
+            self.append((done, total, note))
+
+
+@pytest.mark.parametrize(("method", "steps"), [(ADAPTIVE, (5, 13, 26)), (PAPER, (2, 7))])
+def test_it_goes_on_to_the_same_bits_however_often(
+    method, steps, classifier, forget, anchors, file, stop_after
+):
+    whole = method(classifier, forget, anchors=anchors, seed=3)
+    told = Told()
+    for step in steps:
+        stop_after(step)
+        with pytest.raises(KeyboardInterrupt):
+            method(classifier, forget, anchors=anchors, seed=3, checkpoint=file, report=told)
+    again = method(classifier, forget, anchors=anchors, seed=3, checkpoint=file, report=told)
+    assert told == [(step, method.max_steps, f"going on after step {step}") for step in steps]
+    assert again.classifier.digest() == whole.classifier.digest()
+    assert [other.digest() for other in again.other.values()] == [
+        other.digest() for other in whole.other.values()
+    ]
+    assert again.history == whole.history
+    assert (again.stop_reason, again.chosen) == (whole.stop_reason, whole.chosen)
+
+
+def test_the_adaptive_run_of_these_tests_has_something_to_keep(classifier, forget, anchors):
+    chosen = ADAPTIVE(classifier, forget, anchors=anchors, seed=3).chosen
+    assert chosen["lr"] < ADAPTIVE.lr
+    assert chosen["margin"] > ADAPTIVE.margin or chosen["hold"] < 1
+
+
+def test_an_interruption_within_a_step_costs_that_step(classifier, forget, anchors, file):
+    told = Told()
+
+    def stop(phase, done, total, note=""):
+        if phase == "unlearning" and done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=stop)
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=told)
+    assert told == [(4, 7, "going on after step 4")]
+    assert again.history == SHORT(classifier, forget, anchors=anchors).history
+    assert list(file.parent.iterdir()) == [file]  # no temporary file is left
+
+
+def other_weights(classifier, forget):
+    with torch.no_grad():
+        classifier.head.bias[0] += 1e-3
+
+
+def other_pictures(classifier, forget):
+    forget.images[0, 0, 0, 0] += 1 / 255
+
+
+def frozen_layer(classifier, forget):
+    classifier.body.conv1.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"anchors": "other"}, "anchors"),
+        ({"method": replace(SHORT, lr=2e-5)}, "method or setting"),
+        (other_weights, "network"),
+        (other_pictures, "forget set"),
+        (frozen_layer, "layers to change"),
+    ],
+)
+def test_what_another_job_left_is_told_and_not_used(
+    change, part, classifier, forget, anchors, file, stop_after
+):
+    forget = replace(forget, images=forget.images.clone())
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        SHORT(classifier, forget, anchors=anchors, checkpoint=file)
+    given = {"method": SHORT, "anchors": anchors, "seed": 0}
+    if callable(change):
+        change(classifier, forget)
+    else:
+        given |= change
+    if given["anchors"] == "other":
+        given["anchors"] = Anchors(anchors.vectors.flip(1), anchors.class_names, {})
+    method, told = given.pop("method"), Told()
+    again = method(classifier, forget, checkpoint=file, report=told, **given)
+    assert told == [(0, 7, f"begun anew, since what was saved had another {part}")]
+    assert again.history == method(classifier, forget, **given).history
+
+
+def test_other_threads_are_another_job(classifier, forget, anchors, file, stop_after):
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        SHORT(classifier, forget, anchors=anchors, checkpoint=file)
+    told = Told()
+    torch.set_num_threads(2)
+    try:
+        SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=told)
+    finally:
+        torch.set_num_threads(1)
+    assert told == [(0, 7, "begun anew, since what was saved had another number of threads")]
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def sealed(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest() + content
+
+
+def saved(thing) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(thing, buffer)
+    return sealed(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda content: b"", "it is damaged"),
+        (lambda content: content[: len(content) // 2], "it is damaged"),
+        (flipped, "it is damaged"),
+        (lambda content: sealed(b"no archive"), ""),
+        (lambda content: sealed(pickle.dumps(Bomb())), ""),
+        (lambda content: saved({"job": Bomb()}), ""),
+        (lambda content: saved([1, 2]), "it is something else"),
+        (lambda content: saved({"weights": 1}), "it is something else"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_and_replaced(
+    damage, why, classifier, forget, anchors, file, stop_after, monkeypatch
+):
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        SHORT(classifier, forget, anchors=anchors, checkpoint=file)
+    assert len(file.read_bytes()) > DIGEST
+    file.write_bytes(damage(file.read_bytes()))
+    monkeypatch.chdir(file.parent)
+    told = Told()
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=told)
+    ((done, _, note),) = told
+    assert done == 0
+    assert note.startswith(f"begun anew: state.pt cannot be used ({why}")
+    assert list(file.parent.iterdir()) == [file]  # nothing was executed
+    assert again.history == SHORT(classifier, forget, anchors=anchors).history
+    told.clear()
+    SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=told)
+    assert told == [(6, 7, "going on after step 6")]
+
+
+def test_a_state_that_cannot_be_written_stops_nothing(classifier, forget, anchors, file):
+    file.parent.write_text("a file in the place of the folder")
+    result = SHORT(classifier, forget, anchors=anchors, checkpoint=file)
+    assert result.history == SHORT(classifier, forget, anchors=anchors).history
+
+
+def test_it_is_written_now_and_then_and_less_often_where_that_is_slow(tmp_path, monkeypatch):
+    now, took, written = [1000.0], [0.0], []
+
+    def write(self, path, content):
+        written.append(now[0])
+        now[0] += took[0]
+
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Checkpoint, "_write", write)
+    kept = Checkpoint(tmp_path / "state")
+    kept.restore()
+    for step in range(200):
+        took[0] = 2.0 if step > 65 else 0.1
+        kept.save(step, [])
+        now[0] += 1
+    assert written[:2] == [1030.0, pytest.approx(1060.1, abs=1)]
+    later = [b - a for a, b in pairwise(written[2:])]
+    assert later
+    assert all(61 < gap < 64 for gap in later)
+
+
+def test_what_comes_too_late_to_be_kept_is_refused(tmp_path):
+    kept = Checkpoint(tmp_path / "state")
+    kept.keep(nn.Linear(1, 1))
+    assert kept.restore() == (0, [], "")
+    with pytest.raises(RuntimeError, match="keeps what is there before"):
+        kept.keep(nn.Linear(1, 1))
+
+
+def balance_trace(cut: int | None) -> list[tuple[float, float, float]]:
+    """Margin, hold and share known over steps in which ever fewer images are known."""
+    generator = torch.Generator().manual_seed(0)
+    balance, trace = Balance(40, 0.3, patience=2), []
+    for step in range(120):
+        if step == cut:
+            state = copy.deepcopy(balance.state_dict())
+            balance = Balance(40, 0.3, patience=2)
+            balance.load_state_dict(state)
+        lead = torch.randn(10, generator=generator) - step / 40
+        balance.see(torch.randperm(40, generator=generator)[:10], lead)
+        trace.append((balance.margin, balance.hold, balance.known))
+    return trace
+
+
+def test_the_balance_goes_on_as_it_was():
+    whole = balance_trace(None)
+    assert whole[-1][0] > 0.3
+    assert whole[-1][1] < 1
+    for cut in range(0, 120, 5):
+        assert balance_trace(cut) == whole
+
+
+def pace_trace(cut: int | None, seed: int) -> list[tuple[float, float, bool, int]]:
+    """Step size, weight, settling and halvings over looks at a drift that is often too large."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def begin(value: float) -> tuple[nn.Parameter, torch.optim.Optimizer, Pace]:
+        weight = nn.Parameter(torch.tensor(value))
+        optimizer = torch.optim.SGD([weight], lr=0.1)
+        options = {"warmup": 7, "settle": 0.5, "settle_least": 3, "max_drift": 0.27, "backoffs": 3}
+        return weight, optimizer, Pace(optimizer, **options)
+
+    weight, optimizer, pace = begin(1.0)
+    trace = []
+    for step in range(1, 41):
+        if step == cut:
+            states = copy.deepcopy((optimizer.state_dict(), pace.state_dict()))
+            value, (weight, optimizer, pace) = weight.detach(), begin(1.0)
+            with torch.no_grad():
+                weight.copy_(value)
+            for thing, state in zip((optimizer, pace), states, strict=True):
+                thing.load_state_dict(state)
+        pace.set(step)
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        drift, chance = torch.rand(2, generator=generator).tolist()
+        if not (pace.too_far(0.3 * drift) and pace.back_off(step)):
+            pace.done(step, chance < 0.5)
+        size = optimizer.param_groups[0]["lr"]
+        trace.append((size, float(weight.detach()), pace.settling, len(pace.halved_at)))
+    return trace
+
+
+def test_the_pace_goes_on_as_it_was():
+    for seed in range(5):
+        whole = pace_trace(None, seed)
+        assert any(settling for _, _, settling, _ in whole)
+        assert whole[-1][3] > 0
+        for cut in range(1, 41, 2):
+            assert pace_trace(cut, seed) == whole
+
+
+def test_batches_go_on_within_an_epoch():
+    one, other = (Batches(10, 3, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    expected = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    seen = [next(one), next(one)]
+    other.load_state_dict(one.state_dict())
+    seen += [next(other), next(other)]
+    assert [len(batch) for batch in seen] == [3, 3, 3, 1]
+    assert torch.equal(torch.cat(seen), expected)
+    assert [len(next(other)) for _ in range(5)] == [3, 3, 3, 1, 3]
+
+
+def test_seconds_go_on_and_what_is_done_again_counts_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    first, second = Stopwatch(), Stopwatch()
+    with first.timed("probes"):
+        now[0] += 5
+    with first.timed("unlearn"):
+        now[0] += 10
+        with first.timed("importance"):
+            now[0] += 2
+        now[0] += 1
+        state = first.state_dict()
+    assert state == {"probes": 5, "unlearn": 11, "importance": 2}
+    with second.timed("probes"):
+        now[0] += 6
+    with second.timed("unlearn"):
+        second.load_state_dict(state)
+        now[0] += 3
+    assert second.seconds == {"probes": 5, "unlearn": 14, "importance": 2}
+    assert second.earlier == 5 + 11 + 2 - 6
+
+
+def test_a_run_on_disk_keeps_its_state_until_all_is_written(
+    classifier, forget, anchors, test_images, file, tmp_path, monkeypatch, stop_after
+):
+    out = tmp_path / "out"
+    request = Request(SHORT, classifier, forget, anchors, test=test_images)
+    whole = run(request, tmp_path / "whole")
+    stop_after(6)
+    with pytest.raises(KeyboardInterrupt):
+        run(request, out)
+    with monkeypatch.context() as patch:
+        patch.setattr("stakes.record.evaluate", lambda *args, **options: 1 / 0)  # while scoring
+        with pytest.raises(ZeroDivisionError):
+            run(request, out)
+    assert checkpoint_beside(out).is_file()
+    told = Told()
+    row = run(request, out, told)
+    assert told == [(6, 7, "going on after step 6")]
+    assert row["unlearned_digest"] == whole["unlearned_digest"]
+    assert row["seconds_total"] >= row["seconds_unlearn"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
