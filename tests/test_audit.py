@@ -26,10 +26,11 @@ def test_every_metric_is_in_the_row_and_in_its_range(classifier, forget, train_i
     assert row.keys() >= ROW
     for key in ROW - {"second_choice", "answer_entropy", "relearn_forget", "relearn_test"}:
         assert row[key] is not None, key
-        top = {"%": 100, "AUC": 1, "": 1}[METRICS[key].unit]
+        top = {"%": 100, "AUC": 1, "": 1, "bits": 1}[METRICS[key].unit]
         assert 0 <= row[key] <= top + 1e-6
     assert (row["n_audit_test"], row["n_audit_retain"], row["n_probe"]) == (240, 154, 60)
-    assert evidence.keys() == {"classes", "forget", "membership", "consistency", "saliency"}
+    told = {"membership", "consistency", "saliency", "retrieval", "affinities"}
+    assert evidence.keys() == {"classes", "forget", *told}
 
 
 def test_where_nothing_was_changed_nothing_has_changed(classifier, forget, train_images, unseen):

@@ -262,6 +262,8 @@ REAL = """
 forget = "random:{{k}}"
 k = [4]
 seeds = [0]
+figures = ["2a", "4", "5a", "5b", "6", "7", "8"]
+columns = ["retrieval_retain_map"]
 [common]
 data = "digits"
 eval_samples = 20
@@ -300,7 +302,28 @@ def test_a_real_benchmark_with_a_network_that_is_missing(tmp_path, capsys):
     recipe = read_recipe(tmp_path / "trial.toml")
     assert row["command"] == read_record(recipe.cells[0], out)["command"]
     assert [unfinished(cell, out) for cell in recipe.cells] == [None, "failed before"]
-    assert "saved" in (out / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "saved" in page
+    assert {path.name for path in out.glob("*.svg")} == {
+        f"figure-{number}.svg" for number in recipe.figures
+    }
+    assert str(out / "figure-7.svg") in capsys.readouterr().out
+    assert all(f"Figure {number}. " in page for number in recipe.figures)
+    collapse = (out / "figure-2a.svg").read_text(encoding="utf-8")
+    assert f"NegGrad: {row['drift_probes']:.3g} at step {row['steps']}" in collapse
+    bars = (out / "figure-5b.svg").read_text(encoding="utf-8")
+    assert f"NegGrad, retain, mAP {row['retrieval_retain_map']:.1f}" in bars
+    assert f"{row['retrieval_retain_map']:.2f}" in (out / "table.md").read_text(encoding="utf-8")
+    evidence = json.loads((out / "runs/saved-neggrad-k4-s0/evidence.json").read_text())
+    affinities = (out / "figure-7.svg").read_text(encoding="utf-8")
+    for item in evidence["affinities"]:
+        assert len(item["before"]) == len(item["after"]) == 10
+        change = 1 - torch.cosine_similarity(
+            *(torch.tensor(item[when]).double() for when in ("before", "after")), dim=0
+        )
+        assert f"NegGrad, {item['label']}: {float(change):.3f}" in affinities
+        assert all(near["text"] for near in item["nearest"])
+    assert len(evidence["affinities"]) == 2
 
 
 def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(tmp_path):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 
 from stakes.knowledge import (
     PROBES,
@@ -11,6 +12,7 @@ from stakes.knowledge import (
     density,
     read_features,
     relearn_steps,
+    rf_jsd,
 )
 from stakes.losses import second_choices
 
@@ -93,6 +95,46 @@ def test_the_second_choice_is_that_of_wrong_classes_even_where_the_original_erre
 def test_entropy_of_answers_by_hand():
     assert answer_entropy([1, 1, 1, 2]) == pytest.approx(0.25 * 2 + 0.75 * math.log2(4 / 3))
     assert answer_entropy([7]) == 0
+
+
+def draws(seed, n, classes=4):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(n, classes, generator=generator)
+    return logits, torch.randint(0, classes, (n,), generator=generator)
+
+
+def test_rf_jsd_class_by_class_and_against_scipy():
+    (answers, labels), (expected, unseen) = draws(0, 30), draws(1, 200)
+    slow, library = [], []
+    for c in sorted(set(labels.tolist())):
+        means = []
+        for logits, truth in ((answers, labels), (expected, unseen)):
+            rows = [z for z, y in zip(logits.tolist(), truth.tolist(), strict=True) if y == c]
+            shares = [[math.exp(v) / sum(map(math.exp, z)) for v in z] for z in rows]
+            means.append([sum(column) / len(shares) for column in zip(*shares, strict=True)])
+        p, q = means
+        middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+        slow.append(sum(
+            sum(a * math.log2(a / m) for a, m in zip(part, middle, strict=True)) / 2
+            for part in (p, q)
+        ))  # fmt: skip
+        library.append(jensenshannon(p, q, base=2) ** 2)
+    found = rf_jsd(answers, labels, expected, unseen)
+    assert found == pytest.approx(sum(slow) / len(slow), rel=1e-6)
+    assert found == pytest.approx(sum(library) / len(library), rel=1e-6)
+
+
+def test_rf_jsd_has_bounds_that_are_reached_and_needs_unseen_pictures_of_each_class():
+    logits, labels = draws(2, 40)
+    assert rf_jsd(logits, labels, logits, labels) == pytest.approx(0, abs=1e-12)
+    sure = 200 * torch.eye(4)
+    classes = torch.arange(4)
+    assert rf_jsd(sure, classes, sure.roll(1, 0), classes) == pytest.approx(1)
+    # half of the classes answered as expected: one half
+    half = torch.cat([sure[:2], sure[2:].roll(1, 0)])
+    assert rf_jsd(half, classes, sure, classes) == pytest.approx(0.5)
+    assert rf_jsd(sure, classes, sure[:3], classes[:3]) is None
+    assert rf_jsd(sure[:2], classes[:2], sure[:3], classes[:3]) == pytest.approx(0)
 
 
 def by_hand(network, images, labels, step, limit):

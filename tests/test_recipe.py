@@ -9,6 +9,7 @@ import pytest
 
 from stakes import cli
 from stakes.errors import InputError
+from stakes.paper_figures import FIGURES
 from stakes.recipe import PAPER_ROW, RUN_OPTIONS, read_recipe, shipped_recipes
 
 GOOD = """
@@ -103,6 +104,11 @@ def test_the_fingerprint_follows_options_and_files_but_not_the_place(tmp_path):
         ("mean = [0.5, 0.5, 0.5]", "mean = {a = 1}", "mean is a dict"),
         ('title = "Trial"', "title = ", "is not TOML"),
         ("[[method]]", "[[methods]]", "unknown key methods; did you mean method"),
+        ("seeds =", 'figures = ["3"]\nseeds =', "figures: there is no 3; choose one of 2a, 2b"),
+        ("seeds =", 'figures = "2a"\nseeds =', r"wanted figures = \[...\], some of 2a, 2b"),
+        ("seeds =", 'figures = ["6", 6]\nseeds =', "one of them is there twice"),
+        ("seeds =", 'columns = ["retrieval_retain_mad"]\nseeds =',
+         "columns: there is no retrieval_retain_mad; did you mean retrieval_retain_map"),
         ("[set]", '[paper]\nnote = "x"\n[set]', "wants a source"),
         ("[set]", '[paper]\nsource = "x"\n[[paper.row]]\nmethod = "a"\nk = "b"\n[set]',
          "wanted a method, a k of the recipe, and numbers"),
@@ -162,6 +168,18 @@ def test_a_shipped_recipe_names_no_place_and_its_commands_are_understood(name, t
     for row in tables.get("paper", {}).get("row", []):
         assert all(0 <= row[key] <= 100 for key in PAPER_ROW[2:])
     assert not (tmp_path / "new").exists()
+
+
+def test_figures_and_columns_are_those_that_the_recipe_names(tmp_path):
+    assert (read(tmp_path).figures, read(tmp_path).columns) == ([], [])
+    more = 'figures = [8, "2a"]\ncolumns = ["retrieval_forget_r1"]\nseeds ='
+    found = read(tmp_path, GOOD.replace("seeds =", more))
+    assert (found.figures, found.columns) == (["8", "2a"], ["retrieval_forget_r1"])
+
+
+def test_every_figure_of_the_paper_has_a_recipe():
+    recipes = [tomllib.loads(path.read_text("utf-8")) for path in shipped_recipes().values()]
+    assert {number for tables in recipes for number in tables.get("figures", [])} == {*FIGURES}
 
 
 def test_the_help_lists_every_shipped_recipe(capsys):

@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 
 from stakes import retrieval
-from stakes.retrieval import RANKS, average_precision, retrieve, retrieve_among
+from stakes.retrieval import RANKS, average_precision, nearest, retrieve, retrieve_among
 
 
 def drawn(n: int, d: int = 6, classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,3 +109,16 @@ def test_scaling_a_feature_changes_nothing():
     features, labels = drawn(30)
     scaled = features * torch.linspace(0.1, 30, 30)[:, None]
     assert retrieve_among(scaled, labels) == pytest.approx(retrieve_among(features, labels))
+
+
+@pytest.mark.parametrize("among", [False, True])
+def test_the_nearest_are_those_of_the_greatest_cosine(among):
+    gallery = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    queries = (
+        gallery[:3] if among else torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+    )
+    for i, found in enumerate(nearest(queries, gallery, 4, among=among).tolist()):
+        cosines = F.cosine_similarity(queries[i], gallery).tolist()
+        order = sorted(range(20), key=lambda j: -cosines[j])
+        assert found == [j for j in order if not (among and j == i)][:4]
+    assert nearest(queries, gallery[:3], 9, among=among).shape == (3, 3 - among)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from stakes.tables import MARKING, MEASURES, Stat, ahead, circumstances, endings, summarise
+from stakes.tables import MARKING, Stat, ahead, circumstances, columns, endings, summarise
 from stakes.typeset import escape, to_csv, to_latex, to_markdown
 
 
@@ -190,9 +190,23 @@ def test_latex_is_balanced_and_escaped(lines):
     assert r"n $\geq$ 2 \#1" in text
     bodies = [part for part in text.splitlines() if part.endswith(r"\\") and "midrule" not in part]
     assert len(bodies) == 1 + 5
-    assert {len(re.findall(r"(?<!\\)&", part)) for part in bodies} == {len(MEASURES) + 1}
+    assert {len(re.findall(r"(?<!\\)&", part)) for part in bodies} == {len(columns(lines)) + 1}
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert text.replace(r"\$", "").count("$") % 2 == 0
+
+
+def test_columns_of_retrieval_are_asked_for_and_those_of_classes_are_there_where_measured():
+    more = {"retrieval_retain_map": 61.5, "acc_test_kept_classes": 88.25}
+    plain = summarise([row("a", 0, 90.0, retrieval_retain_map=61.5)])
+    whole = summarise([row("a", 0, 90.0, **more), row("b", 0, 90.0)])
+    asked = columns(plain, ["retrieval_retain_map"])
+    assert [key for key in asked if key not in columns(plain)] == ["retrieval_retain_map"]
+    assert [key for key in columns(whole) if key not in columns(plain)] == ["acc_test_kept_classes"]
+    assert "61.50" in to_markdown(plain, "t", [], asked)
+    assert "61.50" not in to_markdown(plain, "t", [])
+    assert "mAP ret. &" in to_latex(plain, "t", [], asked)
+    assert "A\\_test, kept classes | " in to_markdown(whole, "t", [])
+    assert "61.5" in to_csv(plain)
 
 
 def test_latex_escapes_every_sign_once():

@@ -16,18 +16,16 @@ from stakes.knowledge import (
     density,
     read_features,
     relearn_steps,
+    rf_jsd,
 )
 from stakes.losses import second_choices
 from stakes.membership import FOLDS, SCORES, answer_scores, learned_scores, separation
 from stakes.metrics import correct
-from stakes.pictures import thumbnail
 from stakes.progress import Report, silent
 from stakes.retrieval import Retrieval, retrieve, retrieve_among
-from stakes.saliency import grad_cam, overlay
 
 KEPT = 2048  # images of each set whose features and logits are kept; whole batches
 RELEARN = 16  # images trained on at once
-SHOWN = 8  # pictures with Grad-CAM
 WHEN = {"_before": "before", "": "after"}
 MEMBERSHIP = (
     "mia_retain",
@@ -58,31 +56,31 @@ class Scored(NamedTuple):
 Both = Mapping[str, Scored]  # by the suffix of the network: "_before" and ""
 
 
+class Sample(NamedTuple):
+    """What the networks made of images of a set, in random order, and where these are in it."""
+
+    scored: Both
+    images: Images
+    places: Sequence[int]
+
+
 def audit(
-    before: Classifier,
     after: Classifier,
     forget: ForgetSet,
     gone: Both,
     *,
-    test: Both | None = None,
-    retain: Both | None = None,
-    images: Images | None = None,
-    places: Sequence[int] = (),
-    thumbnails: bool = True,
+    test: Sample | None = None,
+    retain: Sample | None = None,
     report: Report = silent,
 ) -> tuple[Row, Evidence]:
     """All the measures here, from what the networks (in eval mode) made of the images.
 
     Args:
-        before: the classifier as it was.
         after: the classifier to deploy.
-        forget: the pictures that were to be forgotten, on the classifiers' device.
+        forget: the pictures that were to be forgotten, on the classifier's device.
         gone: their features and logits.
-        test: those of images of no training set, in random order.
-        retain: those of training images that were to be kept, in random order.
-        images: the set that ``test`` is of.
-        places: where in it the images of ``test`` are.
-        thumbnails: whether the evidence shows the forget images.
+        test: images of no training set.
+        retain: training images that were to be kept.
         report: progress.
 
     Returns:
@@ -90,19 +88,18 @@ def audit(
         :func:`stakes.evaluate.evaluate` returns.
     """
     report("looking for traces", 0, 1)
+    unseen, kept = (None if sample is None else sample.scored for sample in (test, retain))
     row: Row = {
-        "n_audit_test": len(test[""].labels) if test else 0,
-        "n_audit_retain": len(retain[""].labels) if retain else 0,
+        "n_audit_test": len(unseen[""].labels) if unseen else 0,
+        "n_audit_retain": len(kept[""].labels) if kept else 0,
     }
-    attacks, membership = audit_membership(gone, test, retain)
-    row |= attacks | audit_features(gone, test) | audit_retrieval(gone, retain)
-    row |= audit_answers(gone)
-    row |= audit_relearning(after, forget, gone, test, images, places)
-    turned, consistency = audit_consistency(retain)
-    saliency = audit_saliency(before, after, forget) if thumbnails else []
+    attacks, membership = audit_membership(gone, unseen, kept)
+    row |= attacks | audit_features(gone, unseen) | audit_retrieval(gone, kept)
+    row |= audit_answers(gone) | audit_likeness(gone, unseen)
+    row |= audit_relearning(after, forget, gone, test)
+    turned, consistency = audit_consistency(kept)
     report("looking for traces", 1, 1)
-    evidence = {"membership": membership, "consistency": consistency, "saliency": saliency}
-    return row | turned, evidence
+    return row | turned, {"membership": membership, "consistency": consistency}
 
 
 def audit_membership(forget: Both, test: Both | None, retain: Both | None) -> tuple[Row, list[Row]]:
@@ -190,14 +187,20 @@ def audit_answers(forget: Both) -> Row:
     return row
 
 
-def audit_relearning(
-    after: Classifier,
-    forget: ForgetSet,
-    gone: Both,
-    test: Both | None,
-    images: Images | None,
-    places: Sequence[int],
-) -> Row:
+def audit_likeness(forget: Both, test: Both | None) -> Row:
+    """RF-JSD before and after: against what the original makes of unseen images."""
+    row: Row = dict.fromkeys(f"rf_jsd{suffix}" for suffix in WHEN)
+    if test is None or not test["_before"].usable:
+        return row
+    _, expected, classes = test["_before"]
+    for suffix in WHEN:
+        _, answers, labels = forget[suffix]
+        if forget[suffix].usable:
+            row[f"rf_jsd{suffix}"] = rf_jsd(answers, labels, expected, classes)
+    return row
+
+
+def audit_relearning(after: Classifier, forget: ForgetSet, gone: Both, test: Sample | None) -> Row:
     """Steps to relearn forgotten images, and as many test images that are misclassified too."""
     row: Row = {
         "relearn_forget": None,
@@ -205,38 +208,20 @@ def audit_relearning(
         "n_relearn": 0,
         "relearn_limit": STEPS,
     }
-    if test is None or images is None or not (gone[""].usable and test[""].usable):
+    if test is None or not (gone[""].usable and test.scored[""].usable):
         return row
     own, missed = (
-        (~correct(part.logits, part.labels)).nonzero()[:RELEARN, 0] for part in (gone[""], test[""])
+        (~correct(part.logits, part.labels)).nonzero()[:RELEARN, 0]
+        for part in (gone[""], test.scored[""])
     )
     count = min(len(own), len(missed))
     if count == 0:
         return row
     own, missed = own[:count], missed[:count]
-    unseen = images.load([places[i] for i in missed.tolist()])
+    unseen = test.images.load([test.places[i] for i in missed.tolist()])
     for key, pixels, labels in (
         ("relearn_forget", forget.images[own.to(forget.images.device)], gone[""].labels[own]),
-        ("relearn_test", unseen, test[""].labels[missed]),
+        ("relearn_test", unseen, test.scored[""].labels[missed]),
     ):
         row[key] = relearn_steps(after, pixels.to(after.device), labels.to(after.device))
     return row | {"n_relearn": count}
-
-
-def audit_saliency(before: Classifier, after: Classifier, forget: ForgetSet) -> list[Row]:
-    """Grad-CAM for the true class of the first forget pictures, before and after on one scale."""
-    images, labels = forget.images[:SHOWN], forget.labels[:SHOWN]
-    was, now = (grad_cam(network, images, labels) for network in (before, after))
-    if was is None or now is None:
-        return []
-    scale = torch.maximum(was, now).amax((1, 2)).clamp_min(torch.finfo(was.dtype).tiny)
-    return [
-        {
-            "name": forget.names[i],
-            "label": before.class_names[int(labels[i])],
-            "picture": thumbnail(image),
-            "before": thumbnail(overlay(image, was[i] / scale[i])),
-            "after": thumbnail(overlay(image, now[i] / scale[i])),
-        }
-        for i, image in enumerate(images)
-    ]

@@ -21,6 +21,7 @@ import torch
 from stakes import tables, typeset
 from stakes.errors import InputError
 from stakes.files import write_text
+from stakes.paper_figures import Named, plates, write_plates
 from stakes.recipe import Recipe
 from stakes.report import write_report
 from stakes.runner import Runner, command, read_record, unfinished
@@ -38,7 +39,10 @@ def bench(
     dry_run: bool = False,
     log: TextIO | None = None,
 ) -> int:
-    """Run what is not finished yet, then write rows.jsonl, table.csv, .tex, .md and report.html.
+    """Run what is not finished yet, then write tables, figures and report.html.
+
+    Written are rows.jsonl, table.csv, .tex and .md, and figure-*.svg for each of the recipe's
+    ``figures`` that the runs have the evidence for.
 
     Args:
         recipe: see :func:`stakes.recipe.read_recipe`.
@@ -75,6 +79,8 @@ def bench(
             return INTERRUPTED
     if written:
         print(f"table   {out / 'table.md'}\nreport  {out / 'report.html'}")
+        for path in sorted(out.glob("figure-*.svg")):
+            print(f"figure  {path}")
     if runner.failed:
         print(f"{len(runner.failed)} cells failed: see {out / 'failed'}", file=log)
     return FAILED if runner.failed else 0
@@ -110,15 +116,17 @@ def share_out(jobs: int | None) -> list[dict[str, str]]:
 
 
 def write_tables(recipe: Recipe, out: Path) -> bool:
-    """Write tables and report from the recipe's finished cells; False where there are none."""
+    """Write tables, figures and report of the recipe's finished cells; False if there are none."""
     finished = [cell for cell in recipe.cells if read_record(cell, out).get("state") == "finished"]
     if not finished:
         return False
     folders = [out / "runs" / cell.name for cell in finished]
-    rows = []
+    rows, shown = [], []
     for cell, folder in zip(finished, folders, strict=True):
         names = {"cell": cell.name, "cell_network": cell.network, "cell_method": cell.method}
-        rows.append(names | read_run(folder).row)
+        run = read_run(folder)
+        rows.append(names | run.row)
+        shown.append(Named(cell.network, cell.k, cell.method, run))
     notes = [tables.MARKING, *tables.circumstances(rows), *tables.endings(rows)]
     paper = recipe.paper
     if paper.row:
@@ -131,9 +139,12 @@ def write_tables(recipe: Recipe, out: Path) -> bool:
     lines = tables.summarise(rows, paper.row)
     write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write_text(out / "table.csv", typeset.to_csv(lines))
-    write_text(out / "table.md", typeset.to_markdown(lines, recipe.title, notes))
-    write_text(out / "table.tex", typeset.to_latex(lines, recipe.title, notes))
-    write_report(folders, out / "report.html", title=recipe.title)
+    keys = tables.columns(lines, recipe.columns)
+    write_text(out / "table.md", typeset.to_markdown(lines, recipe.title, notes, keys))
+    write_text(out / "table.tex", typeset.to_latex(lines, recipe.title, notes, keys))
+    drawn = plates(recipe.figures, shown)
+    write_plates(drawn, out)
+    write_report(folders, out / "report.html", title=recipe.title, plates=drawn)
     return True
 
 

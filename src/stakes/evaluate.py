@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stakes.audit import KEPT, WHEN, Both, Evidence, Scored, audit
+from stakes.audit import KEPT, WHEN, Both, Evidence, Sample, Scored, audit
 from stakes.classifier import Classifier
 from stakes.data import Images, batches
 from stakes.errors import InputError
+from stakes.examples import EXAMPLES, Structure, examples
 from stakes.forget import ForgetSet, draw_without
 from stakes.metrics import correct
 from stakes.pictures import thumbnail
@@ -31,6 +32,7 @@ def evaluate(
     eval_samples: int | None = None,
     seed: int = 0,
     selected: Mapping[str, list[int]] | None = None,
+    structure: Structure | None = None,
     thumbnails: bool = True,
     report: Report = silent,
 ) -> tuple[Row, Evidence]:
@@ -46,7 +48,8 @@ def evaluate(
         eval_samples: score at most this many test and retained images, drawn with ``seed``.
         seed: of that draw.
         selected: what :func:`select` gave for the same arguments, if it was called before.
-        thumbnails: whether the evidence shows the forget images.
+        structure: the stakes, for examples of affinities before and after.
+        thumbnails: whether the evidence shows images.
         report: progress.
 
     Returns:
@@ -54,7 +57,7 @@ def evaluate(
         accuracies in percent under the keys of :data:`stakes.metrics.METRICS`, with
         ``_before`` for the original and None for what was not measured. The evidence: for each
         class and each forget image, what was predicted before and after, and what the figures of
-        the report are drawn from (see :mod:`stakes.audit`).
+        the report are drawn from (see :mod:`stakes.audit` and :mod:`stakes.examples`).
     """
     device = after.device
     forget = forget.to(device)
@@ -73,7 +76,7 @@ def evaluate(
             {"name": name, "n_test": 0, "acc_test_before": None, "acc_test": None}
             for name in before.class_names
         ]
-        kept: dict[str, Both] = {}
+        kept: dict[str, Sample] = {}
         tested = dict.fromkeys(networks, EMPTY), EMPTY
         for name, images in (("test", test), ("retain", retain)):
             chosen = selected.get(name, [])
@@ -81,7 +84,8 @@ def evaluate(
             if images is None or not chosen:
                 row |= {f"acc_{name}{suffix}": None for suffix in networks}
                 continue
-            right, labels, kept[name] = _score(networks, images, chosen, f"scoring {name}", report)
+            right, labels, scored = _score(networks, images, chosen, f"scoring {name}", report)
+            kept[name] = Sample(scored, images, chosen)
             row |= {f"acc_{name}{suffix}": _percent(hits) for suffix, hits in right.items()}
             if name == "test":
                 _fill_classes(classes, right, labels)
@@ -94,12 +98,12 @@ def evaluate(
         }
         row |= _forget_scores(networks, forget, gone)
         pictures = _pictures(before.class_names, gone, forget, thumbnails)
-        more, evidence = audit(
-            before, after, forget, gone,
-            test=kept.get("test"), retain=kept.get("retain"),
-            images=test, places=selected.get("test", []), thumbnails=thumbnails, report=report,
-        )  # fmt: skip
-        return row | more, {"classes": classes, "forget": pictures, **evidence}
+        samples = {"test": kept.get("test"), "retain": kept.get("retain")}
+        more, evidence = audit(after, forget, gone, **samples, report=report)
+        shown: Evidence = {key: [] for key in EXAMPLES}
+        if thumbnails:
+            shown = examples(before, after, forget, gone, **samples, structure=structure)
+        return row | more, {"classes": classes, "forget": pictures, **evidence, **shown}
     finally:
         for part, training in modes.items():
             part.training = training

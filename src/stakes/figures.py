@@ -26,23 +26,24 @@ STYLES = COLOURS * len(DASHES)
 POINTS = 400
 SIZE = (3.7, 2.4)  # inches of 72 units; small, so that text stays readable on a phone
 
-INK, _GRID, CARD = "#010203", "#010204", "#010205"
+INK, GRID, CARD, GOOD, BAD = "#010203", "#010204", "#010205", "#010206", "#010207"
 SERIES = tuple(f"#0102{16 + i:02x}" for i in range(COLOURS))
-_VARIABLES = {INK: "--chart-ink", _GRID: "--chart-grid", CARD: "--card"} | {
-    colour: f"--series-{i}" for i, colour in enumerate(SERIES)
-}
+_VARIABLES = {
+    INK: "--chart-ink", GRID: "--chart-grid", CARD: "--card", GOOD: "--good", BAD: "--bad",
+    **{colour: f"--series-{i}" for i, colour in enumerate(SERIES)},
+}  # fmt: skip
 #: matplotlib's settings for every chart.
 RC: Any = {  # the stubs want each key as a literal type
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9,
-    "axes.edgecolor": _GRID,
+    "axes.edgecolor": GRID,
     "axes.labelcolor": INK,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.unicode_minus": True,
@@ -229,6 +230,7 @@ def to_svg(figure: Figure, describe: str, name: str) -> str:
     # its <style> would apply to the whole page; fonts come from the page
     unwanted = r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;]*; "
     text = re.sub(unwanted, "", text, flags=re.DOTALL)
+    text = re.sub(r'(<image [^>]*?) id="[^"]*"', r"\1", text)  # the same picture has the same
     text = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")

@@ -293,7 +293,7 @@ def saliency(run: Run) -> list[Record]:
     for item in run.audit.get("saliency", []):
         images = {key: thumbnail(item.get(key)) for key in ("picture", "before", "after")}
         if all(images.values()):
-            items.append({"name": item.get("name"), "label": item.get("label"), **images})
+            items.append({**{key: item.get(key) for key in ("of", "name", "label")}, **images})
     return items
 
 

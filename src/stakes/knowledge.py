@@ -110,6 +110,45 @@ def answer_entropy(answers: Sequence[int]) -> float:
     return sum(-share * math.log2(share) for share in shares)
 
 
+def rf_jsd(answers: Tensor, labels: Tensor, expected: Tensor, unseen: Tensor) -> float | None:
+    r"""Retrain-free Jensen-Shannon divergence, in bits: 0 alike, 1 nothing in common.
+
+    Mean over classes c of JSD(P_c, Q_c) = H((P_c + Q_c) / 2) - (H(P_c) + H(Q_c)) / 2, with P_c the
+    mean answer to the images to forget of class c, and Q_c the original's mean answer to unseen
+    images of that class (Spartalis et al., LoTUS, CVPR 2025).
+
+    Differences from the authors' code: it sums m log(m / p) with m the mean of the two, where the
+    divergence has p log(p / m); in nats; and divided by the number of classes twice.
+
+    Args:
+        answers: logits (k, c) on the images to forget.
+        labels: int64 (k,), their classes.
+        expected: logits (n, c) of the original on images of no training set.
+        unseen: int64 (n,), their classes.
+
+    Returns:
+        None where a class of the images to forget has no unseen image.
+
+    >>> sure = 100.0 * torch.eye(2)
+    >>> zero, one = torch.tensor([0]), torch.tensor([1])
+    >>> [rf_jsd(sure[:1], zero, sure[i : i + 1], zero) for i in range(2)]
+    [0.0, 1.0]
+    >>> rf_jsd(sure[:1], zero, sure[:1], one) is None
+    True
+    """
+    found = []
+    for label in labels.unique():
+        if not (unseen == label).any():
+            return None
+        p, q = (
+            logits[truth == label].double().softmax(1).mean(0)
+            for logits, truth in ((answers, labels), (expected, unseen))
+        )
+        entropies = torch.special.entr(torch.stack([(p + q) / 2, p, q])).sum(1) / math.log(2)
+        found.append(entropies[0] - entropies[1:].mean())
+    return max(0.0, float(torch.stack(found).mean()))
+
+
 def relearn_steps(
     network: Classifier,
     images: Tensor,

@@ -74,6 +74,11 @@ METRICS: dict[str, Metric] = {
     "second_choice": Metric(
         "%", "lower", "wrong answers on images to forget that were the original's second choice"
     ),
+    "rf_jsd": Metric(
+        "bits",
+        "lower",
+        "how far the answers on images to forget are from the original's on unseen ones",
+    ),
     "answer_entropy": Metric("bits", "higher", "spread of the wrong answers on images to forget"),
     "relearn_forget": Metric(
         "steps", "higher", "gradient steps until forgotten images are known again"

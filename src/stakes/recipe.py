@@ -6,6 +6,8 @@ A recipe holds::
     forget = "random:{k}"
     k = [16, 64]
     seeds = [0, 1, 2]
+    figures = ["2a", "6"]         # of the paper, to be drawn of these runs
+    columns = ["retrieval_retain_map"]  # of the table, beside those that it has anyway
     [set]                         # what --set has to say, each with a word on what it is
     data = "the folder of pictures"
     [common]                      # options of `stakes unlearn` for every cell
@@ -19,7 +21,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -30,9 +32,13 @@ from stakes.files import file_digest
 from stakes.inputs import Inputs
 from stakes.methods import METHODS, Method
 from stakes.options import nearest
+from stakes.tables import ON_REQUEST
 
 SHIPPED = Path(__file__).parent / "recipes"
-KEYS = ("title", "note", "forget", "k", "seeds", "set", "common", "network", "method", "paper")
+KEYS = (
+    "title", "note", "forget", "k", "seeds", "figures", "columns",
+    "set", "common", "network", "method", "paper",
+)  # fmt: skip
 PAPER_KEYS = ("source", "network", "note", "row")
 PAPER_ROW = ("method", "k", "forgotten", "acc_test", "acc_retain")
 #: Options of ``stakes unlearn`` beside the inputs and the method's hyper-parameters.
@@ -98,12 +104,23 @@ class Paper:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe with everything filled in and checked."""
+    """A recipe with everything filled in and checked.
+
+    Attributes:
+        title, note: of the tables and the page.
+        cells: its runs.
+        paper: numbers printed elsewhere.
+        figures: numbers of the paper's figures to draw, keys of
+            :data:`stakes.paper_figures.FIGURES`.
+        columns: of :data:`stakes.tables.ON_REQUEST`, to be in the table too.
+    """
 
     title: str
     note: str
     cells: list[Cell]
     paper: Paper
+    figures: Sequence[str] = ()
+    columns: Sequence[str] = ()
 
 
 def read_recipe(source: str | Path, settings: Mapping[str, str] | None = None) -> Recipe:
@@ -179,7 +196,12 @@ def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
     if twice is not None:
         raise InputError(f"two cells would be called {twice}: give every one its own name")
     title, note = (str(tables.get(key, "")) for key in ("title", "note"))
-    return Recipe(title or stem, note, cells, _paper(tables.get("paper", {}), ks))
+    from stakes.paper_figures import FIGURES  # only here: what it plots with is slow to import
+
+    figures = _some_of(tables, "figures", FIGURES)
+    columns = _some_of(tables, "columns", ON_REQUEST)
+    paper = _paper(tables.get("paper", {}), ks)
+    return Recipe(title or stem, note, cells, paper, figures, columns)
 
 
 def _cells(
@@ -292,6 +314,20 @@ def _integers(tables: Table, key: str, low: int) -> list[int]:
     if not good or not values or len(set(values)) < len(values):
         raise InputError(f"wanted {key} = [...], different whole numbers from {low} on")
     return list(values)
+
+
+def _some_of(tables: Table, key: str, known: Iterable[str]) -> list[str]:
+    """A list, perhaps absent, of different words that are known; numbers count as words."""
+    known, values = list(known), tables.get(key, [])
+    if not isinstance(values, list):
+        raise InputError(f"wanted {key} = [...], some of {', '.join(known)}")
+    words = [str(value) for value in values]
+    for word in words:
+        if word not in known:
+            raise InputError(f"{key}: there is no {word}{nearest(word, known)}")
+    if len(set(words)) < len(words):
+        raise InputError(f"{key} = {words}: one of them is there twice")
+    return words
 
 
 def _paper(table: Table, ks: list[int] | list[None]) -> Paper:

@@ -25,6 +25,7 @@ from stakes.classifier import Classifier
 from stakes.data import Images
 from stakes.errors import InputError
 from stakes.evaluate import evaluate, select
+from stakes.examples import Structure
 from stakes.files import tensor_digest, write_text
 from stakes.forget import ForgetSet
 from stakes.methods import METHODS, Method, Unlearned
@@ -108,6 +109,7 @@ def run(request: Request, out: str | Path, report: Report = silent) -> dict[str,
         retain=request.retain,
         selected=selected,
         other=result.other,
+        structure=Structure(result.stakes, request.anchors.card.get("texts", {})),
         thumbnails=request.thumbnails,
         report=report,
     )

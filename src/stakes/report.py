@@ -13,9 +13,11 @@ from pathlib import Path
 import jinja2
 
 from stakes import figures, findings, runs, tradeoffs
+from stakes.drawing import Drawing
 from stakes.errors import InputError
 from stakes.files import write_text
 from stakes.formats import FORMATS, NOT_MEASURED, listed, percent, points
+from stakes.paper_figures import FIGURES, Plate
 from stakes.runs import Record, Run, minus
 
 PICTURES = 120  # shown of one run alone
@@ -45,6 +47,7 @@ TRACES = {
     "Retrieval among retained, mAP, %": ("retrieval_retain_map", "share"),
     "Feature consistency": ("consistency", "small"),
     "Second choices among wrong answers, %": ("second_choice", "share"),
+    "RF-JSD, bits": ("rf_jsd", "hundredths"),
     "Steps to relearn": ("relearn_forget", "whole"),
     "Steps to learn unseen": ("relearn_test", "whole"),
 }
@@ -61,7 +64,13 @@ class Verdict:
     warnings: list[str] = field(default_factory=list)
 
 
-def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None) -> Path:
+def write_report(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    title: str | None = None,
+    plates: Sequence[Plate] = (),
+) -> Path:
     """Write one HTML page about one run, or comparing several; return where it was written.
 
     The page needs nothing beside it and runs no script. The same folders give the same bytes.
@@ -71,6 +80,7 @@ def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None
             ``evidence.json``; the page keeps their order.
         out: the HTML file to write.
         title: the page's title; by default it is made from the method and the pictures.
+        plates: figures of the paper to show as well.
 
     Raises:
         InputError: if there is no folder, one is no run folder, or a file in it is damaged.
@@ -80,11 +90,11 @@ def write_report(folders: Sequence[Path], out: Path, *, title: str | None = None
     out = Path(out)
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the HTML file to write, such as report.html")
-    write_text(out, render(runs.read_runs(folders), title=title))
+    write_text(out, render(runs.read_runs(folders), title=title, plates=plates))
     return out
 
 
-def render(found: Sequence[Run], *, title: str | None = None) -> str:
+def render(found: Sequence[Run], *, title: str | None = None, plates: Sequence[Plate] = ()) -> str:
     """The page about these runs, as HTML text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stakes", "templates"),
@@ -103,6 +113,7 @@ def render(found: Sequence[Run], *, title: str | None = None) -> str:
         "verdict": verdict,
         "outcomes": outcomes,
         "run_charts": figures.run_charts,
+        "run_plates": run_plates,
         "styles": figures.STYLES,
         "open": PICTURES_OPEN,
     }
@@ -115,10 +126,17 @@ def render(found: Sequence[Run], *, title: str | None = None) -> str:
         summary=None if one else compare(found),
         charts=[] if one else tradeoffs.trade_offs(found) + figures.comparison_charts(found),
         repeats=[] if one else repeats(found),
+        plates=plates,
         audited=any(compared(run, key) is not None for run in found for key, _ in TRACES.values()),
     )
     # a file name on Linux may hold bytes that are no text; what stands for them is no UTF-8
     return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def run_plates(run: Run, name: str) -> list[Drawing]:
+    """What one run's example pictures find, and how near they are to the anchors."""
+    drawings = [FIGURES[figure]({run.title: [run]}, f"{name}-{figure}") for figure in ("5a", "7")]
+    return [drawing for drawing in drawings if drawing is not None]
 
 
 def verdict(run: Run) -> Verdict:

@@ -57,6 +57,27 @@ def retrieve_among(features: Tensor, labels: Tensor) -> Retrieval | None:
     return _mean(*_rankings(features, labels, features, labels, among=True))
 
 
+def nearest(queries: Tensor, gallery: Tensor, count: int, *, among: bool = False) -> Tensor:
+    """Places in the gallery (m, d) of the pictures nearest to queries (n, d), the nearest first.
+
+    Args:
+        queries: (n, d) features.
+        gallery: (m, d) features.
+        count: how many of each query; all there are, if these are fewer.
+        among: whether query i is picture i of the gallery, which it is then not to find.
+
+    Returns:
+        int64 (n, count).
+
+    >>> nearest(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [2.0, 1.0]]), 1)
+    tensor([[1]])
+    """
+    similarities = F.normalize(queries.double()) @ F.normalize(gallery.double()).T
+    if among:
+        similarities.fill_diagonal_(-torch.inf)
+    return similarities.topk(min(count, len(gallery) - among)).indices
+
+
 def average_precision(similarities: Tensor, relevant: Tensor) -> Tensor:
     r"""Average precision of each ranking, AP = \sum_i (R_i - R_{i-1}) P_i over its distinct scores.
 

@@ -17,7 +17,7 @@ from typing import Any
 from stakes.errors import InputError
 
 CLASSES = 20
-AUDIT = ("membership", "consistency", "saliency")
+AUDIT = ("membership", "consistency", "saliency", "retrieval", "affinities")
 
 Record = dict[str, Any]
 ACCURACIES = {
@@ -67,7 +67,8 @@ class Row(dict[str, Any]):
 class Run:
     """What one run folder says; ``name`` tells it from the other runs of the page.
 
-    ``audit`` holds the further lists of the evidence by their names (see :mod:`stakes.audit`).
+    ``audit`` holds the further lists of the evidence by their names (see :mod:`stakes.audit`
+    and :mod:`stakes.examples`).
     """
 
     name: str

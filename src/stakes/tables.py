@@ -6,7 +6,7 @@ show. Nothing is measured here.
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,12 +36,25 @@ MEASURES: dict[str, Measure] = {
     "forget_views": Measure("copies known", "copies", 2, -1),
     "forget_flip": Measure("mirrored known", "flip", 2, -1),
     "drift_probes": Measure("drift", "drift", 4, -1),
+    "acc_test_forgotten_classes": Measure("A_test, forgotten classes", "forgotten cl.", 2, -1),
+    "acc_test_kept_classes": Measure("A_test, kept classes", "kept classes", 2, 1),
+    "retrieval_retain_r1": Measure("R@1 retained", "R@1 ret.", 2, 1),
+    "retrieval_retain_map": Measure("mAP retained", "mAP ret.", 2, 1),
+    "retrieval_forget_r1": Measure("R@1 forgotten", "R@1 forg.", 2, -1),
+    "retrieval_forget_map": Measure("mAP forgotten", "mAP forg.", 2, -1),
     "steps": Measure("steps", "steps", 0, 0),
     "seconds_total": Measure("seconds", "s", 1, -1),
     "peak_memory_mb": Measure("MiB", "MiB", 0, -1),
 }
 #: The columns that say how well is forgotten; only here does a run compete that left some known.
-FORGETTING = {"forgotten", "change_forgotten", "forget_views", "forget_flip"}
+FORGETTING = {
+    "forgotten", "change_forgotten", "forget_views", "forget_flip", "acc_test_forgotten_classes",
+    "retrieval_forget_r1", "retrieval_forget_map",
+}  # fmt: skip
+#: Columns that stand in the Markdown and LaTeX tables only where a recipe asks for them.
+ON_REQUEST = tuple(key for key in MEASURES if key.startswith("retrieval_"))
+#: Columns that stand there only where some line has them.
+IF_MEASURED = ("acc_test_forgotten_classes", "acc_test_kept_classes")
 CHANGES = ("forgotten", "acc_test", "acc_retain")
 MARKING = (
     "Mean ± sample standard deviation over n seeds. Bold: better than every other method of the "
@@ -145,6 +158,16 @@ def summarise(rows: Sequence[Row], paper: Sequence[Row] = ()) -> list[Line]:
         printed = [row for row in paper if row.get("k", k) == k]
         lines += [_paper_line(network, k, row, printed) for row in printed]
     return lines
+
+
+def columns(lines: Sequence[Line], wanted: Collection[str] = ()) -> list[str]:
+    """The columns for a reader: all but those that nothing fills, or nobody asked for."""
+    filled = {key for line in lines for key in line.stats}
+    return [
+        key
+        for key in MEASURES
+        if (key in wanted or key not in ON_REQUEST) and (key in filled or key not in IF_MEASURED)
+    ]
 
 
 def circumstances(rows: Sequence[Row]) -> list[str]:

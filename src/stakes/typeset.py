@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from stakes.tables import MEASURES, Line
+from stakes.tables import MEASURES, Line, columns
 
 
 def to_csv(lines: Sequence[Line]) -> str:
@@ -14,8 +14,8 @@ def to_csv(lines: Sequence[Line]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = [f"{key}_{part}" for key in MEASURES for part in ("mean", "sd")]
-    writer.writerow(["network", "k", "method", "source", "n", *columns, "best"])
+    heads = [f"{key}_{part}" for key in MEASURES for part in ("mean", "sd")]
+    writer.writerow(["network", "k", "method", "source", "n", *heads, "best"])
     for line in lines:
         numbers: list[float | None] = []
         for key in MEASURES:
@@ -27,33 +27,39 @@ def to_csv(lines: Sequence[Line]) -> str:
     return text.getvalue()
 
 
-def to_markdown(lines: Sequence[Line], title: str, notes: Sequence[str]) -> str:
-    """A table a network and k, with the notes below."""
+def to_markdown(
+    lines: Sequence[Line], title: str, notes: Sequence[str], keys: Sequence[str] = ()
+) -> str:
+    """A table a network and k, with the notes below; ``keys`` are its columns."""
+    keys = keys or columns(lines)
     parts = [f"# {title}"]
     for (network, k), group in _grouped(lines):
         parts.append(f"## {_plain(network)}, k = {k}")
-        head = ["method", "n", *(m.label.replace("_", "\\_") for m in MEASURES.values())]
+        head = ["method", "n", *(MEASURES[key].label.replace("_", "\\_") for key in keys)]
         rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
         for line in group:
-            cells = (_cell(line, key, "**{}**", "±", "−") for key in MEASURES)
+            cells = (_cell(line, key, "**{}**", "±", "−") for key in keys)
             rows.append([_plain(line.label), str(line.n or ""), *cells])
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     parts += [_plain(note) for note in notes]
     return "\n\n".join(parts) + "\n"
 
 
-def to_latex(lines: Sequence[Line], title: str, notes: Sequence[str]) -> str:
-    r"""One ``table*`` for ``\input``, with the packages booktabs and graphicx."""
+def to_latex(
+    lines: Sequence[Line], title: str, notes: Sequence[str], keys: Sequence[str] = ()
+) -> str:
+    r"""One ``table*`` for ``\input``, with the packages booktabs and graphicx; same columns."""
+    keys = keys or columns(lines)
     body = []
     for (network, k), group in _grouped(lines):
-        span = len(MEASURES) + 2
+        span = len(keys) + 2
         body.append(
             rf"\midrule \multicolumn{{{span}}}{{l}}{{{escape(network)}, $k={k}$}} \\ \midrule"
         )
         for line in group:
-            cells = (_cell(line, key, r"\textbf{{{}}}", r"$\pm$", "$-$") for key in MEASURES)
+            cells = (_cell(line, key, r"\textbf{{{}}}", r"$\pm$", "$-$") for key in keys)
             body.append(" & ".join([escape(line.label), str(line.n or ""), *cells]) + r" \\")
-    head = ["Method", "$n$", *(measure.latex for measure in MEASURES.values())]
+    head = ["Method", "$n$", *(MEASURES[key].latex for key in keys)]
     return "\n".join(
         [
             "% needs the packages booktabs and graphicx",
