@@ -1,0 +1,67 @@
+"""What a step costs on networks that are too large to be run here: seconds of one core.
+
+python benchmarks/throughput.py
+
+Times the passes of random networks in processor seconds and adds them up to a step of the default
+(256 probes through the original, these and 128 pictures through the copy that changes) and of the
+paper's preset (128 images).
+"""
+
+import argparse
+import time
+
+import torch
+
+from stakes import Classifier, ForgetSet, StructGuard
+from stakes.methods.base import Run
+from stakes.precision import autocast
+from stakes.progress import silent
+
+NETWORKS = [
+    ("stakes:cifar_resnet20", 10, 64),
+    ("stakes:cifar_resnet56", 10, 64),
+    ("stakes:cifar_resnet18", 10, 32),
+    ("torchvision:resnet50", 1000, 8),
+]
+
+
+def seconds_an_image(classifier, images, backward, repeat):
+    """Least processor seconds of a pass, an image."""
+    found = []
+    for _ in range(repeat):
+        start = time.process_time()
+        with torch.set_grad_enabled(backward), autocast("auto", classifier.device):
+            logits = classifier(images)
+        if backward:
+            logits.float().logsumexp(1).mean().backward()
+        found.append(time.process_time() - start)
+    return min(found) / len(images)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    default, paper = StructGuard(), StructGuard.paper()
+    print("| network | side | forward | with backward | last third | default step | paper step |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for spec, classes, batch in NETWORKS:
+        classifier = Classifier.load(spec, num_classes=classes)
+        side = classifier.input_size
+        images = torch.rand(batch, 3, side, side)
+        forget = ForgetSet(images, torch.zeros(batch, dtype=torch.int64), ("",) * batch)
+        run = Run(classifier, forget, "head", 0, silent, "auto")
+        forward = seconds_an_image(run.live, images, False, arguments.repeat)
+        whole = seconds_an_image(run.live, images, True, arguments.repeat)
+        with run.shallow(default.depth):
+            part = seconds_an_image(run.live, images, True, arguments.repeat)
+        probes = default.probe_batch
+        step = probes * forward + (probes + default.forget_batch) * part
+        papers = paper.probe_batch * (forward + whole)
+        times = " | ".join(f"{1000 * seconds:.1f} ms" for seconds in (forward, whole, part))
+        print(f"| {spec} | {side} | {times} | {step:.1f} s | {papers:.1f} s |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
