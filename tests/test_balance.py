@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stakes.balance import Balance
+from stakes.balance import Balance, Push
 
 K = 20
 
@@ -108,3 +108,45 @@ def test_the_lead_is_noted_and_not_held_on_to():
     assert balance.known == 0.5
     balance.see(torch.arange(2), 2 * lead)
     assert balance.known == 0.5
+
+
+def pushed(push: Push, shares: list[float]) -> list[float]:
+    """The push after each step in which this share of 40 copies is known."""
+    found = []
+    for share in shares:
+        lead = torch.where(torch.arange(40) < round(40 * share), 1.0, -1.0)
+        push.see(lead)
+        found.append(push.value)
+    return found
+
+
+def test_the_push_grows_where_too_many_copies_stay_known():
+    push = Push(0.05, patience=2)
+    # The first two windows make progress; the third is hardly better than the second.
+    assert pushed(push, [0.9, 0.8, 0.5, 0.4, 0.45, 0.4]) == [1, 1, 1, 1, 1, 1.5]
+    assert pushed(push, [0.4] * 4) == [1.5, 2.25, 2.25, 3.375]
+    assert push.why == "copies stayed known"
+    assert pushed(push, [0.4] * 40)[-1] == 16
+
+
+def test_the_push_shrinks_where_fewer_copies_are_known_than_may_be():
+    push = Push(0.1, patience=3)
+    assert push.why == "as given"
+    assert pushed(push, [0.1, 0.0, 0.0]) == pytest.approx([1, 1, 1 / 1.5])
+    assert pushed(push, [0.075, 0.1, 0.075]) == pytest.approx([1 / 1.5] * 3)  # neither
+    assert pushed(push, [0.0] * 60)[-1] == 1 / 8
+    assert push.why == "copies were forgotten easily"
+
+
+def test_without_patience_the_push_stays():
+    assert set(pushed(Push(0.05, patience=0), [1.0] * 50)) == {1.0}
+
+
+def test_a_push_goes_on_in_the_middle_of_a_window():
+    shares = [0.9, 0.6, 0.6, 0.6, 0.0, 0.0, 0.1, 0.0, 0.0]
+    whole = pushed(Push(0.1, patience=3), shares)
+    for cut in range(len(shares)):
+        first, second = Push(0.1, patience=3), Push(0.1, patience=3)
+        start = pushed(first, shares[:cut])
+        second.load_state_dict(first.state_dict())
+        assert start + pushed(second, shares[cut:]) == whole

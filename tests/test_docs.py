@@ -92,7 +92,8 @@ def test_the_price_of_the_criteria_is_told(monkeypatch, capsys):
     monkeypatch.setattr(demo, "EPOCHS", 1)
     asked = "StructGuard(criterion=criterion)"
     assert code.count(asked) == 1
-    quick = code.replace(asked, "StructGuard(criterion=criterion, max_steps=2, probe_batch=8)")
+    few = "max_steps=2, probe_batch=8, inverted=8, inversion_steps=2"
+    quick = code.replace(asked, f"StructGuard(criterion=criterion, {few})")
     names: dict[str, object] = {}
     exec(quick, names)
     out = capsys.readouterr().out

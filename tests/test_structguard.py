@@ -75,6 +75,7 @@ def test_the_share_of_views_that_is_needed_is_counted_exactly(wrong, views, need
     look = Look(torch.tensor([-1.0]), 0.0, lead, needed)
     assert look.forgotten is forgotten
     assert look.views_accuracy == pytest.approx(100 * (1 - wrong / views))
+    assert str(look) == f"0 % still known ({100 * (1 - wrong / views):.0f} % of copies)"
     assert not Look(torch.tensor([1.0, -1.0]), 0.0, lead, 0.0).forgotten
 
 
@@ -96,7 +97,7 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors):
     assert given == {
         "probes": "mixed", "probes_why": "the pictures alone are to be forgotten",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
-        "hold": 1.0, "hold_why": "as given",
+        "hold": 1.0, "hold_why": "as given", "push": 1.0, "push_why": "as given",
     }  # fmt: skip
     hurried = StructGuard(max_steps=12, check_every=1, **QUICK | {"lr": 1e3, "patience": 1})
     found = hurried(classifier, forget, anchors=anchors).chosen

@@ -8,6 +8,8 @@ from stakes.checkpoint import Changing
 FEW = 0.05  # of the forget images; with more of them known, it is the hold that is too strong
 MOST = 8.0  # times its start, the margin at most
 LEAST = 1 / 16  # of its start, the hold at least
+STEADY = 0.9  # of the copies known a while ago; where more still are, it is too slow
+STRONGEST, WEAKEST = 16.0, 1 / 8  # the push at most and at least
 
 
 class Balance(Changing):
@@ -60,3 +62,47 @@ class Balance(Changing):
         elif known > FEW and self._waited >= 2 * self._patience:
             self.hold, self._waited = max(LEAST, self.hold / 2), 0
             self._fewest = known
+
+
+class Push(Changing):
+    """How strongly copies of the forget images are pushed out of their class.
+
+    Every ``patience`` steps the copies of these steps are looked at, all of them fresh. Where more
+    are known than may be, and hardly fewer than before, the push grows by a half; where less than
+    half as many are known as may be, it shrinks by as much, so that what is kept can recover. A
+    network that lets go easily is so pushed gently, and one that holds on is pushed harder.
+
+    Args:
+        allowed: share of the copies that may stay known.
+        patience: steps between two changes; 0: never.
+
+    Attributes:
+        value: factor of the deletion of copies, 1 to begin with.
+    """
+
+    changing = ("value", "_known", "_before")
+
+    def __init__(self, allowed: float, *, patience: int) -> None:
+        self.value = 1.0
+        self._allowed, self._patience = allowed, patience
+        self._known: list[float] = []
+        self._before = float("inf")
+
+    @property
+    def why(self) -> str:
+        """Why it is what it is."""
+        if self.value == 1:
+            return "as given"
+        return "copies stayed known" if self.value > 1 else "copies were forgotten easily"
+
+    def see(self, lead: Tensor) -> None:
+        """Take note of a step's fresh copies: the true class's lead (m,) in each."""
+        self._known.append(float((lead >= 0).float().mean()))
+        if not self._patience or len(self._known) < self._patience:
+            return
+        known = sum(self._known) / len(self._known)
+        if known > self._allowed and known > STEADY * self._before:
+            self.value = min(STRONGEST, 1.5 * self.value)
+        elif known < self._allowed / 2:
+            self.value = max(WEAKEST, self.value / 1.5)
+        self._known, self._before = [], known

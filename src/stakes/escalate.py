@@ -34,7 +34,7 @@ def escalate(
         change(strength)
         look = watch.look(live)
         history.append({"step": float(step), "strength": strength} | look.row())
-        report("unlearning", step, len(strengths), f"{look.forget_accuracy:.0f} % still known")
+        report("unlearning", step, len(strengths), str(look))
         if look.forget_accuracy == 0:
             return history, FORGOTTEN
     tried = f"{len(strengths)} strengths up to {strengths[-1]:.3g}"

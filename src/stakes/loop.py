@@ -53,6 +53,12 @@ class Look:
         """Percent of the forget images not known to be misclassified; NaN logits show nothing."""
         return 100.0 * float((~(self.margins < 0)).float().mean())
 
+    def __str__(self) -> str:
+        """What is still known, for the progress."""
+        copies = self.views_accuracy
+        more = "" if copies is None else f" ({copies:.0f} % of copies)"
+        return f"{self.forget_accuracy:.0f} % still known{more}"
+
     def row(self) -> dict[str, float]:
         """Its part of a history row."""
         row = {"forget_accuracy": self.forget_accuracy, "drift": self.drift}
@@ -199,7 +205,7 @@ def minimise(
             continue
         look = watch.look(live)
         row |= look.row()
-        report("unlearning", step, max_steps, f"{look.forget_accuracy:.0f} % still known")
+        report("unlearning", step, max_steps, str(look))
         if pace.too_far(look.drift) and pace.back_off(step):
             continue
         if pace.done(step, look.forgotten) and not in_full:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from stakes.balance import Balance
+from stakes.balance import Balance, Push
 from stakes.checkpoint import Changing
 from stakes.classifier import Classifier
 from stakes.errors import InputError
@@ -88,7 +88,7 @@ class StructGuard(PGDFields):
         "scaled, noisy, darker, brighter and compressed copies of them too",
     )
     views_per_image: int = hyper(3, "fresh views of each forget image a step", low=1)
-    views_weight: float = hyper(2.0, "weight of the deletion of views")
+    views_weight: float = hyper(0.5, "weight of the deletion of views to begin with")
     views_needed: float = hyper(
         0.95, "share of four watched views an image that has to be wrong", high=1
     )
@@ -279,6 +279,8 @@ class StructGuard(PGDFields):
             else "as given",
             "hold": balance.hold,
             "hold_why": "no progress in forgetting" if balance.hold < 1 else "as given",
+            "push": objective.push.value,
+            "push_why": objective.push.why,
         }
 
 
@@ -296,6 +298,7 @@ class Objective(Changing):
         self.balance = Balance(
             len(run.forget), settings.margin, patience=settings.patience, device=device
         )
+        self.push = Push(1 - settings.views_needed, patience=settings.patience)
         self._autocast = autocast(settings.precision, device)
         self._parameters = run.trainable()
         self._origin = {n: p.detach().clone() for n, p in self._parameters.items()}
@@ -309,7 +312,7 @@ class Objective(Changing):
             self._mixed = (*self._inverted(), UNEVEN)
         self._fixed = self._fixed_probes()
         self._draw = self._union() if settings.batches == "union" else self._paired()
-        run.checkpoint.keep(self, self.balance)
+        run.checkpoint.keep(self, self.balance, self.push)
 
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of this step, already weighted; their plain sum is minimised."""
@@ -328,9 +331,10 @@ class Objective(Changing):
             self.balance.see(pick, margins(logits.detach(), labels))
         if count:
             seen = labels.repeat(self._copies)
-            terms["views"] = (
-                settings.views_weight * share * self._deletion(run.live.head(views), seen)
-            )
+            logits = run.live.head(views)
+            weight = self.push.value * settings.views_weight * share
+            terms["views"] = weight * self._deletion(logits, seen)
+            self.push.see(margins(logits.detach(), seen))
         if len(kept):
             terms |= self._retention(kept, probes, rest)
         if settings.reg_weight:
