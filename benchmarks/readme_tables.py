@@ -37,39 +37,80 @@ def seeds() -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (network, k), found in sorted(cells.items()):
-        change = {
-            key: spread([row[key] - row[f"{key}_before"] for row in found], sign="+")
-            for key in ("acc_test", "acc_retain")
-        }
         told = [
             network, str(k), str(len(found)),
             spread([100 - row["acc_forget"] for row in found], 0),
-            change["acc_test"], change["acc_retain"],
+            *changes(found),
             f"{statistics.median(row['steps'] for row in found):.0f}",
             f"{statistics.fmean(row['forget_views'] for row in found):.0f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(told)} |")
-    return "\n".join(lines).replace("| -", "| −")
+    return minus(lines)
+
+
+def views() -> str:
+    """With the criterion of copies, by network: changes in points."""
+    cells = defaultdict(list)
+    for row in rows("structguard-views"):
+        if row["method_criterion"] == "views":
+            cells[row["cell_network"]].append(row)
+    lines = [
+        "| network | n | forgotten | copies wrong, before | copies wrong | test accuracy "
+        "| kept training pictures | steps |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for network, found in sorted(cells.items()):
+        told = [
+            network, str(len(found)), spread([100 - row["acc_forget"] for row in found], 0),
+            spread([100 - row["forget_views_before"] for row in found], 0),
+            spread([100 - row["forget_views"] for row in found], 1),
+            *changes(found),
+            f"{statistics.median(row['steps'] for row in found):.0f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(told)} |")
+    return minus(lines)
 
 
 def methods() -> str:
-    """Every method that was run on 64 pictures, one seed, in percent."""
-    found = [row for row in rows("cifar10-resnet20") if row["k"] == 64]
-    lines = [
-        "| | forgotten | test accuracy | kept training pictures | steps | seconds |",
-        "|---|---:|---:|---:|---:|---:|",
-        f"| before | 0 | {found[0]['acc_test_before']:.2f} | {found[0]['acc_retain_before']:.2f} "
-        "| | |",
+    """Every method that was run on 64 pictures, in percent."""
+    groups = defaultdict(list)
+    for recipe, needs in (("cifar10-resnet20", ""), ("retained-cifar10", " *")):
+        for row in rows(recipe):
+            if row["k"] == 64:
+                groups[row["cell_method"] + needs].append(row)
+    first = next(iter(groups.values()))
+    before = [
+        spread([row[key] for row in first]) for key in ("acc_test_before", "acc_retain_before")
     ]
-    for row in found:
-        lines.append(
-            f"| {row['cell_method']} | {100 - row['acc_forget']:.0f} | {row['acc_test']:.2f} "
-            f"| {row['acc_retain']:.2f} | {row['steps']:,} | {row['seconds_unlearn']:.0f} |"
-        )
+    lines = [
+        "| | n | forgotten | test accuracy | kept training pictures | steps |",
+        "|---|---:|---:|---:|---:|---:|",
+        f"| before | {len(first)} | 0 | {' | '.join(before)} | |",
+    ]
+    for method, found in groups.items():
+        told = [
+            method, str(len(found)), spread([100 - row["acc_forget"] for row in found], 0),
+            spread([row["acc_test"] for row in found]),
+            spread([row["acc_retain"] for row in found]),
+            f"{statistics.median(row['steps'] for row in found):,.0f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(told)} |")
     return "\n".join(lines)
 
 
-TABLES = {"seeds": seeds, "methods": methods}
+def changes(found: list[dict]) -> list[str]:
+    """Test accuracy and accuracy on kept pictures after less before."""
+    return [
+        spread([row[key] - row[f"{key}_before"] for row in found], sign="+")
+        for key in ("acc_test", "acc_retain")
+    ]
+
+
+def minus(lines: list[str]) -> str:
+    return "\n".join(lines).replace("| -", "| −")
+
+
+TABLES = {"seeds": seeds, "views": views, "methods": methods}
 
 
 def filled(text: str) -> str:

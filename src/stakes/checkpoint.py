@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -138,7 +139,9 @@ class Checkpoint:
         content = path.read_bytes()
         if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
             raise ValueError("it is damaged")
-        saved = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
+        with warnings.catch_warnings():  # about pickle protocols: what cannot be read is told
+            warnings.simplefilter("ignore")
+            saved = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
         if not isinstance(saved, dict) or "job" not in saved:
             raise ValueError("it is something else")
         return saved
