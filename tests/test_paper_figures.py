@@ -251,3 +251,14 @@ def test_the_page_shows_the_figures_and_escapes_the_names_in_them(shown, tmp_pat
     assert "&lt;script&gt;" in html
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
+
+
+def test_runs_of_very_different_length_share_a_logarithmic_axis_with_plain_numbers(tmp_path):
+    runs = {"short": 6, "long": 400}
+    shown = [
+        Named("ResNet-20", 64, name, read_run(a_run(tmp_path / name, steps=steps)))
+        for name, steps in runs.items()
+    ]
+    (svg,) = drawn(["2a"], shown).values()
+    assert {"0", "1", "3", "10", "30", "100", "300"} <= set(texts(svg))
+    assert "mathdefault" not in svg

@@ -43,6 +43,9 @@ def collapse(methods: Methods, name: str) -> Drawing | None:
         ends = [x[-1] for _, (x, _) in curves]
         if max(ends) > 10 * min(ends):
             axes.set_xscale("symlog", linthresh=1, linscale=0.3)
+            ticks = [0, *(n for n in (1, 3, 10, 30, 100, 300, 1000, 3000) if n <= max(ends))]
+            axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+            axes.minorticks_off()
         axes.set_ylim(bottom=0)
         methods_legend(figure, methods, {i for i, _ in curves})
 
