@@ -217,7 +217,9 @@ def test_every_field_says_what_it_means(method):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(InputError, match="probes='pdg': choose one of mixed, pgd, both"):
+    with pytest.raises(
+        InputError, match="probes='pdg': choose one of auto, mixed, inverted, pgd, both"
+    ):
         StructGuard(probes="pdg")
     with pytest.raises(InputError, match="max_steps=0: it is at least 1"):
         METHODS["neggrad"](max_steps=0)
