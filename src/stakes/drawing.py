@@ -123,19 +123,33 @@ def short(text: object, most: int) -> str:
     return words if len(words) <= most else f"{words[: most - 1].rstrip()}…"
 
 
-def pictured(runs: Sequence[Run], kind: str, *keys: str) -> list[Record]:
-    """The examples of one kind from the first run that has any, if their pictures can be shown."""
-    for run in runs:
-        items = run.audit.get(kind, [])
-        whole = [item for item in items if all(thumbnail(item.get(k)) for k in ("picture", *keys))]
-        if whole:
-            return whole
-    return []
+def examples_by_method(
+    methods: Methods,
+    kind: str,
+    *keys: str,
+    good: Callable[[Record], bool] = lambda row: True,
+) -> dict[str, dict[tuple[str, str], Record]]:
+    """The examples of one kind from the first run of each method that has any.
 
+    Args:
+        methods: those without examples are left out.
+        kind: of examples, in the evidence.
+        keys: where an example has pictures besides its own; all of them have to be shown.
+        good: whether the rest of an example can be shown.
 
-def by_name(rows: Sequence[Record]) -> dict[tuple[str, str], Record]:
-    """Examples by what they are of (pictures to forget, if they do not say) and their names."""
-    return {(str(row.get("of", "forget")), str(row.get("name"))): row for row in rows}
+    Returns:
+        Method -> examples by what they are of (pictures to forget, if they do not say) and name.
+    """
+
+    def of(run: Run) -> dict[tuple[str, str], Record]:
+        return {
+            (str(row.get("of", "forget")), str(row.get("name"))): row
+            for row in run.audit.get(kind, [])
+            if all(thumbnail(row.get(key)) for key in ("picture", *keys)) and good(row)
+        }
+
+    found = {name: next(filter(None, map(of, runs)), {}) for name, runs in methods.items()}
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def show_picture(axes: Axes, source: str, frame: str, width: float = 1.8) -> None:

@@ -22,9 +22,8 @@ from stakes.drawing import (
     WIDTH,
     Drawing,
     Methods,
-    by_name,
+    examples_by_method,
     line_look,
-    pictured,
     place_picture,
     place_text,
     render,
@@ -43,8 +42,7 @@ ACROSS = 3  # confusion matrices side by side
 
 def saliency_sheet(methods: Methods, name: str) -> Drawing | None:
     """Figure 4: Grad-CAM before and after, pictures to forget in red frames, retained in green."""
-    found = {m: pictured(runs, "saliency", "before", "after") for m, runs in methods.items()}
-    columns = {method: by_name(rows) for method, rows in found.items() if rows}
+    columns = examples_by_method(methods, "saliency", "before", "after")
     if not columns:
         return None
     first = next(iter(columns.values()))
@@ -78,8 +76,7 @@ def saliency_sheet(methods: Methods, name: str) -> Drawing | None:
 
 def radar(methods: Methods, name: str) -> Drawing | None:
     """Figure 7: affinities of test pictures with the anchors, before and by method."""
-    found = {m: by_name(_affinities(runs)) for m, runs in methods.items()}
-    found = {method: rows for method, rows in found.items() if rows}
+    found = examples_by_method(methods, "affinities", good=_numbers)
     if not found:
         return None
     first = next(iter(found.values()))
@@ -131,16 +128,8 @@ def _moved(row: Record) -> float:
     return 1.0 - float(product / (math.hypot(*before) * math.hypot(*after) or 1.0))
 
 
-def _affinities(runs: Sequence[Run]) -> list[Record]:
-    """The pictures with affinities of the first run that has any; numbers only, of one length."""
-    for run in runs:
-        rows = [row for row in pictured([run], "affinities") if _numbers(row)]
-        if rows:
-            return rows
-    return []
-
-
 def _numbers(row: Record) -> bool:
+    """Whether its affinities are numbers only, as many after as before."""
     lists = [row.get("before"), row.get("after")]
     good = all(isinstance(x, list) and all(number(v) is not None for v in x) for x in lists)
     return good and len(row["before"]) == len(row["after"])

@@ -15,17 +15,16 @@ from stakes.drawing import (
     WIDTH,
     Drawing,
     Methods,
-    by_name,
     dress,
+    examples_by_method,
     legend,
-    pictured,
     place_picture,
     place_text,
     render,
     short,
 )
 from stakes.figures import GRID, INK, SERIES, style
-from stakes.runs import Record, Run, thumbnail
+from stakes.runs import Record, thumbnail
 
 RANKS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "map": "mAP"}
 SIDE, STEP, GAP = 0.5, 0.71, 0.07  # inches: of a picture, from line to line, between pictures
@@ -43,8 +42,7 @@ class Results:
 
 def retrieval_sheet(methods: Methods, name: str) -> Drawing | None:
     """Figure 5, left: the retained pictures nearest to a query, before and by method."""
-    found = {method: by_name(_examples(runs)) for method, runs in methods.items()}
-    found = {method: rows for method, rows in found.items() if rows}
+    found = examples_by_method(methods, "retrieval", good=_whole)
     if not found:
         return None
     first = next(iter(found.values()))
@@ -99,16 +97,8 @@ def _query(
             place_text(figure, at + SIDE / 2, top + SIDE + 0.12, words, ha="center", fontsize=8.5)
 
 
-def _examples(runs: Sequence[Run]) -> list[Record]:
-    """The queries of the first run that has any, with lists of what they find."""
-    for run in runs:
-        rows = [row for row in pictured([run], "retrieval") if _whole(row)]
-        if rows:
-            return rows
-    return []
-
-
 def _whole(row: Record) -> bool:
+    """Whether it has lists of what the query finds."""
     found = [row.get("before"), row.get("after")]
     return all(isinstance(f, list) and all(isinstance(item, dict) for item in f) for f in found)
 

@@ -29,6 +29,7 @@ from stakes.files import tensor_digest
 from stakes.forget import ForgetSet
 from stakes.loop import Batches, History, Watch, minimise
 from stakes.losses import deletion_ce, retention_ce
+from stakes.pace import Pace
 from stakes.probes import Probes, mixed, pgd, wrong_labels
 from stakes.progress import Report, Stopwatch, silent
 from stakes.retained import retained
@@ -237,8 +238,15 @@ class Run:
         terms: Callable[[int], Mapping[str, Tensor]],
         optimizer: torch.optim.Optimizer,
         max_steps: int,
+        *,
+        check_every: int = 1,
+        in_full: bool = False,
+        pace: Pace | None = None,
     ) -> Unlearned:
-        """Minimise the terms until all is forgotten, and wrap up the live network."""
+        """Minimise the terms until all is forgotten, and wrap up the live network.
+
+        The arguments are those of :func:`stakes.loop.minimise`.
+        """
         with self.timed("unlearn"):
             history, reason = minimise(
                 self.live,
@@ -246,6 +254,9 @@ class Run:
                 optimizer,
                 self.watch(),
                 max_steps=max_steps,
+                check_every=check_every,
+                in_full=in_full,
+                pace=pace,
                 checkpoint=self.checkpoint,
                 report=self.report,
             )

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stakes.loop import minimise
 from stakes.losses import retention_ce
 from stakes.methods.base import Run, Unlearned, hyper
 from stakes.methods.retain_base import (
@@ -67,19 +66,8 @@ class Oracle(RetainTraining):
 
         optimizer = torch.optim.Adam(run.trainable().values(), lr=self.lr)
         run.live.train(self.batch_norm == "train")
-        with run.timed("unlearn"):
-            history, reason = minimise(
-                run.live,
-                terms,
-                optimizer,
-                run.watch(),
-                max_steps=self.max_steps,
-                check_every=LOOK_EVERY,
-                pace=Pace(optimizer, settle=1.0, settle_least=self.settle_least),
-                checkpoint=run.checkpoint,
-                report=run.report,
-            )
-        return run.result(history, reason)
+        pace = Pace(optimizer, settle=1.0, settle_least=self.settle_least)
+        return run.descend(terms, optimizer, self.max_steps, check_every=LOOK_EVERY, pace=pace)
 
 
 def unlikelihood(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """What the methods that use retained data share: their fields, their batches, their length."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from stakes.data import Images
-from stakes.loop import FORGOTTEN, minimise
+from stakes.loop import FORGOTTEN
 from stakes.losses import retention_ce
 from stakes.methods.base import Method, Run, Unlearned, hyper
 from stakes.probes import wrong_labels
@@ -53,23 +53,12 @@ class RetainTraining(RetainFields):
         is forgotten only where it is so at the end.
         """
         run.live.train(self.batch_norm == "train")
-        with run.timed("unlearn"):
-            history, reason = minimise(
-                run.live,
-                terms,
-                optimizer,
-                run.watch(),
-                max_steps=self.max_steps,
-                check_every=LOOK_EVERY,
-                in_full=True,
-                checkpoint=run.checkpoint,
-                report=run.report,
-            )
-        if reason.startswith("diverged"):
-            return run.result(history, reason)
-        left = history[-1]["forget_accuracy"]
+        result = run.descend(terms, optimizer, self.max_steps, check_every=LOOK_EVERY, in_full=True)
+        if result.stop_reason.startswith("diverged"):
+            return result
+        left = result.history[-1]["forget_accuracy"]
         done = f"complete: all {self.max_steps} steps done, {left:.0f} % of the images still known"
-        return run.result(history, done if left else FORGOTTEN)
+        return replace(result, stop_reason=done if left else FORGOTTEN)
 
 
 @dataclass(frozen=True, kw_only=True)
