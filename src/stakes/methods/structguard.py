@@ -35,7 +35,8 @@ from stakes.probes import mixed
 from stakes.structure import MapKind, Projector, affinities
 from stakes.views import drawn
 
-WATCHED_VIEWS = 4  # of each forget image, drawn once
+WATCHED_VIEWS = 8  # of each forget image, drawn once
+COHORTS = 8
 UNEVEN, EVEN = 0.15, 0.35  # least share of the second image of a mixture
 
 
@@ -69,9 +70,10 @@ class StructGuard(PGDFields):
     every step, half of them within a class (from images made of the network's own statistics,
     :mod:`stakes.inversion`, where copies are to be forgotten too); a hinge that stops pushing
     once a picture is forgotten; retention of the original's soft answers and features; only the
-    layers nearest the head change. Margin, hold and step size adapt to the run
-    (:mod:`stakes.balance`, :mod:`stakes.pace`), so that one set of defaults serves every network
-    and k.
+    layers nearest the head change. Where much is to be forgotten, it is asked for part by part,
+    and the pictures whose turn is still to come, being real training data, are held as such.
+    Margin, hold and step size adapt to the run (:mod:`stakes.balance`, :mod:`stakes.pace`), so
+    that one set of defaults serves every network and k.
 
     Differences from the authors' code: the path that is deployed is the one that is measured;
     probes attack the original network and never ask for the true class; importance is taken per
@@ -90,7 +92,16 @@ class StructGuard(PGDFields):
     views_per_image: int = hyper(3, "fresh views of each forget image a step", low=1)
     views_weight: float = hyper(0.5, "weight of the deletion of views to begin with")
     views_needed: float = hyper(
-        0.95, "share of four watched views an image that has to be wrong", high=1
+        0.92, "share of eight watched views an image that has to be wrong", high=1
+    )
+    cohorts: int = hyper(
+        0,
+        "parts of the forget images that are asked to go one after the other; until its turn a "
+        "part is held as retained data is; 0: 8 where copies are to be forgotten too or a step "
+        "cannot take all images, else 1",
+    )
+    cohort_steps: int = hyper(
+        30, "steps from one part's turn to the next; all have theirs in half of max_steps", low=1
     )
     probes: Literal["auto", "mixed", "inverted", "pgd", "both"] = hyper(
         "auto",
@@ -170,6 +181,8 @@ class StructGuard(PGDFields):
             raise InputError(
                 "batches=union needs fixed probes: set probes to pgd or both, or a pool"
             )
+        if self.batches == "union" and self.cohorts > 1:
+            raise InputError("batches=union takes all pictures at once: set cohorts to 1")
         if self.deploy == "projected" and not self.projector:
             raise InputError("deploy=projected needs a projector: set projector")
 
@@ -185,10 +198,10 @@ class StructGuard(PGDFields):
         settings: dict[str, object] = {
             "probes": "pgd", "eps": 3.0, "probe_batch": 128, "deletion": "ce", "retention": "ce",
             "retention_weight": 1.0, "feature_weight": 0.0, "align_weight": 1.0,
-            "align_over": "anchors", "reg_weight": 1.0, "elastic_weight": 1e-3, "projector": True,
-            "projector_lr": 1e-3, "batches": "union", "optimizer": "sgd", "lr": 0.005,
-            "warmup": 0, "settle": 0.0, "pull_back": False, "batch_norm": "train", "depth": 1.0,
-            "backoffs": 0, "patience": 0, "check_every": 1,
+            "align_over": "anchors", "cohorts": 1, "reg_weight": 1.0, "elastic_weight": 1e-3,
+            "projector": True, "projector_lr": 1e-3, "batches": "union", "optimizer": "sgd",
+            "lr": 0.005, "warmup": 0, "settle": 0.0, "pull_back": False, "batch_norm": "train",
+            "depth": 1.0, "backoffs": 0, "patience": 0, "check_every": 1,
         }  # fmt: skip
         return cls(**(settings | changes))  # type: ignore[arg-type]
 
@@ -269,6 +282,8 @@ class StructGuard(PGDFields):
         return {
             "probes": objective.probes,
             "probes_why": objective.probes_why,
+            "cohorts": objective.cohorts,
+            "cohorts_why": objective.cohorts_why,
             "lr": self.lr * 0.5 ** len(pace.halved_at),
             "lr_why": f"drift above {self.max_drift}, or no finite loss, at step {halved}"
             if halved
@@ -305,6 +320,7 @@ class Objective(Changing):
         self._importance: dict[str, Tensor] = {}
         self._copies = settings.views_per_image if settings.criterion == "views" else 0
         self.probes, self.probes_why = self._kind()
+        self.cohorts, self.cohorts_why = self._parts()
         # What is mixed, and the least share of the second image: a mixture of forget images is
         # not to look like a copy of one.
         self._mixed = run.forget.images, run.forget.labels, EVEN if self._copies else UNEVEN
@@ -317,12 +333,16 @@ class Objective(Changing):
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of this step, already weighted; their plain sum is minimised."""
         settings, run = self.settings, self._run
-        pick, probes, share, rest = self._draw()
-        images, labels = run.forget.images[pick], run.forget.labels[pick]
-        count = self._copies * len(pick)
-        copies = [drawn(images, run.generator) for _ in range(self._copies)]
+        batch, probes, share, rest = self._draw()
+        asked = batch < self._asked(step)
+        pick, waiting = batch[asked], batch[~asked]
+        if len(waiting):
+            probes = _joined([probes, self._answers(self._shown(waiting))])
+        labels = run.forget.labels[pick]
+        shown = self._shown(pick) if len(pick) else probes.images[:0]
         with self._autocast:
-            features = run.live.features(torch.cat([images, *copies, probes.images]))
+            features = run.live.features(torch.cat([shown, probes.images]))
+        count = len(shown) - len(pick)
         shown, views, kept = features.float().split([len(pick), count, len(probes.images)])
         terms: dict[str, Tensor] = {}
         if len(pick):
@@ -346,6 +366,18 @@ class Objective(Changing):
             head = elastic_net(run.live.head.parameters(), settings.elastic_phi)
             terms["elastic_net"] = settings.elastic_weight * head
         return terms
+
+    def _asked(self, step: int) -> int:
+        """How many forget images have had their turn in this step."""
+        half = self.settings.max_steps // (2 * self.cohorts)
+        turns = min(self.cohorts, 1 + (step - 1) // max(1, min(self.settings.cohort_steps, half)))
+        return -(-turns * len(self._run.forget) // self.cohorts)
+
+    def _shown(self, pick: Tensor) -> Tensor:
+        """Forget images, and fresh copies of them where these are to be forgotten too."""
+        images = self._run.forget.images[pick]
+        copies = [drawn(images, self._run.generator) for _ in range(self._copies)]
+        return torch.cat([images, *copies])
 
     def _deletion(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Of logits that bypass the projector (Sec. 3.3)."""
@@ -409,6 +441,17 @@ class Objective(Changing):
         if not has_statistics(network):
             return "mixed", "the network has no BatchNorm statistics"
         return "inverted", "copies are to be forgotten too"
+
+    def _parts(self) -> tuple[int, str]:
+        """How many parts the forget images are asked to go in, and why."""
+        settings, k = self.settings, len(self._run.forget)
+        if settings.cohorts or settings.batches == "union":
+            return min(k, max(1, settings.cohorts)), "as given"
+        if self._copies:
+            return min(k, COHORTS), "copies are to be forgotten too"
+        if k > settings.forget_batch:
+            return min(k, COHORTS), "more pictures than a step takes"
+        return 1, "a step takes all pictures"
 
     def _inverted(self) -> tuple[Tensor, Tensor]:
         """Images made from BatchNorm statistics, and the classes they were made for."""
