@@ -166,8 +166,8 @@ def test_probes_are_mixtures_of_what_was_chosen(norm, settings, kind, forget):
     phases = []
     run = Run(classifier, forget, "head", 0, lambda *told: phases.append(told[:3]), "auto")
     objective = Objective(method, run)
-    assert objective.probes == kind
-    images, _, _ = objective._mixed
+    assert objective.probes.kind == kind
+    images, _, _ = objective.probes._mixed
     assert len(images) == (24 if kind == "inverted" else len(forget))
     assert phases == ([("probes", 1, 2), ("probes", 2, 2)] if kind == "inverted" else [])
 

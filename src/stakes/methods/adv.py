@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from stakes.methods.base import PGDFields, Run, Unlearned, adversarial_terms, hyper
+from stakes.methods.base import Run, Unlearned, hyper
+from stakes.methods.probe_base import PGDFields, adversarial_terms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,9 @@ from stakes.errors import InputError
 from stakes.files import tensor_digest
 from stakes.forget import ForgetSet
 from stakes.loop import Batches, History, Watch, minimise
-from stakes.losses import deletion_ce, retention_ce
+from stakes.losses import deletion_ce
 from stakes.pace import Pace
-from stakes.probes import Probes, mixed, pgd, wrong_labels
+from stakes.probes import mixed
 from stakes.progress import Report, Stopwatch, silent
 from stakes.retained import retained
 from stakes.structure import MapKind, place_anchors
@@ -354,36 +354,6 @@ class Method(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGDFields(Method):
-    """The hyper-parameters of fixed adversarial probes, for the methods that use them."""
-
-    probes_per_image: int = hyper(
-        20, "PGD probes made from each forget image", "paper, N_adv", low=1
-    )
-    eps: float = hyper(4.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "L2UL's code")
-    pgd_step: float = hyper(0.1, "length of one PGD step, same unit", "public code")
-    pgd_iterations: int = hyper(100, "PGD steps at most", "public code")
-    probe_margin: float = hyper(0.5, "lead of the target, in logits, at which a probe is done")
-
-    def attack(self, run: Run) -> Probes:
-        """Probes from the network as it was before unlearning, targets at random."""
-        per_image = run.forget.labels.repeat_interleave(self.probes_per_image)
-        targets = wrong_labels(per_image, run.original.num_classes, run.generator)
-        with run.timed("probes"):
-            return pgd(
-                run.original,
-                run.forget.images.repeat_interleave(self.probes_per_image, dim=0),
-                targets,
-                eps=self.eps,
-                step=self.pgd_step,
-                iterations=self.pgd_iterations,
-                margin=self.probe_margin,
-                generator=run.generator,
-                progress=lambda done, total: run.report("probes", done, total),
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class ForgetSGD(Method):
     """The hyper-parameters of SGD on the forget set alone, for the methods that do just that.
 
@@ -425,29 +395,5 @@ def ascent_terms(run: Run, batch_size: int) -> Callable[[int], dict[str, Tensor]
     def terms(step: int) -> dict[str, Tensor]:
         batch = next(batches)
         return {"deletion": deletion_ce(run.live(images[batch]), labels[batch])}
-
-    return terms
-
-
-def adversarial_terms(run: Run, probes: Probes, batch_size: int) -> Callable[[], dict[str, Tensor]]:
-    """The terms of Adv on the next batch of the shuffled union of forget images and probes.
-
-    -CE of the forget images and CE of the probes, each weighted by its share of the batch.
-    """
-    labels = torch.cat([run.forget.labels, probes.labels])
-    images = torch.cat([run.forget.images, probes.images])
-    k = len(run.forget)
-    batches = run.batches(len(labels), batch_size)
-
-    def terms() -> dict[str, Tensor]:
-        batch = next(batches)
-        logits, truth, gone = run.live(images[batch]), labels[batch], batch < k
-        share = float(gone.float().mean())
-        parts = {}
-        if share > 0:
-            parts["deletion"] = share * deletion_ce(logits[gone], truth[gone])
-        if share < 1:
-            parts["retention"] = (1 - share) * retention_ce(logits[~gone], truth[~gone])
-        return parts
 
     return terms

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from stakes.importance import mean_gradient_magnitude, min_max
 from stakes.losses import quadratic
-from stakes.methods.base import PGDFields, Run, Unlearned, adversarial_terms, hyper
+from stakes.methods.base import Run, Unlearned, hyper
+from stakes.methods.probe_base import PGDFields, adversarial_terms
 
 
 @dataclass(frozen=True, kw_only=True)

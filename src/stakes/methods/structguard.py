@@ -1,8 +1,8 @@
 """STRUCTGUARD: forget, and keep the structure of features around semantic anchors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from stakes.checkpoint import Changing
 from stakes.classifier import Classifier
 from stakes.errors import InputError
 from stakes.importance import mean_gradient_magnitude
-from stakes.inversion import Whitening, has_statistics, inverted
 from stakes.loop import FORGOTTEN, History, minimise, pull_back
 from stakes.losses import (
     STRUCTURAL,
@@ -28,25 +27,15 @@ from stakes.losses import (
     retention_ce,
     retention_kl,
 )
-from stakes.methods.base import PGDFields, Run, Unlearned, hyper
+from stakes.methods.base import Run, Unlearned, hyper
+from stakes.methods.probe_base import ProbeBatch, ProbeFields, joined
 from stakes.pace import Pace
 from stakes.precision import Precision, autocast
-from stakes.probes import mixed
 from stakes.structure import MapKind, Projector, affinities
 from stakes.views import drawn
 
 WATCHED_VIEWS = 8  # of each forget image, drawn once
 COHORTS = 8
-UNEVEN, EVEN = 0.15, 0.35  # least share of the second image of a mixture
-
-
-class ProbeBatch(NamedTuple):
-    """Probes (n, 3, h, w), hard labels (n,); the original's features (n, d) and logits (n, c)."""
-
-    images: Tensor
-    labels: Tensor
-    features: Tensor
-    logits: Tensor
 
 
 Draw = tuple[Tensor, ProbeBatch, float, float]
@@ -54,7 +43,7 @@ Draw = tuple[Tensor, ProbeBatch, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StructGuard(PGDFields):
+class StructGuard(ProbeFields):
     """Structure-faithful unlearning ("Stake the Points", CVPR 2026), with what measures best.
 
     ``StructGuard.paper()`` is the method of the paper (equations 1-4)::
@@ -103,16 +92,6 @@ class StructGuard(PGDFields):
     cohort_steps: int = hyper(
         30, "steps from one part's turn to the next; all have theirs in half of max_steps", low=1
     )
-    probes: Literal["auto", "mixed", "inverted", "pgd", "both"] = hyper(
-        "auto",
-        "mixtures of forget images made afresh each step; mixtures of images made from the "
-        "network's BatchNorm statistics; fixed PGD probes; half PGD, half mixtures; or auto: "
-        "inverted where criterion is views and the network has such statistics, else mixed",
-    )
-    inverted: int = hyper(512, "images made from BatchNorm statistics", low=1)
-    inversion_steps: int = hyper(100, "steps in which such an image is made", low=1)
-    pool: int = hyper(0, "mixtures made once and drawn from again and again; 0: fresh each step")
-    probe_batch: int = hyper(256, "probes a step", low=1)
     forget_batch: int = hyper(128, "forget images a step", low=1)
     batches: Literal["paired", "union"] = hyper(
         "paired",
@@ -280,8 +259,8 @@ class StructGuard(PGDFields):
         balance = objective.balance
         halved = ", ".join(map(str, pace.halved_at))
         return {
-            "probes": objective.probes,
-            "probes_why": objective.probes_why,
+            "probes": objective.probes.kind,
+            "probes_why": objective.probes.why,
             "cohorts": objective.cohorts,
             "cohorts_why": objective.cohorts_why,
             "lr": self.lr * 0.5 ** len(pace.halved_at),
@@ -319,14 +298,8 @@ class Objective(Changing):
         self._origin = {n: p.detach().clone() for n, p in self._parameters.items()}
         self._importance: dict[str, Tensor] = {}
         self._copies = settings.views_per_image if settings.criterion == "views" else 0
-        self.probes, self.probes_why = self._kind()
+        self.probes = settings.source(run, self._autocast, hold_copies=not self._copies)
         self.cohorts, self.cohorts_why = self._parts()
-        # What is mixed, and the least share of the second image: a mixture of forget images is
-        # not to look like a copy of one.
-        self._mixed = run.forget.images, run.forget.labels, EVEN if self._copies else UNEVEN
-        if self.probes == "inverted":
-            self._mixed = (*self._inverted(), UNEVEN)
-        self._fixed = self._fixed_probes()
         self._draw = self._union() if settings.batches == "union" else self._paired()
         run.checkpoint.keep(self, self.balance, self.push)
 
@@ -337,7 +310,7 @@ class Objective(Changing):
         asked = batch < self._asked(step)
         pick, waiting = batch[asked], batch[~asked]
         if len(waiting):
-            probes = _joined([probes, self._answers(self._shown(waiting))])
+            probes = joined([probes, self.probes.answers(self._shown(waiting))])
         labels = run.forget.labels[pick]
         shown = self._shown(pick) if len(pick) else probes.images[:0]
         with self._autocast:
@@ -413,34 +386,12 @@ class Objective(Changing):
         """Draws a batch of forget images and one of probes, both counted in full."""
         settings, run = self.settings, self._run
         forget = run.batches(len(run.forget), settings.forget_batch)
-        count = {"pgd": 0, "both": settings.probe_batch // 2}
-        fresh = 0 if settings.pool else count.get(self.probes, settings.probe_batch)
-        fixed = settings.probe_batch - fresh
-        indices = run.batches(len(self._fixed.labels), fixed) if self._fixed else None
 
         def draw() -> Draw:
-            parts = [self._pick(next(indices))] if indices is not None else []
-            if fresh:
-                parts.append(self._answers(self._mixtures(fresh)))
-            return next(forget), _joined(parts), 1.0, 1.0
+            probes = self.probes.draw()
+            return next(forget), probes, 1.0, 1.0
 
         return draw
-
-    def _kind(self) -> tuple[str, str]:
-        """The kind of probes, and why it was chosen."""
-        kind, network = self.settings.probes, self._run.original
-        if kind == "inverted" and not has_statistics(network):
-            raise InputError(
-                "probes=inverted needs BatchNorm statistics, which this network has not: "
-                "set probes to mixed"
-            )
-        if kind != "auto":
-            return kind, "as given"
-        if not self._copies:
-            return "mixed", "the pictures alone are to be forgotten"
-        if not has_statistics(network):
-            return "mixed", "the network has no BatchNorm statistics"
-        return "inverted", "copies are to be forgotten too"
 
     def _parts(self) -> tuple[int, str]:
         """How many parts the forget images are asked to go in, and why."""
@@ -453,69 +404,21 @@ class Objective(Changing):
             return min(k, COHORTS), "more pictures than a step takes"
         return 1, "a step takes all pictures"
 
-    def _inverted(self) -> tuple[Tensor, Tensor]:
-        """Images made from BatchNorm statistics, and the classes they were made for."""
-        settings, run = self.settings, self._run
-        images, labels, _ = self._mixed
-        start = mixed(images, settings.inverted, run.generator, UNEVEN, labels)
-        order = torch.randperm(run.original.num_classes, generator=run.generator)
-        targets = order.repeat(-(-len(start) // len(order)))[: len(start)].to(start.device)
-        with run.timed("probes"):
-            made = inverted(
-                run.original,
-                start,
-                targets,
-                Whitening(images),
-                steps=settings.inversion_steps,
-                generator=run.generator,
-                batch_size=settings.probe_batch,
-                passes=self._autocast,
-                progress=lambda done, total: run.report("probes", done, total),
-            )
-        return made, targets
-
-    def _mixtures(self, count: int) -> Tensor:
-        images, labels, least = self._mixed
-        return mixed(images, count, self._run.generator, least, labels)
-
-    def _fixed_probes(self) -> ProbeBatch | None:
-        """Probes made once: the attack's, then the pool of mixtures."""
-        settings, parts = self.settings, []
-        if self.probes in ("pgd", "both"):
-            attacked = settings.attack(self._run)
-            parts.append(self._answers(attacked.images, attacked.labels))
-        if settings.pool and self.probes != "pgd":
-            parts.append(self._answers(self._mixtures(settings.pool)))
-        return _joined(parts) if parts else None
-
     def _union(self) -> Callable[[], Draw]:
         """Draws batches of the union of forget images and fixed probes, as in public code."""
-        assert self._fixed is not None  # or the settings would have been refused
+        fixed = self.probes.fixed
+        assert fixed is not None  # or the settings would have been refused
         k = len(self._run.forget)
-        size = k + len(self._fixed.labels)
+        size = k + len(fixed.labels)
         batches = self._run.batches(size, self.settings.probe_batch)
 
         def draw() -> Draw:
             batch = next(batches)
             pick, rest = batch[batch < k], batch[batch >= k] - k
             share = len(pick) / len(batch)
-            return pick, self._pick(rest), share, 1.0 - share
+            return pick, fixed.at(rest), share, 1.0 - share
 
         return draw
-
-    def _pick(self, indices: Tensor) -> ProbeBatch:
-        assert self._fixed is not None
-        return ProbeBatch(*(column[indices.to(column.device)] for column in self._fixed))
-
-    @torch.no_grad()
-    def _answers(self, images: Tensor, labels: Tensor | None = None) -> ProbeBatch:
-        """Probes with the original's answers to them; its prediction is the label by default."""
-        original = self._run.original
-        with self._autocast:
-            features = torch.cat([original.features(batch) for batch in images.split(256)]).float()
-        logits = original.head(features)
-        labels = logits.argmax(1) if labels is None else labels
-        return ProbeBatch(images, labels, features, logits)
 
     def _structural_importance(self) -> dict[str, Tensor]:
         """I (equation 4) of the feature extractor as it is now, from a draw of the probes.
@@ -523,11 +426,7 @@ class Objective(Changing):
         The loss of a single probe is the cosine of its row: a column of one entry has none.
         """
         run, settings = self._run, self.settings
-        if self._fixed is not None:
-            chosen = torch.randperm(len(self._fixed.labels), generator=run.generator)
-            probes = self._fixed.images[chosen[: settings.importance_probes]]
-        else:
-            probes = self._mixtures(settings.importance_probes)
+        probes = self.probes.some(settings.importance_probes)
         extractor = {n: p for n, p in self._parameters.items() if not n.startswith("head.")}
 
         def misalignment(image: Tensor) -> Tensor:
@@ -548,7 +447,3 @@ class Objective(Changing):
             )
         run.live.train(training)
         return importance
-
-
-def _joined(parts: Sequence[ProbeBatch]) -> ProbeBatch:
-    return ProbeBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
