@@ -1,10 +1,11 @@
 """Before and after, scored on what there is: one flat row of numbers, and its evidence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stakes.audit import KEPT, WHEN, Both, Evidence, Sample, Scored, audit
 from stakes.classifier import Classifier
@@ -67,43 +68,30 @@ def evaluate(
         selected = select(
             forget, test=test, retain=retain, eval_samples=eval_samples, seed=seed, report=report
         )
-    modes = {part: part.training for network in networks.values() for part in network.modules()}
-    try:
-        for network in networks.values():
-            network.eval()
-        row: Row = {}
-        classes: list[dict[str, Any]] = [
-            {"name": name, "n_test": 0, "acc_test_before": None, "acc_test": None}
-            for name in before.class_names
-        ]
-        kept: dict[str, Sample] = {}
-        tested = dict.fromkeys(networks, EMPTY), EMPTY
-        for name, images in (("test", test), ("retain", retain)):
-            chosen = selected.get(name, [])
-            row[f"n_{name}"] = len(chosen)
-            if images is None or not chosen:
-                row |= {f"acc_{name}{suffix}": None for suffix in networks}
-                continue
-            right, labels, scored = _score(networks, images, chosen, f"scoring {name}", report)
-            kept[name] = Sample(scored, images, chosen)
-            row |= {f"acc_{name}{suffix}": _percent(hits) for suffix, hits in right.items()}
-            if name == "test":
-                _fill_classes(classes, right, labels)
-                tested = right, labels
-        row |= _whole_classes(*tested, forget.classes)
-        row["forgotten_classes"] = [before.class_names[i] for i in forget.classes] or None
+    samples = {"test": test, "retain": retain}
+    with _eval_mode(networks.values()):
+        row, classes, kept = _accuracies(networks, samples, selected, forget.classes, report)
         gone = {
             suffix: _scored(network, forget.images, forget.labels)
             for suffix, network in networks.items()
         }
         row |= _forget_scores(networks, forget, gone)
         pictures = _pictures(before.class_names, gone, forget, thumbnails)
-        samples = {"test": kept.get("test"), "retain": kept.get("retain")}
-        more, evidence = audit(after, forget, gone, **samples, report=report)
+        more, evidence = audit(after, forget, gone, **kept, report=report)
         shown: Evidence = {key: [] for key in EXAMPLES}
         if thumbnails:
-            shown = examples(before, after, forget, gone, **samples, structure=structure)
-        return row | more, {"classes": classes, "forget": pictures, **evidence, **shown}
+            shown = examples(before, after, forget, gone, **kept, structure=structure)
+    return row | more, {"classes": classes, "forget": pictures, **evidence, **shown}
+
+
+@contextmanager
+def _eval_mode(networks: Collection[nn.Module]) -> Iterator[None]:
+    """All of the networks in eval mode within the block, each part as it was after it."""
+    modes = {part: part.training for network in networks for part in network.modules()}
+    try:
+        for network in networks:
+            network.eval()
+        yield
     finally:
         for part, training in modes.items():
             part.training = training
@@ -138,6 +126,43 @@ def select(
             images, forget, wanted, generator, phase=f"reading {name}", report=report
         )
     return selected
+
+
+def _accuracies(
+    networks: Mapping[str, Classifier],
+    samples: Mapping[str, Images | None],
+    selected: Mapping[str, list[int]],
+    forgotten: Sequence[int],
+    report: Report,
+) -> tuple[Row, list[dict[str, Any]], dict[str, Sample | None]]:
+    """Score the test and retained images that were selected.
+
+    Returns:
+        Accuracies over all of them, and over classes ``forgotten`` as a whole and the others; test
+        accuracies by class; and what the networks make of some of the images, by sample.
+    """
+    names = networks[""].class_names
+    row: Row = {}
+    classes: list[dict[str, Any]] = [
+        {"name": name, "n_test": 0, "acc_test_before": None, "acc_test": None} for name in names
+    ]
+    kept: dict[str, Sample | None] = dict.fromkeys(samples)
+    tested = dict.fromkeys(networks, EMPTY), EMPTY
+    for name, images in samples.items():
+        chosen = selected.get(name, [])
+        row[f"n_{name}"] = len(chosen)
+        if images is None or not chosen:
+            row |= {f"acc_{name}{suffix}": None for suffix in networks}
+            continue
+        right, labels, scored = _score(networks, images, chosen, f"scoring {name}", report)
+        kept[name] = Sample(scored, images, chosen)
+        row |= {f"acc_{name}{suffix}": _percent(hits) for suffix, hits in right.items()}
+        if name == "test":
+            _fill_classes(classes, right, labels)
+            tested = right, labels
+    row |= _whole_classes(*tested, forgotten)
+    row["forgotten_classes"] = [names[i] for i in forgotten] or None
+    return row, classes, kept
 
 
 @torch.no_grad()
