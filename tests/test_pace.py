@@ -92,6 +92,35 @@ def test_an_image_that_comes_back_breaks_the_settling_off_at_its_end(optimizer):
     assert pace.done(30, forgotten=True)
 
 
+def test_what_comes_back_at_the_end_of_the_settling_is_undone(layer, optimizer):
+    pace = Pace(optimizer, settle=1.0)
+    pace.done(10, forgotten=True)  # settles in steps 11 to 20
+    for step in (12, 14):
+        descend(layer, optimizer)
+        assert not pace.done(step, forgotten=True)
+    descend(layer, optimizer)
+    assert not pace.done(16, forgotten=True)
+    kept, bias = layer.weight.clone(), layer.bias.clone()
+    for step in (18, 19):
+        descend(layer, optimizer)
+        assert not pace.done(step, forgotten=False)
+    assert not torch.equal(layer.weight, kept)
+    assert pace.done(20, forgotten=False)
+    assert torch.equal(layer.weight, kept)
+    assert torch.equal(layer.bias, bias)
+
+
+def test_the_first_half_of_the_settling_is_not_gone_back_to(layer, optimizer):
+    pace = Pace(optimizer, settle=1.0)
+    for step, forgotten in ((10, True), (14, True), (15, False)):
+        descend(layer, optimizer)
+        assert not pace.done(step, forgotten)
+    end = layer.weight.clone()
+    assert not pace.done(20, forgotten=False)
+    assert torch.equal(layer.weight, end)
+    assert not pace.settling
+
+
 def test_backing_off_restores_the_last_sound_weights_bit_for_bit(layer, optimizer):
     buffer = torch.tensor([1.0, 2.0])
     pace = Pace(optimizer, warmup=2, max_drift=0.2, backoffs=2, buffers=[buffer])
@@ -216,3 +245,24 @@ def test_a_last_step_that_is_taken_back_has_forgotten_nothing(classifier, forget
     assert reason.startswith("step budget")
     assert history[-1]["forget_accuracy"] == 100
     assert history[-1]["drift"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_run_that_ends_where_it_was_put_back_to_says_what_is_there(classifier, forget, watch):
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
+    pace = Pace(optimizer, settle=0.01, settle_least=20)
+    origin = [p.detach().clone() for p in classifier.parameters()]
+    push, settled = hinge(classifier, forget), []
+
+    def terms(step):
+        settled.append(pace.settling)
+        if sum(settled) <= 14:
+            return push(step)
+        pairs = zip(classifier.parameters(), origin, strict=True)
+        return {"back": 10 * torch.stack([(p - o).square().sum() for p, o in pairs]).sum()}
+
+    history, reason = minimise(classifier, terms, optimizer, watch, max_steps=400, pace=pace)
+    assert reason == FORGOTTEN
+    assert history[-2]["forget_accuracy"] > 0
+    assert history[-1]["forget_accuracy"] == 0
+    assert (classifier(forget.images).argmax(1) != forget.labels).all()
+    assert history[-1]["drift"] == watch.look(classifier).drift

@@ -13,7 +13,9 @@ class Pace(Changing):
     """The step sizes of an optimiser, step by step.
 
     They grow over the warm-up. Once all is forgotten the run settles: it goes on while they fall
-    to nothing, so that what is kept recovers. Where the structure drifts too far at a look, or
+    to nothing, so that what is kept recovers. Where that has brought some of it back by the end,
+    the weights are put back to the last look at which all was forgotten, if there was one in the
+    second half; else the run goes on as before. Where the structure drifts too far at a look, or
     the loss is not finite, the weights go back to the last look that was sound and the step sizes
     are halved.
 
@@ -30,7 +32,7 @@ class Pace(Changing):
         halved_at: the steps after which the step sizes were halved.
     """
 
-    changing = ("halved_at", "_left", "_start", "_end", "_begun", "_kept")
+    changing = ("halved_at", "_left", "_start", "_end", "_begun", "_kept", "_settled")
 
     def __init__(
         self,
@@ -52,8 +54,9 @@ class Pace(Changing):
         self._begun = 0
         self.halved_at: list[int] = []
         weights = [p for group in optimizer.param_groups for p in group["params"]]
-        self._tensors = [*weights, *buffers] if backoffs else []
-        self._kept = [tensor.detach().clone() for tensor in self._tensors]
+        self._tensors = [*weights, *buffers]
+        self._kept = self._copied() if backoffs else []
+        self._settled: list[Tensor] = []
 
     @property
     def settling(self) -> bool:
@@ -75,16 +78,24 @@ class Pace(Changing):
         return self._start is not None and step >= self._end
 
     def done(self, step: int, forgotten: bool) -> bool:
-        """Whether to stop after this look; begins, or breaks off, the settling."""
+        """Whether to stop after this look; begins, or breaks off, the settling.
+
+        Where it stops although not all is ``forgotten``, the weights have just been put back to
+        an earlier look, at which it was.
+        """
         if self._start is None:
             if forgotten and self._settle:
                 length = max(self._least, math.ceil(self._settle * step))
                 self._start, self._end = step, step + length
             return forgotten and not self._settle
+        if forgotten and 2 * step >= self._start + self._end:
+            self._settled = self._copied()
         if not self.ends(step):
             return False
         self._start = None
-        return forgotten
+        if not forgotten and self._settled:
+            self._put_back(self._settled)
+        return forgotten or bool(self._settled)
 
     def too_far(self, drift: float) -> bool:
         """Whether the structure has drifted too far; where it is well within, weights are kept."""
@@ -100,8 +111,15 @@ class Pace(Changing):
         self._left -= 1
         self.halved_at.append(step)
         self._start, self._begun = None, step
-        with torch.no_grad():
-            for kept, tensor in zip(self._kept, self._tensors, strict=True):
-                tensor.copy_(kept)
+        self._settled = []
+        self._put_back(self._kept)
         self._optimizer.state.clear()
         return True
+
+    def _copied(self) -> list[Tensor]:
+        return [tensor.detach().clone() for tensor in self._tensors]
+
+    @torch.no_grad()
+    def _put_back(self, copies: list[Tensor]) -> None:
+        for kept, tensor in zip(copies, self._tensors, strict=True):
+            tensor.copy_(kept)
