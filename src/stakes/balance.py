@@ -9,7 +9,7 @@ FEW = 0.05  # of the forget images; with more of them known, it is the hold that
 MOST = 8.0  # times its start, the margin at most
 LEAST = 1 / 16  # of its start, the hold at least
 STEADY = 0.9  # of the copies known a while ago; where more still are, it is too slow
-EASY = 0.9  # of the copies that may stay known; where fewer do, the push is stronger than need be
+EASY = 0.5  # of the copies that may stay known; where fewer do, the push is stronger than need be
 STRONGEST, WEAKEST = 16.0, 1 / 8  # the push at most and at least
 
 
@@ -69,9 +69,9 @@ class Push(Changing):
     """How strongly copies of the forget images are pushed out of their class.
 
     Every ``patience`` steps the copies of these steps are looked at, all of them fresh. Where more
-    are known than may be, and hardly fewer than before, the push grows by a half; where clearly
-    fewer are known than may be, it shrinks by as much, so that what is kept can recover. A network
-    that lets go easily is so pushed gently, and one that holds on is pushed harder.
+    are known than may be, and hardly fewer than before, the push grows by a half; where less than
+    half as many are known as may be, it shrinks by as much, so that what is kept can recover. A
+    network that lets go easily is so pushed gently, and one that holds on is pushed harder.
 
     Args:
         allowed: share of the copies that may stay known.
