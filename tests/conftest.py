@@ -1,5 +1,6 @@
 """Tiny networks and pictures that every test can afford; real data where it lies beside."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from stakes.data import ImageArray
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
+# Tests that a script starts in the background ignore SIGINT, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 CLASSES = ("red", "green", "blue", "grey")
 

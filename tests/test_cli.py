@@ -1,5 +1,6 @@
 """The command line as a user meets it: files, messages, precedence, interruptions."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -109,11 +111,17 @@ def refused(words: list[str], message: str, capsys, code: int = 2) -> None:
     assert sorted(Path.cwd().rglob("*")) == before
 
 
-def spawn(words: list[str], folder: Path, **options) -> subprocess.Popen:
+@contextlib.contextmanager
+def spawned(words: list[str], folder: Path, **options) -> Iterator[subprocess.Popen]:
+    """The command as a process of its own, which does not outlive the block."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(COMMAND), *words], cwd=folder, env=environment, stdout=subprocess.PIPE, **options
     )
+    try:
+        yield process
+    finally:
+        process.kill()
 
 
 # the example of the documentation
@@ -161,8 +169,9 @@ def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, ca
 
 def test_the_example_as_a_program(cifar_like, tmp_path):
     line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")
-    process = spawn([*shlex.split(line), *QUICK], tmp_path, stderr=subprocess.PIPE, text=True)
-    out, err = process.communicate(timeout=120)
+    words = [*shlex.split(line), *QUICK]
+    with spawned(words, tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert {path.name for path in (tmp_path / "OUT").iterdir()} == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["OUT"]
@@ -609,12 +618,12 @@ def lasting(base: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing(number, base, tmp_path):
-    process = spawn(lasting(base), tmp_path, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if line.startswith("unlearning"):
-            break
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    with spawned(lasting(base), tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("unlearning"):
+                break
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert err.splitlines()[-1] == "stakes: interrupted; nothing is half written"
     assert len(err.splitlines()) <= 2
@@ -681,20 +690,20 @@ def test_the_same_command_goes_on_where_it_was_stopped(name, base, tmp_path, cap
 
 def test_bars_with_the_time_left_on_a_terminal(base, tmp_path):
     ours, theirs = pty.openpty()
-    process = spawn(lasting(base), tmp_path, stderr=theirs)
-    os.close(theirs)
-    text, until = "", time.monotonic() + 30
-    while not re.search(r"unlearning.*━.*\d+/1000000.*at most [\d:]+ left", text):
-        assert time.monotonic() < until, text[-500:]
-        text += os.read(ours, 65536).decode(errors="replace")
-    process.send_signal(signal.SIGINT)
-    try:
-        while chunk := os.read(ours, 65536):
-            text += chunk.decode(errors="replace")
-    except OSError:  # this is how a terminal ends
-        pass
-    os.close(ours)
-    assert process.wait(timeout=30) == 130
+    with spawned(lasting(base), tmp_path, stderr=theirs) as process:
+        os.close(theirs)
+        text, until = "", time.monotonic() + 120
+        while not re.search(r"unlearning.*━.*\d+/1000000.*at most [\d:]+ left", text):
+            assert time.monotonic() < until, text[-500:]
+            text += os.read(ours, 65536).decode(errors="replace")
+        process.send_signal(signal.SIGINT)
+        try:
+            while chunk := os.read(ours, 65536):
+                text += chunk.decode(errors="replace")
+        except OSError:  # this is how a terminal ends
+            pass
+        os.close(ours)
+        assert process.wait(timeout=120) == 130
     assert process.stdout.read() == b""
     assert text.endswith("stakes: interrupted; nothing is half written\r\n")
     assert "\x1b[?25h" in text  # the cursor is back
