@@ -133,7 +133,7 @@ def test_the_push_shrinks_where_fewer_copies_are_known_than_may_be():
     push = Push(0.1, patience=3)
     assert push.why == "as given"
     assert pushed(push, [0.1, 0.0, 0.0]) == pytest.approx([1, 1, 1 / 1.5])
-    assert pushed(push, [0.1, 0.075, 0.11]) == pytest.approx([1 / 1.5] * 3)  # neither
+    assert pushed(push, [0.075, 0.1, 0.075]) == pytest.approx([1 / 1.5] * 3)  # neither
     assert pushed(push, [0.0] * 60)[-1] == 1 / 8
     assert push.why == "copies were forgotten easily"
 

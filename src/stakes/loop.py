@@ -209,7 +209,8 @@ def minimise(
         if pace.too_far(look.drift) and pace.back_off(step):
             continue
         if pace.done(step, look.forgotten) and not in_full:
-            row |= (look if look.forgotten else watch.look(live)).row()
+            if not look.forgotten:  # the weights were put back
+                row |= watch.look(live).row()
             return history, FORGOTTEN
     if max_steps in pace.halved_at:  # the last step was taken back
         look = watch.look(live)

@@ -75,24 +75,18 @@ class ProbeFields(PGDFields):
     pool: int = hyper(0, "mixtures made once and drawn from again and again; 0: fresh each step")
     probe_batch: int = hyper(256, "probes a step", low=1)
 
-    def source(
-        self, run: Run, passes: AbstractContextManager[object], *, hold_copies: bool
-    ) -> "ProbeSource":
-        """Probes for one run.
-
-        Args:
-            run: whose forget images they are made from.
-            passes: entered around each pass through the network (see :mod:`stakes.precision`).
-            hold_copies: whether probes may look like copies of the forget images.
-
-        Raises:
-            InputError: inverted probes of a network that keeps no statistics.
-        """
-        return ProbeSource(self, run, passes, hold_copies)
-
 
 class ProbeSource:
     """Where a run's probes come from, and the original's answers to them.
+
+    Args:
+        settings: the hyper-parameters of probes.
+        run: whose forget images they are made from.
+        passes: entered around each pass through the network (see :mod:`stakes.precision`).
+        hold_copies: whether probes may look like copies of the forget images.
+
+    Raises:
+        InputError: inverted probes of a network that keeps no statistics.
 
     Attributes:
         kind: of the probes: ``mixed``, ``inverted``, ``pgd`` or ``both``.
@@ -105,6 +99,7 @@ class ProbeSource:
         settings: ProbeFields,
         run: Run,
         passes: AbstractContextManager[object],
+        *,
         hold_copies: bool,
     ) -> None:
         self._settings, self._run, self._passes = settings, run, passes

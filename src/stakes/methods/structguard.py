@@ -28,7 +28,7 @@ from stakes.losses import (
     retention_kl,
 )
 from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.probe_base import ProbeBatch, ProbeFields, joined
+from stakes.methods.probe_base import ProbeBatch, ProbeFields, ProbeSource, joined
 from stakes.pace import Pace
 from stakes.precision import Precision, autocast
 from stakes.structure import MapKind, Projector, affinities
@@ -298,7 +298,7 @@ class Objective(Changing):
         self._origin = {n: p.detach().clone() for n, p in self._parameters.items()}
         self._importance: dict[str, Tensor] = {}
         self._copies = settings.views_per_image if settings.criterion == "views" else 0
-        self.probes = settings.source(run, self._autocast, hold_copies=not self._copies)
+        self.probes = ProbeSource(settings, run, self._autocast, hold_copies=not self._copies)
         self.cohorts, self.cohorts_why = self._parts()
         self._draw = self._union() if settings.batches == "union" else self._paired()
         run.checkpoint.keep(self, self.balance, self.push)
