@@ -38,19 +38,24 @@ COMPARED = {
     "Peak memory, MiB": ("peak_memory_mb", "whole"),
 }
 TRACES = {
-    "Retained told from unseen, AUC": ("mia_retain", "hundredths"),
-    "Forgotten told from unseen by loss, AUC": ("mia_forget_loss", "hundredths"),
-    "Forgotten that stand out, %": ("mia_forget_unlikely", "share"),
-    "New last layer knows, %": ("probe_forget", "share"),
-    "Nearest class mean knows, %": ("centroid_forget", "share"),
-    "Forgotten picture's nearest is of its class, %": ("retrieval_forget_r1", "share"),
-    "Retrieval among retained, mAP, %": ("retrieval_retain_map", "share"),
-    "Feature consistency": ("consistency", "small"),
-    "Second choices among wrong answers, %": ("second_choice", "share"),
-    "RF-JSD, bits": ("rf_jsd", "hundredths"),
-    "Steps to relearn": ("relearn_forget", "whole"),
-    "Steps to learn unseen": ("relearn_test", "whole"),
+    "In its answers": {
+        "Retained told from unseen, AUC": ("mia_retain", "hundredths"),
+        "Forgotten told from unseen by loss, AUC": ("mia_forget_loss", "hundredths"),
+        "Forgotten that stand out, %": ("mia_forget_unlikely", "share"),
+        "Second choices among wrong answers, %": ("second_choice", "share"),
+        "RF-JSD, bits": ("rf_jsd", "hundredths"),
+        "Steps to relearn": ("relearn_forget", "whole"),
+        "Steps to learn unseen": ("relearn_test", "whole"),
+    },
+    "In its features": {
+        "New last layer knows, %": ("probe_forget", "share"),
+        "Nearest class mean knows, %": ("centroid_forget", "share"),
+        "Forgotten picture's nearest is of its class, %": ("retrieval_forget_r1", "share"),
+        "Retrieval among retained, mAP, %": ("retrieval_retain_map", "share"),
+        "Feature consistency": ("consistency", "small"),
+    },
 }
+TRACED = [key for columns in TRACES.values() for key, _ in columns.values()]
 
 
 @dataclass
@@ -127,7 +132,7 @@ def render(found: Sequence[Run], *, title: str | None = None, plates: Sequence[P
         charts=[] if one else tradeoffs.trade_offs(found) + figures.comparison_charts(found),
         repeats=[] if one else repeats(found),
         plates=plates,
-        audited=any(compared(run, key) is not None for run in found for key, _ in TRACES.values()),
+        audited=any(compared(run, key) is not None for run in found for key in TRACED),
     )
     # a file name on Linux may hold bytes that are no text; what stands for them is no UTF-8
     return page.encode("utf-8", "replace").decode("utf-8")
@@ -286,7 +291,7 @@ def repeats(found: Sequence[Run]) -> list[Record]:
         first = next(iter(by_seed.values()))
         cells = {
             key: spread([compared(run, key) for run in by_seed.values()])
-            for key, _ in (*COMPARED.values(), *TRACES.values())
+            for key in (*(key for key, _ in COMPARED.values()), *TRACED)
         }
         tables.append({"run": first, "seeds": list(by_seed), "cells": cells})
     return tables
