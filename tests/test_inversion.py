@@ -6,9 +6,11 @@ from torch import nn
 
 from stakes import Classifier, InputError, StructGuard
 from stakes.inversion import Whitening, has_statistics, inverted
+from stakes.methods import probe_base
 from stakes.methods.base import Run
 from stakes.methods.structguard import Objective
 from stakes.probes import mixed
+from stakes.progress import silent
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -170,6 +172,30 @@ def test_probes_are_mixtures_of_what_was_chosen(norm, settings, kind, forget):
     images, _, _ = objective.probes._mixed
     assert len(images) == (24 if kind == "inverted" else len(forget))
     assert phases == ([("probes", 1, 2), ("probes", 2, 2)] if kind == "inverted" else [])
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 10), (1.0, 40)])
+def test_a_share_of_the_probes_is_of_the_pictures_themselves_where_copies_go(
+    share, count, forget, monkeypatch
+):
+    classifier = Classifier.wrap(Blobs(nn.BatchNorm2d), input_size=8)
+    method = StructGuard(criterion="views", probes="mixed", turned=share, probe_batch=40)
+    objective = Objective(method, Run(classifier, forget, "head", 0, silent, "auto"))
+    monkeypatch.setattr(probe_base, "turned", lambda images, generator: 2 + 0 * images)
+    monkeypatch.setattr(probe_base, "altered", lambda images, generator: images / 2)
+    images = objective.probes.draw().images
+    strange = (images == 1).flatten(1).all(1)
+    assert int(strange.sum()) == count
+    assert (images[~strange] <= 0.5).all()
+
+
+def test_probes_are_neither_turned_nor_altered_where_the_pictures_alone_go(forget, monkeypatch):
+    classifier = Classifier.wrap(Blobs(nn.BatchNorm2d), input_size=8)
+    for name in ("turned", "altered"):
+        monkeypatch.setattr(probe_base, name, lambda *_: pytest.fail("changed"))
+    method = StructGuard(probe_batch=40)
+    objective = Objective(method, Run(classifier, forget, "head", 0, silent, "auto"))
+    assert len(objective.probes.draw().images) == 40
 
 
 def test_a_network_without_statistics_is_refused(forget):

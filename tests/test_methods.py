@@ -16,7 +16,7 @@ DEFAULT = {
     "settle": 0.2,
 }  # fmt: skip
 VIEWS = {
-    "criterion": "views", "retention_weight": 0.3, "feature_weight": 0.3, "align_weight": 0,
+    "criterion": "views", "retention_weight": 0.1, "feature_weight": 0.1, "align_weight": 0,
     "max_drift": 2.0,
 }  # fmt: skip
 SMALL = {"retain_samples": 96, "retain_batch": 32}

@@ -1,10 +1,12 @@
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from stakes import Classifier, ForgetSet
 from stakes.losses import margins
-from stakes.probes import jitter, mixed, pgd, wrong_labels
+from stakes.probes import jitter, mixed, pgd, turned, wrong_labels
 
 ATTACK = {"eps": 2.0, "step": 0.2, "iterations": 40}
 
@@ -176,3 +178,19 @@ def test_even_mixtures_are_far_from_either_image():
         # a box is at most a pixel row and column off
         assert float(of_both.min()) == pytest.approx(least, abs=0.12)
         assert float(of_both.max()) == pytest.approx(1 - least, abs=0.12)
+
+
+@pytest.mark.parametrize(("height", "width", "turns"), [(6, 6, (1, 2, 3)), (4, 6, (2,))])
+def test_turned_pictures_by_hand(height, width, turns):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, height, width, generator=generator)
+    made = turned(image.expand(300, -1, -1, -1), generator)
+    possible = {
+        (order, turn): torch.rot90(image[0, list(order)], turn, (1, 2))
+        for order in itertools.permutations(range(3))
+        for turn in turns
+    }
+    seen = [key for view in made for key, other in possible.items() if torch.equal(view, other)]
+    assert len(seen) == 300
+    least = 0.5 * 300 / len(possible)
+    assert all(seen.count(key) > least for key in possible)

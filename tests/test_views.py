@@ -5,9 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stakes import views
 from stakes.metrics import METRICS
-from stakes.views import VIEWS, compressed, cropped, drawn, lit, mirrored, noised, shifted
+from stakes.views import VIEWS, altered, compressed, cropped, drawn, lit, mirrored, noised, shifted
 
 
 def pictures(height: int = 9, width: int = 9, count: int = 3) -> torch.Tensor:
@@ -159,12 +158,11 @@ def test_drawn_views_come_from_the_generator_alone_and_are_never_those_that_are_
     assert not torch.equal(drawn(images, generator), drawn(images, generator))
 
 
-def test_half_of_the_drawn_views_are_noisy_or_lit_or_compressed_each_by_itself(monkeypatch):
-    monkeypatch.setattr(views, "jitter", lambda images, indices, generator: images[indices])
+def test_half_of_the_altered_images_are_noisy_or_lit_or_compressed_each_by_itself():
     image = 0.3 + 0.4 * pictures(16, 16, count=1)  # so that nothing is clipped
     by_quality = {q: compressed(image, q)[0][0] for q in range(30, 96)}
     plain, factors, qualities, sigmas = 0, [], [], []
-    for view in drawn(image.expand(600, -1, -1, -1), seeded()):
+    for view in altered(image.expand(600, -1, -1, -1), seeded()):
         ratio = view / image[0]
         if torch.equal(view, image[0]):
             plain += 1
@@ -184,6 +182,13 @@ def test_half_of_the_drawn_views_are_noisy_or_lit_or_compressed_each_by_itself(m
     assert min(qualities) < 35
     assert max(qualities) > 90
     assert len(set(qualities)) > 30
+
+
+def test_drawn_views_are_altered():
+    flat = torch.full((400, 3, 8, 8), 0.6)  # in which no move shows
+    for made in (drawn(flat, seeded()), altered(flat, seeded())):
+        changed = ((made - flat).abs() > 1e-4).flatten(1).any(1)
+        assert 110 < int(changed.sum()) < 220  # JPEG leaves most of it as it is
 
 
 def test_drawn_views_are_mirrored_about_half_the_time_and_moved_by_up_to_an_eighth():

@@ -184,8 +184,32 @@ def jitter(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tenso
     theta[:, 1, 1] = scale
     theta[:, :, 2] = move
     chosen = images[indices.to(images.device)]
+    if not count:
+        return chosen
     grid = F.affine_grid(theta.to(images), list(chosen.shape), align_corners=False)
     return F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
+
+
+def turned(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (n, 3, h, w) turned by one to three quarters, their colours in a random order.
+
+    So they keep what is real in a picture (its edges, textures and light), and are no copies of
+    it. Oblong images are turned by a half. Draws come from the CPU generator.
+
+    >>> turned(torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    torch.Size([5, 3, 8, 8])
+    """
+    count, _, height, width = images.shape
+    order = torch.rand(count, 3, generator=generator).argsort(dim=1)[:, :, None, None]
+    quarters = torch.randint(1, 4, (count,), generator=generator)
+    if height != width:
+        quarters = torch.full_like(quarters, 2)
+    recoloured = images.gather(1, order.to(images.device).expand_as(images))
+    made = recoloured
+    for turn in quarters.unique().tolist():
+        chosen = (quarters == turn).to(images.device)[:, None, None, None]
+        made = torch.where(chosen, recoloured.rot90(turn, (2, 3)), made)
+    return made
 
 
 def _draw(size: int, count: int, generator: torch.Generator) -> Tensor:

@@ -15,28 +15,38 @@ from stakes.probes import jitter
 def drawn(images: Tensor, generator: torch.Generator) -> Tensor:
     """One fresh view of each image (n, 3, h, w) in [0, 1], to train on.
 
-    Every view is mirrored or not, moved by up to an eighth of the side and scaled by up to a
-    tenth; half of the views are, besides, one of: noisy (sigma up to .06), darker or brighter by
-    up to a third, or compressed as JPEG (quality 30 to 95). Draws come from the CPU generator.
+    Every view is mirrored or not, moved by up to an eighth of the side, scaled by up to a tenth,
+    and :func:`altered`. Draws come from the CPU generator.
 
     >>> x = torch.rand(5, 3, 8, 8)
     >>> drawn(x, torch.Generator().manual_seed(0)).shape
     torch.Size([5, 3, 8, 8])
     """
+    return altered(jitter(images, torch.arange(len(images)), generator), generator)
+
+
+def altered(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The images (n, 3, h, w) in [0, 1], half of them in other pixel values.
+
+    These are one of: noisy (sigma up to .06), darker or brighter by up to a third, or compressed
+    as JPEG (quality 30 to 95). Draws come from the CPU generator.
+
+    >>> altered(torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    torch.Size([5, 3, 8, 8])
+    """
     count = len(images)
-    moved = jitter(images, torch.arange(count), generator)
     kind = torch.randint(0, 6, (count,), generator=generator)
     strength = torch.rand(count, generator=generator)
     noise = torch.randn(images.shape, generator=generator) * (0.06 * strength)[:, None, None, None]
     light = (1 + (2 * strength - 1) / 3)[:, None, None, None]
-    changed = {0: moved + noise.to(moved), 1: moved * light.to(moved)}
-    for value, view in changed.items():
-        moved = torch.where((kind == value).to(moved.device)[:, None, None, None], view, moved)
-    moved = moved.clamp(0, 1)
+    made = images
+    for value, view in {0: images + noise.to(images), 1: images * light.to(images)}.items():
+        made = torch.where((kind == value).to(made.device)[:, None, None, None], view, made)
+    made = made.clamp(0, 1)
     for i in (kind == 2).nonzero()[:, 0].tolist():
         quality = int(30 + 66 * strength[i])
-        moved[i : i + 1] = compressed(moved[i : i + 1], quality)[0]
-    return moved
+        made[i : i + 1] = compressed(made[i : i + 1], quality)[0]
+    return made
 
 
 def mirrored(images: Tensor) -> list[Tensor]:

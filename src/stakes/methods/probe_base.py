@@ -12,7 +12,8 @@ from stakes.errors import InputError
 from stakes.inversion import Whitening, has_statistics, inverted
 from stakes.losses import deletion_ce, retention_ce
 from stakes.methods.base import Method, Run, hyper
-from stakes.probes import Probes, mixed, pgd, wrong_labels
+from stakes.probes import Probes, mixed, pgd, turned, wrong_labels
+from stakes.views import altered
 
 UNEVEN, EVEN = 0.15, 0.35  # least share of the second image of a mixture
 
@@ -72,6 +73,12 @@ class ProbeFields(PGDFields):
     )
     inverted: int = hyper(512, "images made from BatchNorm statistics", low=1)
     inversion_steps: int = hyper(100, "steps in which such an image is made", low=1)
+    turned: float = hyper(
+        0.5,
+        "share of the mixtures made of the pictures themselves, turned and in other colours, "
+        "where copies are to be forgotten too",
+        high=1,
+    )
     pool: int = hyper(0, "mixtures made once and drawn from again and again; 0: fresh each step")
     probe_batch: int = hyper(256, "probes a step", low=1)
 
@@ -104,6 +111,7 @@ class ProbeSource:
     ) -> None:
         self._settings, self._run, self._passes = settings, run, passes
         self.kind, self.why = self._chosen(hold_copies)
+        self._hold_copies = hold_copies
         # What is mixed, and the least share of the second image.
         self._mixed = run.forget.images, run.forget.labels, UNEVEN if hold_copies else EVEN
         if self.kind == "inverted":
@@ -176,8 +184,18 @@ class ProbeSource:
         return made, targets
 
     def _mixtures(self, count: int) -> Tensor:
+        """Fresh ones. Where copies are to go, nothing but what they show may tell them from these.
+
+        So these are altered as copies are, and some have the texture of real pictures.
+        """
+        generator = self._run.generator
         images, labels, least = self._mixed
-        return mixed(images, count, self._run.generator, least, labels)
+        if self._hold_copies:
+            return mixed(images, count, generator, least, labels)
+        real = round(self._settings.turned * count)
+        made = mixed(images, count - real, generator, least, labels)
+        strange = turned(mixed(self._run.forget.images, real, generator), generator)
+        return altered(torch.cat([made, strange]), generator)
 
     def _made_once(self) -> ProbeBatch | None:
         """Probes made once: the attack's, then the pool of mixtures."""

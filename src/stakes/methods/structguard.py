@@ -56,13 +56,14 @@ class StructGuard(ProbeFields):
     with features g, head h, projector p, PGD probes x_s. ``StructGuard.reference()`` has the
     settings of the authors' public code. The default keeps the idea (a structure around fixed
     anchors, held on stand-ins for the absent data) and changes the parts: probes mixed afresh at
-    every step, half of them within a class (from images made of the network's own statistics,
-    :mod:`stakes.inversion`, where copies are to be forgotten too); a hinge that stops pushing
-    once a picture is forgotten; retention of the original's soft answers and features; only the
-    layers nearest the head change. Where much is to be forgotten, it is asked for part by part,
-    and the pictures whose turn is still to come, being real training data, are held as such.
-    Margin, hold and step size adapt to the run (:mod:`stakes.balance`, :mod:`stakes.pace`), so
-    that one set of defaults serves every network and k.
+    every step, half of them within a class (where copies are to be forgotten too, from images made
+    of the network's own statistics, :mod:`stakes.inversion`, and from the pictures turned, all
+    altered as copies are); a hinge that stops pushing once a picture is forgotten; retention of
+    the original's soft answers and features; only the layers nearest the head change. Where much
+    is to be forgotten, it is asked for part by part, and the pictures whose turn is still to
+    come, being real training data, are held as such. Margin, hold and step size adapt to the run
+    (:mod:`stakes.balance`, :mod:`stakes.pace`), so that one set of defaults serves every network
+    and k.
 
     Differences from the authors' code: the path that is deployed is the one that is measured;
     probes attack the original network and never ask for the true class; importance is taken per
