@@ -232,7 +232,8 @@ def test_runs_that_did_not_end_by_forgetting_are_named():
     done = {"stop_reason": "forgotten: every forget image is misclassified"}
     rows = [row("a", 0, 88.0, **done), row("b", 0, 10.0, **done)]
     rows.append(row("b", 1, 10.0, stop_reason="diverged: the loss is not finite at step 24"))
+    rows += [row("b", seed, 10.0, stop_reason="limit: all tried") for seed in (2, 3)]
     assert endings(rows) == [
-        "net, k = 16, b: 1 of 2 runs ended otherwise than with all forgotten "
-        "(diverged: the loss is not finite at step 24)."
+        "net, k = 16, b: 3 of 4 runs ended otherwise than with all forgotten "
+        "(diverged: the loss is not finite at step 24; limit: all tried)."
     ]

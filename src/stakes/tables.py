@@ -202,7 +202,8 @@ def endings(rows: Sequence[Row]) -> list[str]:
         odd = [reason for reason in reasons if not reason.startswith("forgotten")]
         if odd:
             count = f"{len(odd)} of {len(own)} runs ended otherwise than with all forgotten"
-            notes.append(f"{network}, k = {k}, {method}: {count} ({'; '.join(odd)}).")
+            said = "; ".join(dict.fromkeys(odd))
+            notes.append(f"{network}, k = {k}, {method}: {count} ({said}).")
     return notes
 
 
