@@ -199,6 +199,23 @@ def test_a_confusion_matrix_counts_every_picture(shown):
     assert "STRUCTGUARD: airplane as deer (3)" in said(svg)
 
 
+def test_a_density_is_the_mean_over_the_runs_of_a_method():
+    def run(cosines):
+        found = [{"cosine": x, "density": y} for x, y in cosines]
+        return Named("n", 1, "m", Run("x", Row(), [], [], [], {"consistency": found}))
+
+    one = run([(0.0, 0.0), (0.5, 2.0), (1.0, 0.0)])
+    two = run([(0.75, 6.0), (1.0, 2.0)])  # nothing below .75
+    (svg,) = drawn(["6"], [one, two]).values()
+    # at 0, .5, .75 and 1: 0, 2 / 2, (1 + 6) / 2, 2 / 2
+    assert said(svg).endswith("m: most at a cosine of 0.75, least 0")
+    [curve] = [line for line in paths(svg, BLUE) if len(line) == 4]
+    heights = [curve[0][1] - y for _, y in curve]
+    assert [height / max(heights) for height in heights] == pytest.approx(
+        [0, 1 / 3.5, 1, 1 / 3.5], abs=1e-3
+    )
+
+
 def test_sensitivity_has_a_panel_for_each_group_and_a_line_for_what_has_none(shown):
     names = ["as shipped", "prompt: one", "prompt: two", "anchors a class: 2"]
     runs = [

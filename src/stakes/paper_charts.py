@@ -6,6 +6,7 @@ what it shows.
 
 import statistics
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -96,15 +97,11 @@ def consistency(methods: Methods, name: str) -> Drawing | None:
     """Figure 6: density of the cosine between features before and after, by method."""
     curves = []
     for i, runs in enumerate(methods.values()):
-        for run in runs:
-            found = [
-                (number(item.get("cosine")), number(item.get("density")))
-                for item in run.audit.get("consistency", [])
-            ]
-            known = [(x, y) for x, y in found if x is not None and y is not None]
-            peak = max((y for _, y in known), default=0.0)
-            if peak > 0:
-                curves.append((i, [x for x, _ in known], [y / peak for _, y in known]))
+        densities = [own for run in runs if (own := _density(run))[0]]
+        x = sorted({place for places, _ in densities for place in places})
+        y = [statistics.fmean(np.interp(place, *own, 0, 0) for own in densities) for place in x]
+        if peak := max(y, default=0.0):
+            curves.append((i, x, [value / peak for value in y]))
     if not curves:
         return None
 
@@ -124,8 +121,8 @@ def consistency(methods: Methods, name: str) -> Drawing | None:
     return Drawing(
         "Representation consistency",
         "Kernel density of the cosine between the features of the same retained picture before and "
-        "after. A curve is a run; each has its peak at 1, since one near a cosine of 1 would "
-        "otherwise be a hundred times as high as the others.",
+        "after. A curve is a method, the mean over its runs; each has its peak at 1, since one "
+        "near a cosine of 1 would otherwise be a hundred times as high as the others.",
         render(draw, (WIDTH, 3.4), told, name),
     )
 
@@ -181,6 +178,16 @@ def sensitivity(methods: Methods, name: str) -> Drawing | None:
         "are one standard deviation. The vertical axis does not begin at 0.",
         render(draw, (WIDTH + 1, 3.0), told, name),
     )
+
+
+def _density(run: Run) -> tuple[list[float], list[float]]:
+    """Cosines before and after, and their density."""
+    found = [
+        (number(item.get("cosine")), number(item.get("density")))
+        for item in run.audit.get("consistency", [])
+    ]
+    known = [(x, y) for x, y in found if x is not None and y is not None]
+    return [x for x, _ in known], [y for _, y in known]
 
 
 def _accuracy(run: Run) -> float | None:
