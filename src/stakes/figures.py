@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from stakes.runs import Run, number
+from stakes.runs import Run
 
 COLOURS = 6
 DASHES: tuple[tuple[int, ...], ...] = ((), (6, 2), (2, 2), (6, 2, 2, 2))
@@ -112,15 +112,11 @@ def consistency_chart(runs: Sequence[Run], name: str) -> list[Chart]:
     """Density of the cosine between a retained picture's features before and after."""
     lines = []
     for i, run in enumerate(runs[:STYLES]):
-        pairs = [
-            (number(r.get("cosine")), number(r.get("density")))
-            for r in run.audit.get("consistency", [])
-        ]
-        known = [(x, y) for x, y in pairs if x is not None and y is not None]
-        peak = max((y for _, y in known), default=0.0)
+        x, y = run.density()
+        peak = max(y, default=0.0)
         if peak > 0:
-            heights = [y / peak for _, y in known]
-            lines.append(Line(f"{i + 1}  {run.title}", i, [x for x, _ in known], heights))
+            heights = [value / peak for value in y]
+            lines.append(Line(f"{i + 1}  {run.title}", i, x, heights))
     if not lines:
         return []
     title = "Cosine of features before and after (retained pictures; peaks set to 1)"

@@ -23,7 +23,7 @@ from stakes.drawing import (
     short,
 )
 from stakes.figures import INK, SERIES, style, thin
-from stakes.runs import Run, minus, number
+from stakes.runs import Run, minus
 
 
 def collapse(methods: Methods, name: str) -> Drawing | None:
@@ -97,11 +97,13 @@ def consistency(methods: Methods, name: str) -> Drawing | None:
     """Figure 6: density of the cosine between features before and after, by method."""
     curves = []
     for i, runs in enumerate(methods.values()):
-        densities = [own for run in runs if (own := _density(run))[0]]
+        densities = [own for run in runs if (own := run.density())[0]]
+        if not densities:
+            continue
         x = sorted({place for places, _ in densities for place in places})
-        y = [statistics.fmean(np.interp(place, *own, 0, 0) for own in densities) for place in x]
-        if peak := max(y, default=0.0):
-            curves.append((i, x, [value / peak for value in y]))
+        y = np.mean([np.interp(x, *own, 0, 0) for own in densities], axis=0)
+        if y.any():
+            curves.append((i, x, (y / y.max()).tolist()))
     if not curves:
         return None
 
@@ -178,16 +180,6 @@ def sensitivity(methods: Methods, name: str) -> Drawing | None:
         "are one standard deviation. The vertical axis does not begin at 0.",
         render(draw, (WIDTH + 1, 3.0), told, name),
     )
-
-
-def _density(run: Run) -> tuple[list[float], list[float]]:
-    """Cosines before and after, and their density."""
-    found = [
-        (number(item.get("cosine")), number(item.get("density")))
-        for item in run.audit.get("consistency", [])
-    ]
-    known = [(x, y) for x, y in found if x is not None and y is not None]
-    return [x for x, _ in known], [y for _, y in known]
 
 
 def _accuracy(run: Run) -> float | None:

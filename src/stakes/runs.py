@@ -201,9 +201,18 @@ class Run:
 
     def points(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of one quantity of the history, where both are finite numbers."""
-        pairs = [(number(record.get("step")), number(record.get(key))) for record in self.history]
-        known = [(step, value) for step, value in pairs if step is not None and value is not None]
-        return [step for step, _ in known], [value for _, value in known]
+        return _pairs(self.history, "step", key)
+
+    def density(self) -> tuple[list[float], list[float]]:
+        """Cosines of features before and after, and how dense they are there."""
+        return _pairs(self.audit.get("consistency", []), "cosine", "density")
+
+
+def _pairs(records: Sequence[Record], one: str, other: str) -> tuple[list[float], list[float]]:
+    """Two quantities of the records in which both are finite numbers."""
+    pairs = [(number(record.get(one)), number(record.get(other))) for record in records]
+    known = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return [x for x, _ in known], [y for _, y in known]
 
 
 def read_run(folder: Path, name: str | None = None) -> Run:
