@@ -1,4 +1,4 @@
-"""Write the README's tables of results from the rows kept in benchmarks/results.
+"""Write the tables of results in the READMEs from the rows kept in benchmarks/results.
 
 python benchmarks/readme_tables.py          rewrites them
 python benchmarks/readme_tables.py --check  only says whether they are up to date (exit code 1)
@@ -9,128 +9,161 @@ import re
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+OWN = "STRUCTGUARD"
+
+Rows = list[dict]
+"""Of the runs that differ in their seeds alone, which make one line."""
+Columns = dict[str, Callable[[Rows], str]]
 
 
-def rows(name: str) -> list[dict]:
+def rows(name: str) -> Rows:
     lines = (RESULTS / f"{name}.rows.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
+def grouped(found: Rows, key: Callable[[dict], Hashable]) -> list[Rows]:
+    """The rows by what ``key`` says of them, in the order in which that is first said."""
+    groups = defaultdict(list)
+    for row in found:
+        groups[key(row)].append(row)
+    return list(groups.values())
+
+
 def spread(values: list[float], digits: int = 2, sign: str = "") -> str:
     """Mean ± sample standard deviation; the mean alone of one value."""
-    mean = f"{statistics.fmean(values):{sign}.{digits}f}"
+    mean = f"{statistics.fmean(values):{sign}.{digits}f}".replace("-", "−")
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def said(key: str, digits: int = 2) -> Callable[[Rows], str]:
+    """What the rows say under ``key``."""
+    return lambda found: spread([row[key] for row in found], digits)
+
+
+def rest(key: str, digits: int) -> Callable[[Rows], str]:
+    """What is missing to 100 % of what the rows say under ``key``."""
+    return lambda found: spread([100 - row[key] for row in found], digits)
+
+
+def change(key: str) -> Callable[[Rows], str]:
+    """After less before, in points."""
+    return lambda found: spread([row[key] - row[f"{key}_before"] for row in found], sign="+")
+
+
+def first(key: str) -> Callable[[Rows], str]:
+    """What all rows of a line have in common."""
+    return lambda found: str(found[0][key])
+
+
+def steps(found: Rows) -> str:
+    return f"{statistics.median(row['steps'] for row in found):,.0f}"
+
+
+NUMBER: Columns = {"n": lambda found: str(len(found)), "forgotten": rest("acc_forget", 0)}
+CHANGES: Columns = {
+    "test accuracy": change("acc_test"),
+    "kept training pictures": change("acc_retain"),
+    "steps": steps,
+}
+
+
+def table(groups: list[Rows], columns: Columns, *before: list[str]) -> str:
+    """A Markdown table: the lines ``before``, then one of each group; numbers flush right."""
+    lines = [list(columns), *before]
+    lines += [[told(found) for told in columns.values()] for found in groups]
+    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, f"|---|{'---:|' * (len(columns) - 1)}", *body])
 
 
 def seeds() -> str:
     """The default over networks, k and seeds: changes in points."""
-    cells = defaultdict(list)
-    for row in rows("structguard-seeds"):
-        cells[row["cell_network"], row["k"]].append(row)
-    lines = [
-        "| network | k | n | forgotten | test accuracy | kept training pictures | steps "
-        "| copies still known |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for (network, k), found in sorted(cells.items()):
-        told = [
-            network, str(k), str(len(found)),
-            spread([100 - row["acc_forget"] for row in found], 0),
-            *changes(found),
-            f"{statistics.median(row['steps'] for row in found):.0f}",
-            f"{statistics.fmean(row['forget_views'] for row in found):.0f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(told)} |")
-    return minus(lines)
+    groups = grouped(rows("structguard-seeds"), lambda row: (row["cell_network"], row["k"]))
+    groups.sort(key=lambda found: (found[0]["cell_network"], found[0]["k"]))
+    known = "copies still known"
+    columns = {"network": first("cell_network"), "k": first("k")} | NUMBER | CHANGES
+    columns[known] = lambda found: f"{statistics.fmean(row['forget_views'] for row in found):.0f}"
+    return table(groups, columns)
 
 
 def views() -> str:
-    """With the criterion of copies, by network: changes in points."""
-    cells = defaultdict(list)
-    for row in rows("structguard-views"):
-        if row["method_criterion"] == "views":
-            cells[row["cell_network"]].append(row)
-    lines = [
-        "| network | n | forgotten | copies wrong, before | copies wrong | test accuracy "
-        "| kept training pictures | steps |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for network, found in sorted(cells.items()):
-        told = [
-            network, str(len(found)), spread([100 - row["acc_forget"] for row in found], 0),
-            spread([100 - row["forget_views_before"] for row in found], 0),
-            spread([100 - row["forget_views"] for row in found], 1),
-            *changes(found),
-            f"{statistics.median(row['steps'] for row in found):.0f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(told)} |")
-    return minus(lines)
+    """What it costs to forget copies too, by network and share asked: changes in points."""
+    asked = [row for row in rows("structguard-views") if row["method_criterion"] == "views"]
+    groups = grouped(asked, lambda row: (row["cell_network"], row["method_views_needed"]))
+    groups.sort(key=lambda found: (found[0]["cell_network"], found[0]["method_views_needed"]))
+    columns = {
+        "network": first("cell_network"),
+        "copies asked": lambda found: f"{found[0]['method_views_needed']:.0%}".replace("%", " %"),
+        **NUMBER,
+        "copies wrong, before": rest("forget_views_before", 0),
+        "copies wrong": rest("forget_views", 1),
+        **CHANGES,
+    }
+    return table(groups, columns)
 
 
 def methods() -> str:
     """Every method that was run on 64 pictures, in percent."""
-    groups = defaultdict(list)
-    for recipe, needs in (("cifar10-resnet20", ""), ("retained-cifar10", " *")):
-        for row in rows(recipe):
-            if row["k"] == 64:
-                groups[row["cell_method"] + needs].append(row)
-    first = next(iter(groups.values()))
-    before = [
-        spread([row[key] for row in first]) for key in ("acc_test_before", "acc_retain_before")
-    ]
-    lines = [
-        "| | n | forgotten | test accuracy | kept training pictures | steps |",
-        "|---|---:|---:|---:|---:|---:|",
-        f"| before | {len(first)} | 0 | {' | '.join(before)} | |",
-    ]
-    for method, found in groups.items():
-        told = [
-            method, str(len(found)), spread([100 - row["acc_forget"] for row in found], 0),
-            spread([row["acc_test"] for row in found]),
-            spread([row["acc_retain"] for row in found]),
-            f"{statistics.median(row['steps'] for row in found):,.0f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(told)} |")
-    return "\n".join(lines)
+    own, others = rows("cifar10-resnet20"), rows("retained-cifar10")
+    named = own + [row | {"cell_method": f"{row['cell_method']} *"} for row in others]
+    groups = grouped([row for row in named if row["k"] == 64], lambda row: row["cell_method"])
+    columns = {
+        "": first("cell_method"),
+        **NUMBER,
+        "test accuracy": said("acc_test"),
+        "kept training pictures": said("acc_retain"),
+        "steps": steps,
+    }
+    was = [said(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
+    return table(groups, columns, ["before", str(len(groups[0])), "0", *was, ""])
 
 
-def changes(found: list[dict]) -> list[str]:
-    """Test accuracy and accuracy on kept pictures after less before."""
-    return [
-        spread([row[key] - row[f"{key}_before"] for row in found], sign="+")
-        for key in ("acc_test", "acc_retain")
-    ]
+def ablation() -> str:
+    """One part of the default changed at a time: changes in points."""
+    groups = grouped(rows("structguard-ablation"), lambda row: row["cell_method"])
+    names = {OWN: "the default"}
+    columns = {
+        "": lambda found: names.get(found[0]["cell_method"], found[0]["cell_method"]),
+        **NUMBER,
+        **CHANGES,
+        "drift": said("drift_probes", 4),
+    }
+    return table(groups, columns)
 
 
-def minus(lines: list[str]) -> str:
-    return "\n".join(lines).replace("| -", "| −")
+TABLES = {
+    HERE.parent / "README.md": (seeds, views, methods),
+    HERE / "README.md": (ablation,),
+}
 
 
-TABLES = {"seeds": seeds, "views": views, "methods": methods}
-
-
-def filled(text: str) -> str:
+def filled(text: str, tables: tuple[Callable[[], str], ...], name: str) -> str:
     """``text`` with every table between its two marks written anew."""
-    for name, table in TABLES.items():
-        marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    for write in tables:
+        marks = f"<!-- {write.__name__} -->", f"<!-- end of {write.__name__} -->"
         pattern = re.compile(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"README.md has no {marks[0]} ... {marks[1]}")
-        text = pattern.sub(lambda _, t=table, m=marks: f"{m[0]}\n{t()}\n{m[1]}", text)
+            raise SystemExit(f"{name} has no {marks[0]} ... {marks[1]}")
+        new = f"{marks[0]}\n{write()}\n{marks[1]}"
+        text = pattern.sub(lambda _, new=new: new, text)
     return text
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    new = filled(text)
-    if "--check" in sys.argv[1:]:
-        raise SystemExit(0 if new == text else "README.md: run python benchmarks/readme_tables.py")
-    readme.write_text(new, encoding="utf-8")
+    stale = []
+    for path, tables in TABLES.items():
+        text = path.read_text(encoding="utf-8")
+        new = filled(text, tables, str(path))
+        if new != text and "--check" not in sys.argv[1:]:
+            path.write_text(new, encoding="utf-8")
+        elif new != text:
+            stale.append(str(path))
+    if stale:
+        raise SystemExit(f"{', '.join(stale)}: run python benchmarks/readme_tables.py")
 
 
 if __name__ == "__main__":
