@@ -2,10 +2,11 @@
 
 python benchmarks/timing.py --data CIFAR10_FOLDER --weights resnet20-12fca82f.th
 
-Runs the default and the paper preset on the same pictures, one after the other, ``--repeat``
-times; the paper preset is stopped after ``--patience`` times the seconds of the default, if it has
-not forgotten everything by then. Forward and backward passes are timed from within: hooks on the
-network's body, and the call of ``Tensor.backward``.
+Runs the default and the paper preset on the same pictures in pairs, one right after the other, so
+that other work on the machine weighs on both alike. The paper preset is stopped after
+``--patience`` times the seconds of its pair's default, if it has not forgotten everything by then.
+Forward and backward passes are timed from within: hooks on the network's body, and the call of
+``Tensor.backward``.
 """
 
 import argparse
@@ -57,13 +58,45 @@ def stopped_after(seconds):
     return report
 
 
+def default(network, forget, seed):
+    """Seconds of the default and the share of passes in them, percent; prints the phases."""
+    with Passes() as passes:
+        start = time.perf_counter()
+        result = StructGuard()(network, forget, anchors="cifar10", seed=seed)
+        took = time.perf_counter() - start
+    share = 100 * sum(passes.seconds.values()) / took
+    print(
+        f"default, seed {seed}: {took:.1f} s, {result.history[-1]['step']:.0f} steps, "
+        f"{result.stop_reason}; forward {passes.seconds['forward']:.1f} s, backward "
+        f"{passes.seconds['backward']:.1f} s, together {share:.0f} %; phases "
+        + ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items()),
+        flush=True,
+    )
+    return took, share
+
+
+def paper(network, forget, seed, limit):
+    """Seconds of the paper preset, at most ``limit``; prints how it ended."""
+    start = time.perf_counter()
+    report = stopped_after(limit)
+    try:
+        end = StructGuard.paper(max_steps=10**6)(
+            network, forget, anchors="cifar10", seed=seed, report=report
+        ).stop_reason
+    except TimeoutError:
+        phase, done, note = report.last
+        end = f"stopped by the limit in {phase}, step {done}: {note}"
+    took = time.perf_counter() - start
+    print(f"paper, seed {seed}: {took:.0f} s, {end}", flush=True)
+    return took
+
+
 def main():
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--data", required=True)
     words.add_argument("--weights", required=True)
     words.add_argument("--k", type=int, default=64)
     words.add_argument("--repeat", type=int, default=3)
-    words.add_argument("--repeat-paper", type=int, default=3)
     words.add_argument("--patience", type=float, default=10.0)
     asked = words.parse_args()
     data = load_data(asked.data)
@@ -73,35 +106,16 @@ def main():
     )  # fmt: skip
     forget = ForgetSet.random(data.train, asked.k, seed=0)
     StructGuard(max_steps=2)(network, forget, anchors="cifar10")  # warm
-    took, shares = [], []
-    for run in range(asked.repeat):
-        with Passes() as passes:
-            start = time.perf_counter()
-            result = StructGuard()(network, forget, anchors="cifar10", seed=run)
-            took.append(time.perf_counter() - start)
-        shares.append(100 * sum(passes.seconds.values()) / took[-1])
-        print(
-            f"default, seed {run}: {took[-1]:.1f} s, {result.history[-1]['step']:.0f} steps, "
-            f"{result.stop_reason}; forward {passes.seconds['forward']:.1f} s, backward "
-            f"{passes.seconds['backward']:.1f} s, together {shares[-1]:.0f} %; phases "
-            + ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items()),
-            flush=True,
-        )
-    limit = asked.patience * statistics.median(took)
-    print(f"default: median {statistics.median(took):.1f} s of {asked.repeat}, passes "
-          f"{statistics.median(shares):.0f} %", flush=True)  # fmt: skip
-    for run in range(asked.repeat_paper):
-        report = stopped_after(limit)
-        start = time.perf_counter()
-        try:
-            result = StructGuard.paper(max_steps=10**6)(
-                network, forget, anchors="cifar10", seed=run, report=report
-            )
-            end = result.stop_reason
-        except TimeoutError:
-            phase, done, note = report.last
-            end = f"stopped by the limit in {phase}, step {done}: {note}"
-        print(f"paper, seed {run}: {time.perf_counter() - start:.0f} s, {end}", flush=True)
+    pairs = []
+    for seed in range(asked.repeat):
+        took, share = default(network, forget, seed)
+        beside = paper(network, forget, seed, asked.patience * took)
+        pairs.append((took, share, beside / took))
+    took, share, ratio = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(
+        f"median of {len(pairs)}: default {took:.1f} s, passes {share:.0f} %; paper at least "
+        f"{ratio:.1f} times as long",
+    )
 
 
 if __name__ == "__main__":

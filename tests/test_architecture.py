@@ -14,7 +14,7 @@ LINES = [
     "models data forget_lists figures findings tables describe views checkpoint",
     "balance pace classifier forget anchors attributes tradeoffs typeset",
     "loop knowledge saliency anchor_sources retained drawing",
-    "escalate paper_charts paper_pictures paper_retrieval",
+    "escalate copies_chart paper_charts paper_pictures paper_retrieval",
     "methods audit paper_figures",
     "examples report",
     "evaluate",

@@ -229,13 +229,58 @@ def test_sensitivity_has_a_panel_for_each_group_and_a_line_for_what_has_none(sho
     assert drawn(["9"], shown) == {}
 
 
+def of_copies(method, copies, kept, **fields) -> Named:
+    """A run that made so many copies wrong, percent, at so many points of retained accuracy."""
+    row = {"method": "m", "forget_views": 100 - copies, "acc_retain": 99 + kept}
+    row |= {"acc_retain_before": 99.0} | {f"method_{key}": value for key, value in fields.items()}
+    return Named("n", 64, method, Run("x", Row(row), [], [], []))
+
+
+def test_the_cost_of_copies_is_joined_where_only_what_was_asked_differs():
+    runs = [
+        of_copies("default", 20, -0.2, criterion="exact", views_needed=0.9, lr=0.1),
+        of_copies("half", 48, -1.0, criterion="views", views_needed=0.5, lr=0.1),
+        of_copies("half", 52, -2.0, criterion="views", views_needed=0.5, lr=0.1),
+        of_copies("other", 70, -3.0, criterion="exact", views_needed=0.9, lr=0.2),
+    ]
+    (plate,) = plates(["copies"], runs)
+    assert plate.heading == "What it costs to forget copies too: n, k = 64"
+    for words in ("default: -0.20 points at 20.0 %", "half: -1.50 points at 50.0 %"):
+        assert words in said(plate.file())
+    ends = r'd="M ([\d.]+) ([\d.]+)\s+L ([\d.]+) ([\d.]+)\s*"'
+    lines = [list(map(float, found)) for found in re.findall(ends, plate.file())]
+    width = max(x2 - x1 for x1, _, x2, _ in lines)  # of the grid, 100 %
+    (share,) = [(x2 - x1) / width for x1, y1, x2, y2 in lines if y1 != y2 and x1 != x2]
+    assert share == pytest.approx(0.3, abs=1e-3)  # one line, from 20 to 50 %
+    unscored = of_copies("default", 20, -0.2)
+    del unscored.run.row["forget_views"]
+    assert plates(["copies"], [unscored]) == []
+
+
+def test_a_legend_of_long_names_stays_within_the_figure(shown):
+    names = [f"a method with rather a long name, no. {i}" for i in range(5)]
+    (svg,) = drawn(["6"], [shown[0]._replace(method=name) for name in names]).values()
+    root = ET.fromstring(svg)
+    width = float(root.get("width").removesuffix("pt"))
+    placed = [
+        float(re.search(r"translate\(([\d.-]+)", item.get("transform"))[1])
+        if "translate" in (item.get("transform") or "")
+        else float(item.get("x"))
+        for item in root.iter(f"{SVG}text")
+        if item.text in names
+    ]
+    assert len(placed) == 5
+    assert min(placed) >= 0
+    assert max(placed) + 4.5 * len(names[0]) <= width
+
+
 def test_each_network_and_k_has_a_file_of_its_own_and_what_is_missing_has_none(shown, tmp_path):
     twice = [shown[0], shown[0]._replace(network="ResNet 20/x", k=3)]
     stems = {plate.stem for plate in plates(["6"], twice)}
     assert stems == {"figure-6-resnet-18-k-24", "figure-6-resnet-20-x-k-3"}
     bare = Named("n", None, "m", read_run(a_run(tmp_path / "bare", k=4, images=False)))
     assert {plate.stem for plate in plates(list(FIGURES), [bare])} == {
-        "figure-2a", "figure-2b", "figure-8",
+        "figure-2a", "figure-2b", "figure-8", "figure-copies",
     }  # fmt: skip
 
 

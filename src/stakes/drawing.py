@@ -24,6 +24,7 @@ Methods = Mapping[str, Sequence[Run]]
 BEFORE = "Before"
 WIDTH = 6.4  # inches
 COLUMNS = 4  # of a legend
+ENTRY, SIGN = 40.0, 5.0  # points that a legend's entry takes, and each sign of its label
 FRAMES = {"forget": BAD, "retain": GOOD}  # of pictures to forget, and of retained ones
 
 
@@ -97,8 +98,10 @@ def methods_legend(
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Put a legend below the figure."""
-    columns = min(COLUMNS, len(handles))
+    """Put a legend below the figure, in as many columns as its longest label leaves room for."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    room = int(72 * figure.get_figwidth() / (ENTRY + SIGN * longest))
+    columns = max(1, min(COLUMNS, room, len(handles)))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK
     )

@@ -1,4 +1,4 @@
-"""The figures of "Stake the Points" (CVPR 2026), of the runs of a benchmark, as files and pages."""
+"""The figures of a benchmark's runs, those of "Stake the Points" (CVPR 2026) and one of our own."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from stakes.copies_chart import copies_against_accuracy
 from stakes.drawing import Drawing, Methods, clean
 from stakes.files import write_text
 from stakes.paper_charts import collapse, collapse_against_accuracy, consistency, sensitivity
@@ -13,7 +14,7 @@ from stakes.paper_pictures import confusion, radar, saliency_sheet
 from stakes.paper_retrieval import retrieval_bars, retrieval_sheet
 from stakes.runs import Run
 
-#: Number in the paper -> what draws it, given the runs by method and a name for its ids.
+#: Number in the paper, or a name -> what draws it, given the runs by method and a name for its ids.
 FIGURES: Mapping[str, Callable[[Methods, str], Drawing | None]] = {
     "2a": collapse,
     "2b": collapse_against_accuracy,
@@ -24,6 +25,7 @@ FIGURES: Mapping[str, Callable[[Methods, str], Drawing | None]] = {
     "7": radar,
     "8": confusion,
     "9": sensitivity,
+    "copies": copies_against_accuracy,
 }
 FIRST = ("4", "5a", "7", "8")  # what shows one run of each method
 STYLE = Path(__file__).parent / "templates" / "style.css"
@@ -62,7 +64,7 @@ class Plate:
 
 
 def plates(figures: Sequence[str], shown: Sequence[Named]) -> list[Plate]:
-    """The figures by their numbers in the paper, one of each network and k.
+    """The figures by their keys in :data:`FIGURES`, one of each network and k.
 
     What the runs did not measure is left out.
     """
@@ -78,7 +80,8 @@ def plates(figures: Sequence[str], shown: Sequence[Named]) -> list[Plate]:
             stem = f"figure-{number}{'-' * bool(more)}{more}"
             drawing = FIGURES[number](methods, stem)
             if drawing is not None:
-                heading = f"Figure {number}. {drawing.title}: {', '.join(of)}"
+                paper = f"Figure {number}. " if number[0].isdigit() else ""
+                heading = f"{paper}{drawing.title}: {', '.join(of)}"
                 note = drawing.note + " The first run of each method." * (number in FIRST)
                 found.append(Plate(stem, heading, note, drawing.svg))
     return found

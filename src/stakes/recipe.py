@@ -110,8 +110,7 @@ class Recipe:
         title, note: of the tables and the page.
         cells: its runs.
         paper: numbers printed elsewhere.
-        figures: numbers of the paper's figures to draw, keys of
-            :data:`stakes.paper_figures.FIGURES`.
+        figures: those to draw, keys of :data:`stakes.paper_figures.FIGURES`.
         columns: of :data:`stakes.tables.ON_REQUEST`, to be in the table too.
     """
 
