@@ -179,6 +179,20 @@ def test_pictures_of_another_draw_are_not_shown_as_the_same(shown, tmp_path):
         assert len(re.findall("<image ", svg)) <= images
 
 
+def test_the_seed_is_shown_that_most_methods_have_pictures_of(shown):
+    first, second, other, *_ = shown
+    bare = other._replace(run=other.run.__class__("x", other.run.row, [], [], []))
+    renamed = [{**item, "name": f"another {item['name']}"} for item in other.run.audit["retrieval"]]
+    audit = {**other.run.audit, "retrieval": renamed}
+    elsewhere = [
+        item._replace(run=Run("x", item.run.row, [], item.run.classes, [], audit))
+        for item in (second, other)
+    ]
+    # seed 0 of the first method has pictures that no other has; its seed 1 those of the second's
+    (svg,) = drawn(["5a"], [first, elsewhere[0], bare, elsewhere[1]]).values()
+    assert said(svg).count("L2UL, ") == said(svg).count("STRUCTGUARD, ") == 4
+
+
 def test_affinities_are_those_of_the_evidence(shown):
     (svg,) = drawn(["7"], shown).values()
     row = shown[2].run.audit["affinities"][1]

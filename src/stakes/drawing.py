@@ -98,13 +98,20 @@ def methods_legend(
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Put a legend below the figure, in as many columns as its longest label leaves room for."""
-    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-    room = int(72 * figure.get_figwidth() / (ENTRY + SIGN * longest))
-    columns = max(1, min(COLUMNS, room, len(handles)))
+    """Put a legend below the figure."""
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False, labelcolor=INK
+        handles=handles,
+        loc="outside lower center",
+        ncols=legend_columns(handles, figure.get_figwidth()),
+        frameon=False,
+        labelcolor=INK,
     )
+
+
+def legend_columns(handles: Sequence[Artist], width: float) -> int:
+    """As many columns of a legend as its longest label leaves room for, in so many inches."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    return max(1, min(COLUMNS, int(72 * width / (ENTRY + SIGN * longest)), len(handles)))
 
 
 def clean(text: object) -> str:
@@ -132,7 +139,7 @@ def examples_by_method(
     *keys: str,
     good: Callable[[Record], bool] = lambda row: True,
 ) -> dict[str, dict[tuple[str, str], Record]]:
-    """The examples of one kind from the first run of each method that has any.
+    """The examples of one kind, the same pictures by one run of each method that has them.
 
     Args:
         methods: those without examples are left out.
@@ -142,6 +149,7 @@ def examples_by_method(
 
     Returns:
         Method -> examples by what they are of (pictures to forget, if they do not say) and name.
+        Runs of different seeds show different pictures: these are the ones that most methods have.
     """
 
     def of(run: Run) -> dict[tuple[str, str], Record]:
@@ -151,8 +159,13 @@ def examples_by_method(
             if all(thumbnail(row.get(key)) for key in ("picture", *keys)) and good(row)
         }
 
-    found = {name: next(filter(None, map(of, runs)), {}) for name, runs in methods.items()}
-    return {name: rows for name, rows in found.items() if rows}
+    def has(draw: Collection[tuple[str, str]], name: str) -> dict[tuple[str, str], Record]:
+        return next((rows for rows in found[name] if not rows.keys().isdisjoint(draw)), {})
+
+    found = {name: [rows for rows in map(of, runs) if rows] for name, runs in methods.items()}
+    draws = [rows.keys() for own in found.values() for rows in own]
+    most = max(draws, key=lambda draw: sum(bool(has(draw, name)) for name in found), default=())
+    return {name: rows for name in found if (rows := has(most, name))}
 
 
 def show_picture(axes: Axes, source: str, frame: str, width: float = 1.8) -> None:

@@ -27,7 +27,9 @@ FIGURES: Mapping[str, Callable[[Methods, str], Drawing | None]] = {
     "9": sensitivity,
     "copies": copies_against_accuracy,
 }
-FIRST = ("4", "5a", "7", "8")  # what shows one run of each method
+#: Number -> which run of each method it shows, where that is one.
+SHOWN = dict.fromkeys(("4", "5a", "7"), " One run of each method, all of the same pictures.")
+SHOWN["8"] = " The first run of each method."
 STYLE = Path(__file__).parent / "templates" / "style.css"
 
 
@@ -82,7 +84,7 @@ def plates(figures: Sequence[str], shown: Sequence[Named]) -> list[Plate]:
             if drawing is not None:
                 paper = f"Figure {number}. " if number[0].isdigit() else ""
                 heading = f"{paper}{drawing.title}: {', '.join(of)}"
-                note = drawing.note + " The first run of each method." * (number in FIRST)
+                note = drawing.note + SHOWN.get(number, "")
                 found.append(Plate(stem, heading, note, drawing.svg))
     return found
 

@@ -1,7 +1,7 @@
 """The paper's figures of single pictures: Grad-CAM, affinities, and where the forgotten ones go.
 
-Each function draws one figure of the first run of each method, and gives None where the runs hold
-no such evidence.
+Each function draws one figure of one run of each method, and gives None where the runs hold no such
+evidence.
 """
 
 import math
@@ -23,6 +23,7 @@ from stakes.drawing import (
     Drawing,
     Methods,
     examples_by_method,
+    legend_columns,
     line_look,
     place_picture,
     place_text,
@@ -81,9 +82,16 @@ def radar(methods: Methods, name: str) -> Drawing | None:
         return None
     first = next(iter(found.values()))
     names = next(run.classes for runs in methods.values() for run in runs)
+    handles = [
+        Line2D([], [], label=short(label, 40), **_look(methods, label))
+        for label in (BEFORE, *found)
+    ]
+    across = legend_columns(handles, WIDTH)
+    heights = [2.7, 0.5, 0.2 * -(-len(handles) // across) + 0.1]
 
     def draw(figure: Figure) -> None:
-        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.4, 1])[:, 0]
+        parts = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)
+        upper, middle, lower = parts[:, 0]
         for p, (key, row) in enumerate(first.items()):
             axes = upper.add_subplot(1, len(first), p + 1, projection="polar")
             spokes = _spokes(row["before"])
@@ -100,12 +108,8 @@ def radar(methods: Methods, name: str) -> Drawing | None:
                 short(f"{near.get('anchor')}: {near.get('text')}", 60)
                 for near in row.get("nearest", [])
             )
-            lower.text(p / len(first) + 0.02, 0.95, told, fontsize=7, color=INK, va="top")
-        handles = [
-            Line2D([], [], label=short(label, 40), **_look(methods, label))
-            for label in (BEFORE, *found)
-        ]
-        lower.legend(handles=handles, loc="lower center", ncols=4, frameon=False, labelcolor=INK)
+            middle.text(p / len(first) + 0.02, 0.95, told, fontsize=7, color=INK, va="top")
+        lower.legend(handles=handles, loc="center", ncols=across, frameon=False, labelcolor=INK)
 
     told = "Change of affinities, 1 minus the cosine. " + "; ".join(
         f"{method}, {row.get('label')}: {_moved(row):.3f}"
@@ -117,7 +121,7 @@ def radar(methods: Methods, name: str) -> Drawing | None:
         "Two test pictures that the seed chose; further out means nearer to the anchor, by the "
         "cosine. Below: the three anchors nearest before, with the attributes that they are made "
         "of.",
-        render(draw, (WIDTH, 3.9), told, name),
+        render(draw, (WIDTH, sum(heights)), told, name),
     )
 
 
