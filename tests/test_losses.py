@@ -47,6 +47,26 @@ def test_hinge_against_the_sum_written_out(n, seed, margin):
     )
 
 
+@given(st.integers(2, 6), st.integers(0, 100), st.floats(0, 3))
+def test_hinge_towards_a_class_against_the_sum_written_out(n, seed, margin):
+    logits, labels = 3 * draw(n, 4, seed=seed), torch.arange(n) % 4
+    towards = (labels + 1) % 4
+    left = [
+        row[y] - row[t] + margin
+        for row, y, t in zip(logits.tolist(), labels.tolist(), towards.tolist(), strict=True)
+        if row[y] + margin > max(z for i, z in enumerate(row) if i != y)
+    ]
+    loss = losses.deletion_hinge(logits, labels, margin, towards)
+    assert loss.item() == pytest.approx(sum(left) / math.sqrt(n * max(1, len(left))), rel=1e-5)
+
+
+def test_hinge_towards_a_class_leaves_a_picture_that_has_gone_elsewhere():
+    logits = torch.tensor([[2.0, 0.0, 5.0], [2.0, 0.0, 1.0]], requires_grad=True)
+    losses.deletion_hinge(logits, torch.tensor([0, 0]), 0.5, torch.tensor([1, 1])).backward()
+    assert logits.grad[0].abs().sum() == 0
+    assert logits.grad[1].tolist() == pytest.approx([0.5**0.5, -(0.5**0.5), 0])
+
+
 def test_hinge_pushes_the_last_picture_harder_than_a_mean_and_all_alike_at_the_start():
     labels = torch.zeros(16, dtype=torch.long)
 

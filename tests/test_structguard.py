@@ -99,6 +99,7 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors):
     assert given == {
         "probes": "mixed", "probes_why": "the pictures alone are to be forgotten",
         "cohorts": 1, "cohorts_why": "a step takes all pictures",
+        "towards": "strongest", "towards_why": "a step takes all pictures",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "hold": 1.0, "hold_why": "as given", "push": 1.0, "push_why": "as given",
     }  # fmt: skip
@@ -138,14 +139,37 @@ def test_pictures_are_held_until_their_turn(classifier, forget, anchors, monkeyp
         assert asked == 6 or distances.amin(1).max() < 1e-3
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_pictures_are_pushed_to_the_original_s_second_choice(parts, classifier, forget, anchors):
+    ordered = forget.in_one_order()
+    with torch.no_grad():
+        logits = classifier(ordered.images)
+    second = logits.scatter(1, ordered.labels[:, None], -torch.inf).argmax(1)
+    quick = QUICK | {"precision": "float32", "max_steps": 600}
+    method = StructGuard(towards="second", cohorts=parts, **quick)
+    found = method(classifier, forget, anchors=anchors, seed=0)
+    asked = 6 // parts
+    pushed = deletion_hinge(logits[:asked], ordered.labels[:asked], 0.3, second[:asked])
+    assert found.history[1]["term_deletion"] == pytest.approx(float(pushed), rel=1e-4)
+    assert found.stop_reason == FORGOTTEN
+    with torch.no_grad():
+        went = found.classifier(ordered.images).argmax(1)
+    assert int((went == second).sum()) >= 5
+
+
 def test_how_many_parts_is_chosen_by_how_many_pictures_a_step_takes(classifier, forget, anchors):
-    def parts(**fields) -> tuple[int, str]:
+    def chosen(**fields) -> dict[str, object]:
         method = StructGuard(**QUICK | {"max_steps": 1} | fields)
-        chosen = method(classifier, forget, anchors=anchors).chosen
-        return chosen["cohorts"], chosen["cohorts_why"]
+        return method(classifier, forget, anchors=anchors).chosen
+
+    def parts(**fields) -> tuple[object, object]:
+        found = chosen(**fields)
+        return found["cohorts"], found["cohorts_why"]
 
     assert parts() == (1, "a step takes all pictures")
     assert parts(forget_batch=5) == (6, "more pictures than a step takes")  # six pictures
+    assert chosen(forget_batch=5)["towards"] == "second"
+    assert chosen(forget_batch=5, towards="strongest")["towards_why"] == "as given"
     assert parts(cohorts=3) == (3, "as given")
     views = {"criterion": "views", "probes": "mixed"}
     assert parts(**views) == (6, "copies are to be forgotten too")

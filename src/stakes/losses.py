@@ -36,7 +36,9 @@ def second_choices(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels[:, None], float("-inf")).argmax(1)
 
 
-def deletion_hinge(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
+def deletion_hinge(
+    logits: Tensor, labels: Tensor, margin: float, towards: Tensor | None = None
+) -> Tensor:
     """Sum over n of relu(z_y - max other z + margin), divided by sqrt(n m); m of them are above 0.
 
     It stops pushing a picture that is clearly forgotten, and is bounded below by 0, where -CE is
@@ -44,13 +46,23 @@ def deletion_hinge(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
     pictures ever more weakly, and a mean over the m that are left as hard as all at the start:
     the divisor is the geometric mean of the two.
 
+    Args:
+        logits: (n, c).
+        labels: (n,) true classes y.
+        margin: lead of a wrong class, in logits, at which a picture is no longer pushed.
+        towards: (n,) wrong classes t; the m are then pushed by z_y - z_t + margin, so that they
+            go where they are sent and not where the others have gone.
+
     >>> logits = torch.tensor([[3.0, 1.0], [0.0, 2.0], [0.0, 2.0], [0.0, 2.0]])
     >>> deletion_hinge(logits, torch.tensor([0, 0, 0, 0]), 0.5)
     tensor(1.2500)
     """
-    left = F.relu(margins(logits, labels) + margin)
-    pushed = (left.detach() > 0).sum().clamp_min(1)
-    return left.sum() / (len(left) * pushed).sqrt()
+    left = margins(logits, labels) + margin
+    known = left.detach() > 0
+    if towards is not None:
+        own, wrong = (logits.gather(1, to[:, None])[:, 0] for to in (labels, towards))
+        left = own - wrong + margin
+    return (left * known).sum() / (len(left) * known.sum().clamp_min(1)).sqrt()
 
 
 def retention_ce(logits: Tensor, labels: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from stakes.losses import (
     quadratic,
     retention_ce,
     retention_kl,
+    second_choices,
 )
 from stakes.methods.base import Run, Unlearned, hyper
 from stakes.methods.probe_base import ProbeBatch, ProbeFields, ProbeSource, joined
@@ -36,6 +37,7 @@ from stakes.views import drawn
 
 WATCHED_VIEWS = 8  # of each forget image, drawn once
 COHORTS = 8
+MANY, ALL = "more pictures than a step takes", "a step takes all pictures"
 
 
 Draw = tuple[Tensor, ProbeBatch, float, float]
@@ -61,9 +63,10 @@ class StructGuard(ProbeFields):
     altered as copies are); a hinge that stops pushing once a picture is forgotten; retention of
     the original's soft answers and features; only the layers nearest the head change. Where much
     is to be forgotten, it is asked for part by part, and the pictures whose turn is still to
-    come, being real training data, are held as such. Margin, hold and step size adapt to the run
-    (:mod:`stakes.balance`, :mod:`stakes.pace`), so that one set of defaults serves every network
-    and k.
+    come, being real training data, are held as such; each picture is then sent to the class that
+    the original finds likeliest after its own, since else many follow the first to one class, and
+    kept pictures with them. Margin, hold and step size adapt to the run (:mod:`stakes.balance`,
+    :mod:`stakes.pace`), so that one set of defaults serves every network and k.
 
     Differences from the authors' code: the path that is deployed is the one that is measured;
     probes attack the original network and never ask for the true class; importance is taken per
@@ -101,6 +104,12 @@ class StructGuard(ProbeFields):
         "union: authors' code",
     )
     deletion: Literal["hinge", "ce"] = hyper("hinge", "deletion loss; ce is the paper's -CE")
+    towards: Literal["auto", "strongest", "second"] = hyper(
+        "auto",
+        "class that the hinge pushes a picture to: the wrong one that is strongest by then; the "
+        "second choice of the original; auto: second where a step cannot take all images, else "
+        "strongest",
+    )
     margin: float = hyper(
         0.3, "lead of a wrong class, in logits, that the hinge asks for to begin with"
     )
@@ -264,6 +273,8 @@ class StructGuard(ProbeFields):
             "probes_why": objective.probes.why,
             "cohorts": objective.cohorts,
             "cohorts_why": objective.cohorts_why,
+            "towards": objective.towards,
+            "towards_why": objective.towards_why,
             "lr": self.lr * 0.5 ** len(pace.halved_at),
             "lr_why": f"drift above {self.max_drift}, or no finite loss, at step {halved}"
             if halved
@@ -301,6 +312,11 @@ class Objective(Changing):
         self._copies = settings.views_per_image if settings.criterion == "views" else 0
         self.probes = ProbeSource(settings, run, self._autocast, hold_copies=not self._copies)
         self.cohorts, self.cohorts_why = self._parts()
+        self.towards, self.towards_why = self._destination()
+        self._second: Tensor | None = None
+        if self.towards == "second":
+            before = self.probes.answers(run.forget.images).logits
+            self._second = second_choices(before, run.forget.labels)
         self._draw = self._union() if settings.batches == "union" else self._paired()
         run.checkpoint.keep(self, self.balance, self.push)
 
@@ -321,13 +337,13 @@ class Objective(Changing):
         terms: dict[str, Tensor] = {}
         if len(pick):
             logits = run.live.head(shown)
-            terms["deletion"] = share * self._deletion(logits, labels)
+            terms["deletion"] = share * self._deletion(logits, labels, pick)
             self.balance.see(pick, margins(logits.detach(), labels))
         if count:
             seen = labels.repeat(self._copies)
             logits = run.live.head(views)
             weight = self.push.value * settings.views_weight * share
-            terms["views"] = weight * self._deletion(logits, seen)
+            terms["views"] = weight * self._deletion(logits, seen, pick.repeat(self._copies))
             self.push.see(margins(logits.detach(), seen))
         if len(kept):
             terms |= self._retention(kept, probes, rest)
@@ -353,11 +369,12 @@ class Objective(Changing):
         copies = [drawn(images, self._run.generator) for _ in range(self._copies)]
         return torch.cat([images, *copies])
 
-    def _deletion(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Of logits that bypass the projector (Sec. 3.3)."""
+    def _deletion(self, logits: Tensor, labels: Tensor, pick: Tensor) -> Tensor:
+        """Of logits that bypass the projector (Sec. 3.3), of the forget images at ``pick``."""
         if self.settings.deletion == "ce":
             return deletion_ce(logits, labels)
-        return deletion_hinge(logits, labels, self.balance.margin)
+        towards = None if self._second is None else self._second[pick.to(labels.device)]
+        return deletion_hinge(logits, labels, self.balance.margin, towards)
 
     def _retention(self, features: Tensor, probes: ProbeBatch, share: float) -> dict[str, Tensor]:
         settings = self.settings
@@ -402,8 +419,21 @@ class Objective(Changing):
         if self._copies:
             return min(k, COHORTS), "copies are to be forgotten too"
         if k > settings.forget_batch:
-            return min(k, COHORTS), "more pictures than a step takes"
-        return 1, "a step takes all pictures"
+            return min(k, COHORTS), MANY
+        return 1, ALL
+
+    def _destination(self) -> tuple[str, str]:
+        """Which class the pictures are pushed to, and why.
+
+        Where each goes to whatever is strongest by then, those of the second part find the way that
+        those of the first have made, and what is kept goes with them.
+        """
+        settings = self.settings
+        if settings.towards != "auto":
+            return settings.towards, "as given"
+        if settings.batches == "paired" and len(self._run.forget) > settings.forget_batch:
+            return "second", MANY
+        return "strongest", ALL
 
     def _union(self) -> Callable[[], Draw]:
         """Draws batches of the union of forget images and fixed probes, as in public code."""
