@@ -93,8 +93,8 @@ def _query(
             if thumbnail(item.get("picture")) is not None:
                 place_picture(figure, at, top, SIDE, item["picture"], GRID, 0.8)
             sign = "✓" if item.get("label") == query.get("label") else "✗"
-            words = f"{sign} {short(item.get('label'), 9)}"
-            place_text(figure, at + SIDE / 2, top + SIDE + 0.12, words, ha="center", fontsize=8.5)
+            words = f"{sign} {short(item.get('label'), 8)}"
+            place_text(figure, at + SIDE / 2, top + SIDE + 0.12, words, ha="center", fontsize=8)
 
 
 def _whole(row: Record) -> bool:
