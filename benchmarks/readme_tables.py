@@ -34,6 +34,15 @@ def grouped(found: Rows, key: Callable[[dict], Hashable]) -> list[Rows]:
     return list(groups.values())
 
 
+def ordered(found: Rows, *keys: str) -> list[Rows]:
+    """The rows by what they say under the keys, the least first."""
+
+    def told(row: dict) -> tuple:
+        return tuple(row[key] for key in keys)
+
+    return grouped(sorted(found, key=told), told)
+
+
 def spread(values: list[float], digits: int = 2, sign: str = "") -> str:
     """Mean ± sample standard deviation; the mean alone of one value."""
     mean = f"{statistics.fmean(values):{sign}.{digits}f}".replace("-", "−")
@@ -82,8 +91,7 @@ def table(groups: list[Rows], columns: Columns, *before: list[str]) -> str:
 
 def seeds() -> str:
     """The default over networks, k and seeds: changes in points."""
-    groups = grouped(rows("structguard-seeds"), lambda row: (row["cell_network"], row["k"]))
-    groups.sort(key=lambda found: (found[0]["cell_network"], found[0]["k"]))
+    groups = ordered(rows("structguard-seeds"), "cell_network", "k")
     known = "copies still known"
     columns = {"network": first("cell_network"), "k": first("k")} | NUMBER | CHANGES
     columns[known] = lambda found: f"{statistics.fmean(row['forget_views'] for row in found):.0f}"
@@ -93,8 +101,7 @@ def seeds() -> str:
 def views() -> str:
     """What it costs to forget copies too, by network and share asked: changes in points."""
     asked = [row for row in rows("structguard-views") if row["method_criterion"] == "views"]
-    groups = grouped(asked, lambda row: (row["cell_network"], row["method_views_needed"]))
-    groups.sort(key=lambda found: (found[0]["cell_network"], found[0]["method_views_needed"]))
+    groups = ordered(asked, "cell_network", "method_views_needed")
     columns = {
         "network": first("cell_network"),
         "copies asked": lambda found: f"{found[0]['method_views_needed']:.0%}".replace("%", " %"),
@@ -125,9 +132,8 @@ def methods() -> str:
 def ablation() -> str:
     """One part of the default changed at a time: changes in points."""
     groups = grouped(rows("structguard-ablation"), lambda row: row["cell_method"])
-    names = {OWN: "the default"}
     columns = {
-        "": lambda found: names.get(found[0]["cell_method"], found[0]["cell_method"]),
+        "": lambda found: first("cell_method")(found).replace(OWN, "the default"),
         **NUMBER,
         **CHANGES,
         "drift": said("drift_probes", 4),

@@ -46,8 +46,7 @@ def copies_against_accuracy(methods: Methods, name: str) -> Drawing | None:
         for i, cost in costs.items():
             x, y = cost.place
             across, up = (statistics.stdev(v) if v[1:] else 0.0 for v in (cost.copies, cost.kept))
-            look = {**mark_look(i), "ecolor": mark_look(i)["color"]}
-            axes.errorbar(x, y, up, across, elinewidth=1, capsize=2, **look)
+            axes.errorbar(x, y, up, across, elinewidth=1, capsize=2, **mark_look(i))
         axes.axhline(0, color=INK, lw=0.8)
         axes.set_xlim(0, 100)
         methods_legend(figure, methods, costs.keys(), marks=True)

@@ -159,10 +159,11 @@ def examples_by_method(
             if all(thumbnail(row.get(key)) for key in ("picture", *keys)) and good(row)
         }
 
+    found = {name: [rows for rows in map(of, runs) if rows] for name, runs in methods.items()}
+
     def has(draw: Collection[tuple[str, str]], name: str) -> dict[tuple[str, str], Record]:
         return next((rows for rows in found[name] if not rows.keys().isdisjoint(draw)), {})
 
-    found = {name: [rows for rows in map(of, runs) if rows] for name, runs in methods.items()}
     draws = [rows.keys() for own in found.values() for rows in own]
     most = max(draws, key=lambda draw: sum(bool(has(draw, name)) for name in found), default=())
     return {name: rows for name in found if (rows := has(most, name))}

@@ -28,8 +28,10 @@ FIGURES: Mapping[str, Callable[[Methods, str], Drawing | None]] = {
     "copies": copies_against_accuracy,
 }
 #: Number -> which run of each method it shows, where that is one.
-SHOWN = dict.fromkeys(("4", "5a", "7"), " One run of each method, all of the same pictures.")
-SHOWN["8"] = " The first run of each method."
+SHOWN = {
+    **dict.fromkeys(("4", "5a", "7"), " One run of each method, all of the same pictures."),
+    "8": " The first run of each method.",
+}
 STYLE = Path(__file__).parent / "templates" / "style.css"
 
 

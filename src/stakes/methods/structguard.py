@@ -311,6 +311,7 @@ class Objective(Changing):
         self._importance: dict[str, Tensor] = {}
         self._copies = settings.views_per_image if settings.criterion == "views" else 0
         self.probes = ProbeSource(settings, run, self._autocast, hold_copies=not self._copies)
+        self._many = settings.batches == "paired" and len(run.forget) > settings.forget_batch
         self.cohorts, self.cohorts_why = self._parts()
         self.towards, self.towards_why = self._destination()
         self._second: Tensor | None = None
@@ -418,9 +419,7 @@ class Objective(Changing):
             return min(k, max(1, settings.cohorts)), "as given"
         if self._copies:
             return min(k, COHORTS), "copies are to be forgotten too"
-        if k > settings.forget_batch:
-            return min(k, COHORTS), MANY
-        return 1, ALL
+        return (min(k, COHORTS), MANY) if self._many else (1, ALL)
 
     def _destination(self) -> tuple[str, str]:
         """Which class the pictures are pushed to, and why.
@@ -428,12 +427,9 @@ class Objective(Changing):
         Where each goes to whatever is strongest by then, those of the second part find the way that
         those of the first have made, and what is kept goes with them.
         """
-        settings = self.settings
-        if settings.towards != "auto":
-            return settings.towards, "as given"
-        if settings.batches == "paired" and len(self._run.forget) > settings.forget_batch:
-            return "second", MANY
-        return "strongest", ALL
+        if self.settings.towards != "auto":
+            return self.settings.towards, "as given"
+        return ("second", MANY) if self._many else ("strongest", ALL)
 
     def _union(self) -> Callable[[], Draw]:
         """Draws batches of the union of forget images and fixed probes, as in public code."""
