@@ -13,9 +13,9 @@ import time
 import torch
 
 from stakes import Classifier, ForgetSet, StructGuard
-from stakes.methods.base import Run
-from stakes.precision import autocast
+from stakes.methods.task import Run
 from stakes.progress import silent
+from stakes.training.precision import autocast
 
 NETWORKS = [
     ("stakes:cifar_resnet20", 10, 64),

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stakes.classifier import Classifier
-from stakes.data import Images, load_data
-from stakes.folders import class_files
-from stakes.loop import Batches
+from stakes.data.datasets import load_data
+from stakes.data.folders import class_files
+from stakes.data.images import Images
+from stakes.models.classifier import Classifier
+from stakes.training.loop import Batches
 
 MODEL, SIZE, TEST = "timm:resnet10t", 64, 2
 BATCH, RATE, MOMENTUM, DECAY = 32, 0.05, 0.9, 5e-4

@@ -16,8 +16,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.pages import Page
 
 from stakes.methods import METHODS, Method
-from stakes.metrics import METRICS
-from stakes.recipe import SHIPPED
+from stakes.rows import METRICS
+from stakes.runs.recipe import SHIPPED
 
 MEASURES = re.compile(r"<!-- measures: ([\w\s]+) -->")
 

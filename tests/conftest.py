@@ -9,8 +9,8 @@ from hypothesis import settings
 from torch import nn
 
 from stakes import Classifier, ForgetSet
-from stakes.anchors import Anchors
-from stakes.data import ImageArray
+from stakes.anchors.anchors import Anchors
+from stakes.data.images import ImageArray
 
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from conftest import CLASSES
 from stakes import Anchors, ForgetSet, InputError, StructGuard
-from stakes.anchor_sources import class_means, made_from_network, prototypes, resolve_anchors
-from stakes.probes import mixed
+from stakes.anchors.sources import class_means, made_from_network, prototypes, resolve_anchors
+from stakes.data.augment import mixed
 
 
 def cosines(anchors: Anchors, rows: torch.Tensor) -> torch.Tensor:

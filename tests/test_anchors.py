@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from stakes import encoders as module
-from stakes.anchors import Anchors, build, make_anchors
-from stakes.describe import SHIPPED, read_descriptions
-from stakes.encoders import Encoder
+from stakes.anchors import encoders as module
+from stakes.anchors.anchors import Anchors, build, make_anchors
+from stakes.anchors.descriptions import SHIPPED, read_descriptions
+from stakes.anchors.encoders import Encoder
 from stakes.errors import InputError
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship"]
@@ -97,8 +97,8 @@ def test_shipped_card(name: str) -> None:
     assert card["encoded_in_parts"] == []
     words = shlex.split(card["command"])
     assert words[:2] == ["stakes", "anchors"]
-    assert words[words.index("--descriptions") + 1] == f"src/stakes/descriptions/{name}.json"
-    assert words[words.index("--out") + 1] == f"src/stakes/embeddings/{name}.safetensors"
+    assert words[words.index("--descriptions") + 1] == f"{shipped}/descriptions/{name}.json"
+    assert words[words.index("--out") + 1] == f"{shipped}/embeddings/{name}.safetensors"
 
 
 @pytest.mark.parametrize("centre", [False, True])

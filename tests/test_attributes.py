@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from stakes import attributes, cli
-from stakes.anchors import make_anchors
-from stakes.attributes import PROMPTS, answer_of, describe
-from stakes.describe import read_classes, read_descriptions, read_written
+from stakes.anchors import language_model as attributes
+from stakes.anchors.anchors import make_anchors
+from stakes.anchors.descriptions import read_classes, read_descriptions, read_written
+from stakes.anchors.language_model import PROMPTS, answer_of, describe
+from stakes.cli import commands as cli
 from stakes.errors import InputError
 from test_anchors import letters
 
@@ -275,7 +276,7 @@ def test_what_does_not_come_right(reply, error, message, requests, stub, tmp_pat
 
 
 def test_no_connection(stub, tmp_path, monkeypatch, httpserver):
-    monkeypatch.setattr("stakes.attributes._TRIES", 1)
+    monkeypatch.setattr("stakes.anchors.language_model._TRIES", 1)
     httpserver.stop()
     with pytest.raises(ConnectionError, match=r"at cat \(no connection\)"):
         describe(["cat"], "openai:m", tmp_path / "d.json", base_url=stub.base_url)

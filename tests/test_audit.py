@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 from conftest import CLASSES, blobs
-from stakes import Classifier, ForgetSet, evaluate
-from stakes.audit import KEPT, MEMBERSHIP, Scored, audit_answers
-from stakes.data import ImageArray
-from stakes.membership import answer_scores, separation
-from stakes.metrics import METRICS
-from stakes.retrieval import retrieve, retrieve_among
+from stakes import Classifier, ForgetSet
+from stakes.data.images import ImageArray
+from stakes.evaluation import evaluate
+from stakes.evaluation.audit import KEPT, MEMBERSHIP, Scored, audit_answers
+from stakes.evaluation.membership import answer_scores, separation
+from stakes.evaluation.retrieval import retrieve, retrieve_among
+from stakes.rows import METRICS
 
 WHOLE = {"acc_test_forgotten_classes", "acc_test_kept_classes"}  # of whole classes alone
 ROW = METRICS.keys() - WHOLE - {"drift_probes"}  # which the method's own history gives

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stakes.balance import Balance, Push
+from stakes.training.adaptive import Balance, Push
 
 K = 20
 

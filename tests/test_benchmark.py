@@ -13,13 +13,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stakes import Classifier, benchmark, cli, load_data, runner
-from stakes.benchmark import bench, share_out
+from stakes import Classifier, load_data
+from stakes.cli import commands as cli
 from stakes.errors import InputError
 from stakes.files import tensor_digest
-from stakes.recipe import read_recipe
-from stakes.record import checkpoint_beside
-from stakes.runner import Runner, read_record, unfinished
+from stakes.runs import benchmark, runner
+from stakes.runs.benchmark import bench, share_out
+from stakes.runs.folder import checkpoint_beside
+from stakes.runs.recipe import read_recipe
+from stakes.runs.runner import Runner, read_record, unfinished
 
 STAND_IN = """
 import json, os, pathlib, shutil, sys, time

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from stakes import METHODS, StructGuard, checkpoint, progress
-from stakes.anchors import Anchors
-from stakes.balance import Balance
-from stakes.checkpoint import DIGEST, Checkpoint
-from stakes.loop import Batches
-from stakes.pace import Pace
+from stakes import METHODS, StructGuard, progress
+from stakes.anchors.anchors import Anchors
 from stakes.progress import Stopwatch
-from stakes.record import Request, checkpoint_beside, run
+from stakes.runs.folder import checkpoint_beside
+from stakes.runs.record import Request, run
+from stakes.training import checkpoint
+from stakes.training.adaptive import Balance
+from stakes.training.checkpoint import DIGEST, Checkpoint
+from stakes.training.loop import Batches
+from stakes.training.schedule import Pace
 
 #: The step size is halved, the margin grows, the hold gives way, and the run settles.
 ADAPTIVE = StructGuard(
@@ -358,7 +360,9 @@ def test_a_run_on_disk_keeps_its_state_until_all_is_written(
     with pytest.raises(KeyboardInterrupt):
         run(request, out)
     with monkeypatch.context() as patch:
-        patch.setattr("stakes.record.evaluate", lambda *args, **options: 1 / 0)  # while scoring
+        patch.setattr(
+            "stakes.runs.record.evaluate", lambda *args, **options: 1 / 0
+        )  # while scoring
         with pytest.raises(ZeroDivisionError):
             run(request, out)
     assert checkpoint_beside(out).is_file()

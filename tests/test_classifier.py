@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from stakes.classifier import Classifier
 from stakes.errors import InputError
-from stakes.structure import Projector
+from stakes.models.classifier import Classifier
+from stakes.models.projector import Projector
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NAMES = ("ant", "bee", "cow", "dog", "emu")

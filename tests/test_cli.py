@@ -21,10 +21,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import CLASSES, blobs
-from stakes import Classifier, ForgetSet, StructGuard, cli, evaluate, load_data
+from stakes import Classifier, ForgetSet, StructGuard, load_data
+from stakes.cli import commands as cli
+from stakes.evaluation import evaluate
 from stakes.methods import METHODS
-from stakes.metrics import METRICS
-from stakes.models import MODELS
+from stakes.models.networks import MODELS
+from stakes.rows import METRICS
 
 COMMAND = Path(sys.executable).with_name("stakes")
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -639,7 +641,7 @@ def test_an_interruption_while_writing_leaves_the_earlier_run(base, monkeypatch,
         assert len(list(Path.cwd().iterdir())) == 2
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stakes.report.write_report", stop)
+    monkeypatch.setattr("stakes.report.page.write_report", stop)
     assert cli.main([*base, "--max-steps", "2", "--overwrite"]) == 130
     assert capsys.readouterr().err.endswith("stakes: interrupted; nothing is half written\n")
     assert [path.name for path in Path.cwd().iterdir()] == ["OUT"]

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import CLASSES, blobs
-from stakes import Anchors, Classifier, cli, load_data
+from stakes import Anchors, Classifier, load_data
+from stakes.cli import commands as cli
 from test_cli import furnish, noise, refused, row_of, with_options, write_pictures
 
 OWN = """

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stakes.data import DATASETS, ImageArray, ImageFiles, Splits, batches, load_data
+from stakes.data.datasets import DATASETS, Splits, load_data
+from stakes.data.images import ImageArray, ImageFiles, batches
 from stakes.errors import InputError
 
 torch.set_num_threads(1)

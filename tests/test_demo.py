@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stakes import InputError, cli, demo, load_data
+from stakes import InputError, demo, load_data
+from stakes.cli import commands as cli
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from PIL import Image
 
 import stakes
 from stakes import Classifier, demo
-from stakes.cli import make_app
-from stakes.describe import read_descriptions
-from stakes.recipe import find_recipe, read_recipe
+from stakes.anchors.descriptions import read_descriptions
+from stakes.cli.commands import make_app
+from stakes.runs.recipe import find_recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}

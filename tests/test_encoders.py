@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stakes import encoders
-from stakes.encoders import ENCODERS, Encoder, load_clip, load_sbert, load_siglip
+from stakes.anchors import encoders
+from stakes.anchors.encoders import ENCODERS, Encoder, load_clip, load_sbert, load_siglip
 from stakes.errors import InputError
 from stakes.files import file_digest
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from stakes import InputError
-from stakes.loop import FORGOTTEN
 from stakes.methods import ESC
+from stakes.training.loop import FORGOTTEN
 
 
 def test_the_logits_are_those_of_features_without_their_main_directions(

@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
-from stakes.escalate import escalate
-from stakes.loop import FORGOTTEN, Look
-from stakes.runs import CUT_SHORT
+from stakes.report.run_folder import CUT_SHORT
+from stakes.training.loop import FORGOTTEN
+from stakes.training.monitor import Look
+from stakes.training.search import escalate
 
 
 class Scripted:

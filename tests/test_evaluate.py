@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from conftest import CLASSES, blobs
-from stakes import Classifier, ForgetSet, InputError, evaluate
-from stakes.data import ImageArray
-from stakes.evaluate import select
-from stakes.pictures import thumbnail
-from stakes.structure import Projector
-from stakes.views import VIEWS
+from stakes import Classifier, ForgetSet, InputError
+from stakes.data.decode import thumbnail
+from stakes.data.images import ImageArray
+from stakes.data.views import VIEWS
+from stakes.evaluation import evaluate
+from stakes.evaluation.evaluate import select
+from stakes.models.projector import Projector
 
 
 def one_by_one(classifier: Classifier, images, indices) -> float:

@@ -10,8 +10,16 @@ from PIL import Image
 from torch.nn import functional as F
 
 from conftest import CLASSES
-from stakes import evaluate
-from stakes.examples import FORGOTTEN, FOUND, NEAREST, QUERIES, RETAINED, UNSEEN, Structure
+from stakes.evaluation import evaluate
+from stakes.evaluation.examples import (
+    FORGOTTEN,
+    FOUND,
+    NEAREST,
+    QUERIES,
+    RETAINED,
+    UNSEEN,
+    Structure,
+)
 
 
 @pytest.fixture

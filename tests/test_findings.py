@@ -2,7 +2,7 @@
 
 import pytest
 
-from stakes.findings import (
+from stakes.report.findings import (
     attacks,
     confusion,
     knowledge,
@@ -12,7 +12,7 @@ from stakes.findings import (
     whole_classes,
     wilson,
 )
-from stakes.runs import Row, Run
+from stakes.report.run_folder import Row, Run
 
 PNG = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"

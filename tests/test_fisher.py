@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from stakes import InputError
-from stakes.loop import FORGOTTEN
 from stakes.methods import Fisher
 from stakes.methods.fisher import fisher_diagonal
+from stakes.training.loop import FORGOTTEN
 
 
 @pytest.fixture

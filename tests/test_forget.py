@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stakes.data import ImageArray, load_data
+from stakes.data.datasets import load_data
+from stakes.data.forget import ForgetSet, check_memory, pixel_digests
+from stakes.data.images import ImageArray
+from stakes.data.retain import without
 from stakes.errors import InputError
-from stakes.forget import ForgetSet, check_memory, pixel_digests, without
 
 torch.set_num_threads(1)
 CLASSES = ("cat", "dog", "horse")

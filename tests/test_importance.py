@@ -1,6 +1,6 @@
 import torch
 
-from stakes.importance import mean_gradient_magnitude, min_max
+from stakes.training.importance import mean_gradient_magnitude, min_max
 
 
 def test_magnitudes_are_taken_per_sample_before_the_mean():

@@ -7,8 +7,8 @@ import torch
 
 from conftest import CLASSES, blobs
 from stakes import Anchors, Classifier, InputError
-from stakes.anchor_sources import resolve_anchors
-from stakes.inputs import Inputs, load, pick_device
+from stakes.anchors.sources import resolve_anchors
+from stakes.runs.inputs import Inputs, load, pick_device
 from test_cli import furnish, write_pictures
 
 

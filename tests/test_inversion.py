@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from stakes import Classifier, InputError, StructGuard
-from stakes.inversion import Whitening, has_statistics, inverted
+from stakes.data.augment import mixed
 from stakes.methods import probe_base
-from stakes.methods.base import Run
 from stakes.methods.structguard import Objective
-from stakes.probes import mixed
+from stakes.methods.task import Run
 from stakes.progress import silent
+from stakes.training.inversion import Whitening, has_statistics, inverted
 
 
 def seeded(seed: int = 0) -> torch.Generator:

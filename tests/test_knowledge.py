@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from stakes.knowledge import (
+from stakes.evaluation.knowledge import (
     PROBES,
     answer_entropy,
     density,
@@ -14,7 +14,7 @@ from stakes.knowledge import (
     relearn_steps,
     rf_jsd,
 )
-from stakes.losses import second_choices
+from stakes.training.targets import second_choices
 
 
 def clouds(count: int, seed: int, classes: int = 3, spread: float = 0.3):

@@ -4,11 +4,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from stakes.loop import FORGOTTEN, Batches, Watch, minimise, pull_back
-from stakes.losses import deletion_ce, deletion_hinge, margins
-from stakes.pace import Pace
-from stakes.probes import mixed
-from stakes.structure import Projector, affinities, place_anchors
+from stakes.data.augment import mixed
+from stakes.models.projector import Projector
+from stakes.training.loop import FORGOTTEN, Batches, minimise
+from stakes.training.losses import deletion_ce, deletion_hinge, margins
+from stakes.training.monitor import Watch
+from stakes.training.schedule import Pace
+from stakes.training.search import pull_back
+from stakes.training.structure import affinities, place_anchors
 
 
 @pytest.fixture

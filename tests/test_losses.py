@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import entropy, wasserstein_distance
 from torch.nn import functional as F
 
-from stakes import losses
+from stakes.training import losses
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

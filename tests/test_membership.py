@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stakes.membership import answer_scores, auc_interval, learned_scores, separation
+from stakes.evaluation.membership import answer_scores, auc_interval, learned_scores, separation
 
 
 def logits_of(probabilities):

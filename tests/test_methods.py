@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stakes import METHODS, ForgetSet, InputError, StructGuard, checkpoint
-from stakes.checkpoint import Checkpoint
-from stakes.loop import FORGOTTEN
+from stakes import METHODS, ForgetSet, InputError, StructGuard
+from stakes.training import checkpoint
+from stakes.training.checkpoint import Checkpoint
+from stakes.training.loop import FORGOTTEN
 
 QUICK = {"probes_per_image": 3, "pgd_iterations": 20, "eps": 2.0, "batch_norm": "eval"}
 DEFAULT = {

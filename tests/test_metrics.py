@@ -2,7 +2,7 @@
 
 import torch
 
-from stakes.metrics import METRICS, correct
+from stakes.rows import METRICS, correct
 
 
 def test_correct_is_the_largest_logit_at_the_label():

@@ -9,10 +9,10 @@ import torchvision
 from PIL import Image
 from torch.nn import functional as F
 
-from stakes.classifier import Classifier
-from stakes.models import MODELS
-from stakes.models.resnets import Block
-from stakes.weights import read_weights
+from stakes.models.classifier import Classifier
+from stakes.models.networks import MODELS
+from stakes.models.networks.resnets import Block
+from stakes.models.weights import read_weights
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from stakes.loop import FORGOTTEN, Watch, minimise
-from stakes.losses import deletion_ce, deletion_hinge
-from stakes.pace import Pace
-from stakes.probes import mixed
-from stakes.structure import place_anchors
+from stakes.data.augment import mixed
+from stakes.training.loop import FORGOTTEN, minimise
+from stakes.training.losses import deletion_ce, deletion_hinge
+from stakes.training.monitor import Watch
+from stakes.training.schedule import Pace
+from stakes.training.structure import place_anchors
 
 
 @pytest.fixture

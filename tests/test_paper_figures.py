@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stakes.paper_figures import FIGURES, Named, plates, write_plates
-from stakes.report import write_report
-from stakes.runs import Row, Run, read_run
+from stakes.report.figures.paper import FIGURES, Named, plates, write_plates
+from stakes.report.page import write_report
+from stakes.report.run_folder import Row, Run, read_run
 from test_report import CLASSES, NASTY, Page, a_run, audited, picture
 
 METHODS = ("STRUCTGUARD", "L2UL", NASTY[0])

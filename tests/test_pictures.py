@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stakes.data.decode import common_side, decode
 from stakes.errors import InputError
-from stakes.pictures import common_side, decode
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (12, 12, 3), dtype=np.uint8)

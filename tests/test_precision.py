@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from stakes import precision
-from stakes.precision import autocast, has_bfloat16
+from stakes.training import precision
+from stakes.training.precision import autocast, has_bfloat16
 
 CPU = torch.device("cpu")
 

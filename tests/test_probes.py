@@ -5,8 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from stakes import Classifier, ForgetSet
-from stakes.losses import margins
-from stakes.probes import jitter, mixed, pgd, turned, wrong_labels
+from stakes.data.augment import jitter, mixed, turned
+from stakes.training.losses import margins
+from stakes.training.pgd import pgd
+from stakes.training.targets import wrong_labels
 
 ATTACK = {"eps": 2.0, "step": 0.2, "iterations": 40}
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from stakes import METHODS, Classifier
-from stakes.cli import make_app
+from stakes.cli.commands import make_app
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")

@@ -7,10 +7,10 @@ import tomllib
 
 import pytest
 
-from stakes import cli
+from stakes.cli import commands as cli
 from stakes.errors import InputError
-from stakes.paper_figures import FIGURES
-from stakes.recipe import PAPER_ROW, RUN_OPTIONS, read_recipe, shipped_recipes
+from stakes.report.figures.paper import FIGURES
+from stakes.runs.recipe import PAPER_ROW, RUN_OPTIONS, read_recipe, shipped_recipes
 
 GOOD = """
 title = "Trial"

@@ -10,15 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from stakes import InputError, NegGrad, StructGuard
-from stakes.record import (
-    Request,
-    check_out,
-    environment,
-    method_name,
-    new_folder,
-    peak_memory_mb,
-    run,
-)
+from stakes.runs.environment import environment, peak_memory_mb
+from stakes.runs.folder import check_out, new_folder
+from stakes.runs.record import Request, method_name, run
 
 
 def held(folder: Path) -> dict[str, bytes]:
@@ -65,7 +59,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("stakes.report.write_report", full)
+    monkeypatch.setattr("stakes.report.page.write_report", full)
     with pytest.raises(OSError, match="No space left"):
         run(request, tmp_path / "out")
     assert held(tmp_path) == before

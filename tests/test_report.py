@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from browser import chromium, opened
+from stakes.data.views import VIEWS as SCORED
 from stakes.errors import InputError
-from stakes.report import COMPARED, TRACES, verdict, write_report
-from stakes.runs import VIEWS, read_run
-from stakes.views import VIEWS as SCORED
+from stakes.report.page import COMPARED, TRACES, verdict, write_report
+from stakes.report.run_folder import VIEWS, read_run
 
 NASTY = ["<script>alert(1)</script>", "a\"b' & <b>", "$x^2$ & co", "long" * 30, "кот 猫 \u202egnp"]
 CLASSES = ["airplane", "bird", "cat", "deer", "dog", *NASTY]

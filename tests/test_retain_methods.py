@@ -7,19 +7,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stakes import Classifier, InputError, evaluate
-from stakes.importance import empirical_fisher
-from stakes.loop import FORGOTTEN
-from stakes.losses import deletion_ce
+from stakes import Classifier, InputError
+from stakes.evaluation import evaluate
 from stakes.methods import METHODS
 from stakes.methods.lotus import accuracy, gumbel_softmax
 from stakes.methods.oracle import unlikelihood
-from stakes.methods.retain_base import LOOK_EVERY, set_step_sizes
+from stakes.methods.retaining import LOOK_EVERY, set_step_sizes
 from stakes.methods.retrain import fresh
 from stakes.methods.salun import salient
 from stakes.methods.scrub import is_max
 from stakes.methods.ssd import dampen
 from stakes.methods.unsir import error_maximising
+from stakes.training.importance import empirical_fisher
+from stakes.training.loop import FORGOTTEN
+from stakes.training.losses import deletion_ce
 
 SMALL = {"retain_samples": 96, "retain_batch": 32}
 NEEDY = sorted(name for name, kind in METHODS.items() if kind.needs_retain)

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from conftest import CLASSES, blobs
-from stakes import ForgetSet, InputError, NegGrad, retained
-from stakes.data import ImageArray
-from stakes.forget import draw_without, pixel_digests
+from stakes import ForgetSet, InputError, NegGrad
+from stakes.data import retain as retained
+from stakes.data.forget import pixel_digests
+from stakes.data.images import ImageArray
+from stakes.data.retain import Subset, draw_without
 from stakes.methods.finetune import FineTune
-from stakes.retained import Subset
 
 
 def sample(images, forget, samples=0, seed=0):

@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch.nn import functional as F
 
-from stakes import retrieval
-from stakes.retrieval import RANKS, average_precision, nearest, retrieve, retrieve_among
+from stakes.evaluation import retrieval
+from stakes.evaluation.retrieval import RANKS, average_precision, nearest, retrieve, retrieve_among
 
 
 def drawn(n: int, d: int = 6, classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

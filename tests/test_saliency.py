@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from stakes import Classifier
-from stakes.saliency import grad_cam, last_map, overlay
+from stakes.evaluation.saliency import grad_cam, last_map, overlay
 
 
 def test_maps_against_a_slow_version(classifier, test_images):

@@ -10,8 +10,8 @@ import pytest
 
 from browser import chromium, opened
 from stakes import METHODS
-from stakes.metrics import METRICS, Metric
-from stakes.recipe import SHIPPED
+from stakes.rows import METRICS, Metric
+from stakes.runs.recipe import SHIPPED
 
 mkdocs = pytest.importorskip("mkdocs.exceptions", reason="mkdocs is not installed")
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ def test_every_recipe_is_listed(site):
 
 
 def test_every_section_of_the_report_is_explained(site):
-    template = (ROOT / "src/stakes/templates/run.html.j2").read_text(encoding="utf-8")
+    template = (ROOT / "src/stakes/report/templates/run.html.j2").read_text(encoding="utf-8")
     titles = re.findall(r'h\(level, "\w+", name, "([^"]+)"\)', template)
     assert len(titles) > 8
     text = (site / "read-the-report.html").read_text(encoding="utf-8")

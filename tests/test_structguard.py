@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from stakes import InputError, StructGuard
-from stakes.loop import FORGOTTEN, Look
-from stakes.losses import STRUCTURAL, deletion_hinge, feature_shift
+from stakes.data.views import drawn, mirrored
 from stakes.methods import base, structguard
 from stakes.progress import silent
-from stakes.views import drawn, mirrored
+from stakes.training.loop import FORGOTTEN
+from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
+from stakes.training.monitor import Look
 
 QUICK = {
     "lr": 5e-3, "depth": 1.0, "feature_weight": 1, "probe_batch": 32, "patience": 4, "settle": 0.2,

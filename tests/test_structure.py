@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from stakes.structure import Projector, affinities, drift, place_anchors
+from stakes.models.projector import Projector
+from stakes.training.structure import affinities, drift, place_anchors
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

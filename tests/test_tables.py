@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from stakes.tables import MARKING, Stat, ahead, circumstances, columns, endings, summarise
-from stakes.typeset import escape, to_csv, to_latex, to_markdown
+from stakes.runs.tables import MARKING, Stat, ahead, circumstances, columns, endings, summarise
+from stakes.runs.typeset import escape, to_csv, to_latex, to_markdown
 
 
 def row(method, seed, test, *, forget=0.0, retain=95.0, network="net", k=16, **more):

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from browser import chromium, opened
-from stakes.figures import STYLES, style
-from stakes.report import write_report
-from stakes.runs import Row, Run
-from stakes.tradeoffs import MARKS, marker, scatter_chart, trade_offs
+from stakes.report.figures.svg import STYLES, style
+from stakes.report.figures.tradeoffs import MARKS, marker, scatter_chart, trade_offs
+from stakes.report.page import write_report
+from stakes.report.run_folder import Row, Run
 from test_report import a_run
 
 

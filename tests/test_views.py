@@ -5,8 +5,18 @@ import pytest
 import torch
 from PIL import Image
 
-from stakes.metrics import METRICS
-from stakes.views import VIEWS, altered, compressed, cropped, drawn, lit, mirrored, noised, shifted
+from stakes.data.views import (
+    VIEWS,
+    altered,
+    compressed,
+    cropped,
+    drawn,
+    lit,
+    mirrored,
+    noised,
+    shifted,
+)
+from stakes.rows import METRICS
 
 
 def pictures(height: int = 9, width: int = 9, count: int = 3) -> torch.Tensor:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stakes.errors import InputError, some
-from stakes.weights import read_safetensors, read_weights
+from stakes.models.weights import read_safetensors, read_weights
 
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.ones(2)}
 

@@ -1,12 +1,12 @@
 """Make a trained image classifier forget given pictures, and show the evidence."""
 
-from stakes.anchors import Anchors
-from stakes.classifier import Classifier
-from stakes.data import load_data
+from stakes.anchors.anchors import Anchors
+from stakes.data.datasets import load_data
+from stakes.data.forget import ForgetSet
 from stakes.errors import InputError
-from stakes.evaluate import evaluate
-from stakes.forget import ForgetSet
+from stakes.evaluation.evaluate import evaluate
 from stakes.methods import L2UL, METHODS, Adv, NegGrad, StructGuard, Unlearned
+from stakes.models.classifier import Classifier
 
 __all__ = [
     "L2UL",

@@ -2,7 +2,7 @@
 
 import sys
 
-from stakes.cli import main
+from stakes.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

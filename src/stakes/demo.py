@@ -6,15 +6,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from stakes.anchors import Anchors
-from stakes.classifier import Classifier
-from stakes.data import Images, load_data
-from stakes.forget import ForgetSet
-from stakes.loop import Batches
+from stakes.anchors.anchors import Anchors
+from stakes.data.datasets import load_data
+from stakes.data.forget import ForgetSet
+from stakes.data.images import Images
 from stakes.methods import L2UL, Method, NegGrad, StructGuard
+from stakes.models.classifier import Classifier
 from stakes.progress import Report, silent
-from stakes.record import Request, check_out, new_folder, run
-from stakes.report import write_report
+from stakes.report.page import write_report
+from stakes.runs.folder import check_out, new_folder
+from stakes.runs.record import Request, run
+from stakes.training.loop import Batches
 
 SIZE, FORGOTTEN, EPOCHS, BATCH = 16, 16, 12, 64
 RUNS: dict[str, Method] = {"structguard": StructGuard(), "l2ul": L2UL(), "neggrad": NegGrad()}

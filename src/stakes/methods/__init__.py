@@ -2,7 +2,7 @@
 
 from stakes.methods.adv import Adv
 from stakes.methods.amnesiac import Amnesiac
-from stakes.methods.base import Method, Unlearned
+from stakes.methods.base import Method
 from stakes.methods.boundary_expand import BoundaryExpand
 from stakes.methods.boundary_shrink import BoundaryShrink
 from stakes.methods.delete import Delete
@@ -21,6 +21,7 @@ from stakes.methods.salun import SalUn
 from stakes.methods.scrub import SCRUB
 from stakes.methods.ssd import SSD
 from stakes.methods.structguard import StructGuard
+from stakes.methods.task import Unlearned
 from stakes.methods.unsir import UNSIR
 
 METHODS: dict[str, type[Method]] = {

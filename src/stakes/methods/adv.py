@@ -5,8 +5,9 @@ from typing import ClassVar, Literal
 
 import torch
 
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.probe_base import PGDFields, adversarial_terms
+from stakes.methods.base import hyper
+from stakes.methods.probing import PGDFields, adversarial_terms
+from stakes.methods.task import Run, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.retain_base import RetainSGD, relabelling_terms
+from stakes.methods.base import hyper
+from stakes.methods.retaining import RetainSGD, relabelling_terms
+from stakes.methods.task import Run, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)

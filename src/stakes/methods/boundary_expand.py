@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stakes.methods.base import ForgetSGD, Run, Unlearned, hyper
+from stakes.methods.base import ForgetSGD, hyper
+from stakes.methods.task import Run, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stakes.classifier import Classifier
-from stakes.losses import second_choices
-from stakes.methods.base import ForgetSGD, Run, Unlearned, hyper
+from stakes.methods.base import ForgetSGD, hyper
+from stakes.methods.task import Run, Unlearned
+from stakes.models.classifier import Classifier
+from stakes.training.targets import second_choices
 
 
 @dataclass(frozen=True, kw_only=True)

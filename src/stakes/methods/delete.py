@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stakes.losses import retention_kl
-from stakes.methods.base import ForgetSGD, Run, Unlearned, hyper
+from stakes.methods.base import ForgetSGD, hyper
+from stakes.methods.task import Run, Unlearned
+from stakes.training.losses import retention_kl
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from stakes.errors import InputError
-from stakes.escalate import escalate
-from stakes.methods.base import Method, Run, Unlearned, hyper
+from stakes.methods.base import Method, hyper
+from stakes.methods.task import Run, Unlearned
+from stakes.training.search import escalate
 
 
 @dataclass(frozen=True, kw_only=True)

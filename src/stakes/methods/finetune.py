@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stakes.losses import retention_ce
-from stakes.methods.base import Run, Unlearned
-from stakes.methods.retain_base import RetainSGD, retained_batches
+from stakes.methods.retaining import RetainSGD, retained_batches
+from stakes.methods.task import Run, Unlearned
+from stakes.training.losses import retention_ce
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stakes.classifier import Classifier
 from stakes.errors import InputError
-from stakes.escalate import escalate
-from stakes.methods.base import Method, Run, Unlearned, hyper
+from stakes.methods.base import Method, hyper
+from stakes.methods.task import Run, Unlearned
+from stakes.models.classifier import Classifier
+from stakes.training.search import escalate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stakes.importance import mean_gradient_magnitude, min_max
-from stakes.losses import quadratic
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.probe_base import PGDFields, adversarial_terms
+from stakes.methods.base import hyper
+from stakes.methods.probing import PGDFields, adversarial_terms
+from stakes.methods.task import Run, Unlearned
+from stakes.training.importance import mean_gradient_magnitude, min_max
+from stakes.training.losses import quadratic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stakes.checkpoint import Changing
-from stakes.classifier import Classifier
-from stakes.data import Images, batches
+from stakes.data.images import Images, batches
+from stakes.data.retain import Subset
 from stakes.errors import InputError
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.retain_base import RetainTraining, logits_of_both, retained_batches
-from stakes.retained import Subset
+from stakes.methods.base import hyper
+from stakes.methods.retaining import RetainTraining, logits_of_both, retained_batches
+from stakes.methods.task import Run, Unlearned
+from stakes.models.classifier import Classifier
+from stakes.training.checkpoint import Changing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from stakes.methods.base import Method, Run, Unlearned, ascent_terms, hyper
+from stakes.methods.base import Method, ascent_terms, hyper
+from stakes.methods.task import Run, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)

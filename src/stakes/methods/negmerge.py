@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stakes.escalate import escalate
-from stakes.loop import Batches, minimise
-from stakes.methods.base import Method, Run, Unlearned, hyper
-from stakes.probes import jitter
+from stakes.data.augment import jitter
+from stakes.methods.base import Method, hyper
+from stakes.methods.task import Run, Unlearned
+from stakes.training.loop import Batches, minimise
+from stakes.training.search import escalate
 
 RATES = (0.5, 1.0, 2.0)
 """Step sizes of the fine-tunings, as multiples of ``lr``."""

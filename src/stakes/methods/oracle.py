@@ -6,15 +6,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from stakes.losses import retention_ce
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.retain_base import (
-    LOOK_EVERY,
-    RetainTraining,
-    logits_of_both,
-    retained_batches,
-)
-from stakes.pace import Pace
+from stakes.methods.base import hyper
+from stakes.methods.retaining import LOOK_EVERY, RetainTraining, logits_of_both, retained_batches
+from stakes.methods.task import Run, Unlearned
+from stakes.training.losses import retention_ce
+from stakes.training.schedule import Pace
 
 
 @dataclass(frozen=True, kw_only=True)

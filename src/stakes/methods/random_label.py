@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from stakes.methods.base import ForgetSGD, Run, Unlearned, hyper
-from stakes.probes import wrong_labels
+from stakes.methods.base import ForgetSGD, hyper
+from stakes.methods.task import Run, Unlearned
+from stakes.training.targets import wrong_labels
 
 
 @dataclass(frozen=True, kw_only=True)

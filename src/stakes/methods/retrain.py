@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from stakes.errors import InputError, some
-from stakes.losses import retention_ce
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.retain_base import RetainSGD, retained_batches, set_step_sizes
+from stakes.methods.base import hyper
+from stakes.methods.retaining import RetainSGD, retained_batches, set_step_sizes
+from stakes.methods.task import Run, Unlearned
+from stakes.training.losses import retention_ce
 
 
 @dataclass(frozen=True, kw_only=True)

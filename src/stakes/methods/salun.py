@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from stakes.errors import InputError
-from stakes.losses import deletion_ce
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.retain_base import RetainSGD, relabelling_terms
+from stakes.methods.base import hyper
+from stakes.methods.retaining import RetainSGD, relabelling_terms
+from stakes.methods.task import Run, Unlearned
+from stakes.training.losses import deletion_ce
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stakes.losses import retention_ce, retention_kl
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.retain_base import RetainTraining, retained_batches
+from stakes.methods.base import hyper
+from stakes.methods.retaining import RetainTraining, retained_batches
+from stakes.methods.task import Run, Unlearned
+from stakes.training.losses import retention_ce, retention_kl
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stakes.data import batches
-from stakes.importance import empirical_fisher
-from stakes.loop import FORGOTTEN
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.retain_base import RetainFields
+from stakes.data.images import batches
+from stakes.methods.base import hyper
+from stakes.methods.retaining import RetainFields
+from stakes.methods.task import Run, Unlearned
+from stakes.training.importance import empirical_fisher
+from stakes.training.loop import FORGOTTEN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,18 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from stakes.balance import Balance, Push
-from stakes.checkpoint import Changing
-from stakes.classifier import Classifier
+from stakes.data.views import drawn
 from stakes.errors import InputError
-from stakes.importance import mean_gradient_magnitude
-from stakes.loop import FORGOTTEN, History, minimise, pull_back
-from stakes.losses import (
+from stakes.methods.base import hyper
+from stakes.methods.probing import ProbeBatch, ProbeFields, ProbeSource, joined
+from stakes.methods.task import Run, Unlearned
+from stakes.models.classifier import Classifier
+from stakes.models.projector import Projector
+from stakes.training.adaptive import Balance, Push
+from stakes.training.checkpoint import Changing
+from stakes.training.importance import mean_gradient_magnitude
+from stakes.training.loop import FORGOTTEN, History, minimise
+from stakes.training.losses import (
     STRUCTURAL,
     AlignOver,
     StructuralLoss,
@@ -26,14 +31,12 @@ from stakes.losses import (
     quadratic,
     retention_ce,
     retention_kl,
-    second_choices,
 )
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.probe_base import ProbeBatch, ProbeFields, ProbeSource, joined
-from stakes.pace import Pace
-from stakes.precision import Precision, autocast
-from stakes.structure import MapKind, Projector, affinities
-from stakes.views import drawn
+from stakes.training.precision import Precision, autocast
+from stakes.training.schedule import Pace
+from stakes.training.search import pull_back
+from stakes.training.structure import MapKind, affinities
+from stakes.training.targets import second_choices
 
 WATCHED_VIEWS = 8  # of each forget image, drawn once
 COHORTS = 8
@@ -59,14 +62,15 @@ class StructGuard(ProbeFields):
     settings of the authors' public code. The default keeps the idea (a structure around fixed
     anchors, held on stand-ins for the absent data) and changes the parts: probes mixed afresh at
     every step, half of them within a class (where copies are to be forgotten too, from images made
-    of the network's own statistics, :mod:`stakes.inversion`, and from the pictures turned, all
-    altered as copies are); a hinge that stops pushing once a picture is forgotten; retention of
+    of the network's own statistics, :mod:`stakes.training.inversion`, and from the pictures turned,
+    all altered as copies are); a hinge that stops pushing once a picture is forgotten; retention of
     the original's soft answers and features; only the layers nearest the head change. Where much
     is to be forgotten, it is asked for part by part, and the pictures whose turn is still to
     come, being real training data, are held as such; each picture is then sent to the class that
     the original finds likeliest after its own, since else many follow the first to one class, and
-    kept pictures with them. Margin, hold and step size adapt to the run (:mod:`stakes.balance`,
-    :mod:`stakes.pace`), so that one set of defaults serves every network and k.
+    kept pictures with them. Margin, hold and step size adapt to the run
+    (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of defaults
+    serves every network and k.
 
     Differences from the authors' code: the path that is deployed is the one that is measured;
     probes attack the original network and never ask for the true class; importance is taken per

@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stakes.classifier import Classifier
-from stakes.losses import deletion_ce, retention_ce
-from stakes.methods.base import Run, Unlearned, hyper
-from stakes.methods.retain_base import RetainTraining, retained_batches, set_step_sizes
+from stakes.methods.base import hyper
+from stakes.methods.retaining import RetainTraining, retained_batches, set_step_sizes
+from stakes.methods.task import Run, Unlearned
+from stakes.models.classifier import Classifier
+from stakes.training.losses import deletion_ce, retention_ce
 
 
 @dataclass(frozen=True, kw_only=True)

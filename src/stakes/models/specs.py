@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from stakes.errors import InputError, first_line, some
-from stakes.models import MODELS, hf
+from stakes.models import hf
+from stakes.models.networks import MODELS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME or path/to/file.py:factory"
@@ -164,7 +165,7 @@ def _stakes(name: str, num_classes: int | None, input_size: int | None) -> Built
         raise InputError(f"stakes has no model {name!r}; it has {', '.join(sorted(MODELS))}")
     classes = 10 if num_classes is None else num_classes
     network = MODELS[name](classes)
-    recipe = f"stakes.models.MODELS[{name!r}]({classes})"
+    recipe = f"stakes.models.networks.MODELS[{name!r}]({classes})"
     return Built(f"stakes:{name}", network, recipe, int(network.__getattribute__("input_size")))
 
 

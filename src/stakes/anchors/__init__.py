@@ -1,0 +1,1 @@
+"""The stakes, and where they come from."""

@@ -1,0 +1,399 @@
+"""The command line: unlearn, evaluate, describe, anchors, report, demo, bench."""
+
+import json
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Toml
+from torch import OutOfMemoryError
+
+from stakes.anchors.anchors import build
+from stakes.anchors.descriptions import read_classes
+from stakes.anchors.language_model import PromptKind
+from stakes.anchors.language_model import describe as describe_classes
+from stakes.cli.options import check_keys, read_config, value_after, with_fields
+from stakes.errors import InputError
+from stakes.evaluation.evaluate import evaluate as score
+from stakes.files import write_text
+from stakes.methods import METHODS
+from stakes.models.cards import made_by
+from stakes.models.classifier import Classifier
+from stakes.progress import Terminal
+from stakes.runs.folder import check_out, checkpoint_beside
+from stakes.runs.inputs import Inputs, Loaded, Switch, load
+from stakes.runs.recipe import read_recipe, shipped_recipes
+from stakes.runs.record import Request, run
+
+FAILED, USAGE_ERROR = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; an error is one line on standard error.
+
+    Codes: 1 for what the machine refuses, 2 for input that cannot be used, 128 and the signal's
+    number for an interruption.
+    """
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with _terminable():
+            app = make_app(tokens)
+            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except InputError as error:
+        return _fail(USAGE_ERROR, str(error))
+    except CycloptsError as error:
+        argument = getattr(error, "argument", None)
+        name = "" if argument is None or argument.name in str(error) else f"{argument.name}: "
+        return _fail(USAGE_ERROR, f"{name}{error}")
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        notes = ["interrupted", "nothing is half written", *getattr(error, "__notes__", [])]
+        return _fail(128 + number, "; ".join(notes))
+    except (OutOfMemoryError, MemoryError) as error:
+        return _fail(FAILED, f"out of memory: {str(error) or 'smaller batches need less'}")
+    except OSError as error:
+        return _fail(FAILED, f"cannot go on: {error}")
+    return 0
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"stakes: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A polite end (SIGTERM) is an interruption too, so that what was begun is tidied up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not ours there
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def make_app(tokens: Sequence[str]) -> App:
+    """The application; the options of ``unlearn`` are those of the method that is asked for."""
+    app = App(
+        name="stakes",
+        help="Make a trained image classifier forget given pictures, and show the evidence.",
+        version_flags=["--version"],
+        default_parameter=Parameter(negative_iterable=()),
+        suppress_keyboard_interrupt=False,  # main() says what became of it
+    )
+    config = value_after(tokens, "--config")
+    file = {} if config is None else read_config(Path(config))
+    command = with_fields(
+        unlearn,
+        value_after(tokens, "--method") or str(file.get("method", "structguard")),
+        value_after(tokens, "--preset") or file.get("preset"),
+        command_line=shlex.join(["stakes", *tokens]),
+    )
+    app.command(command, name="unlearn")
+    for other in (evaluate, describe, anchors, report, demo, bench):
+        app.command(other)
+    if config is not None:
+        check_keys(config, file, command)
+        app.config = (Toml(config, use_commands_as_keys=False),)
+    return app
+
+
+def unlearn(
+    *,
+    inputs: Inputs,
+    out: Path,
+    method: str = "structguard",
+    preset: str | None = None,
+    eval_samples: int | None = None,
+    images: bool = True,
+    overwrite: Switch = False,
+    config: Path | None = None,
+    command_line: str = "",
+    **fields: Any,
+) -> None:
+    """Make a network forget pictures.
+
+    OUT gets model.safetensors, row.json (the numbers), history.jsonl (each step) and report.html
+    (the evidence). The hyper-parameters below are those of --method: see another's by
+    `stakes unlearn --method NAME --help`. Interrupted, the same command goes on where it stopped.
+
+    Args:
+        inputs: the network, the pictures, and what there is to score on.
+        out: folder to write; it appears when everything is done
+        method: how to forget
+        preset: named settings of the method; single options still override them
+        eval_samples: score at most this many test and as many retained images; by default all
+        images: show the forget images in the report, or leave them out
+        overwrite: replace OUT if it holds an earlier run
+        config: a TOML file with any of these options; the command line goes before it
+        command_line: the command as it was given, for the row.
+        fields: hyper-parameters of the method.
+    """
+    chosen = METHODS[method](**fields)
+    check_out(out, overwrite)
+    if chosen.needs_retain and inputs.data is None:
+        raise InputError(f"--method {method} needs retained training data: add --data")
+    loaded = load(inputs)
+    _announce(loaded)
+    asked = {
+        "dataset": inputs.data,
+        "forget": inputs.forget,
+        "weights": loaded.classifier.weights,
+        "preset": preset,
+        "command": command_line,
+    }
+    request = Request(
+        chosen,
+        loaded.classifier,
+        loaded.forget,
+        loaded.anchors,
+        retain=None if loaded.splits is None else loaded.splits.train,
+        test=None if loaded.splits is None else loaded.splits.test,
+        seed=inputs.seed,
+        eval_samples=eval_samples,
+        thumbnails=images,
+        asked=asked,
+    )
+    try:
+        with Terminal() as progress:
+            row = run(request, out, progress)
+    except KeyboardInterrupt as stopped:
+        if checkpoint_beside(out).exists():
+            stopped.add_note("the same command goes on where it stopped")
+        raise
+    print(_summary(row))
+    print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
+
+
+def _announce(loaded: Loaded) -> None:
+    """Say on standard error what is about to be used, defaults among it."""
+    classifier, anchors = loaded.classifier, loaded.anchors
+    dropped = f" ({loaded.forget.dropped} copies left out)" if loaded.forget.dropped else ""
+    print(
+        f"{classifier.spec}, {classifier.num_classes} classes, on {classifier.device}; "
+        f"weights {classifier.weights}; anchors {anchors.card.get('name') or 'unnamed'}; "
+        f"{len(loaded.forget)} images to forget{dropped}",
+        file=sys.stderr,
+    )
+
+
+def evaluate(
+    *,
+    inputs: Inputs,
+    unlearned: Path,
+    eval_samples: int | None = None,
+    out: Path | None = None,
+    overwrite: Switch = False,
+) -> None:
+    """Score a network that was made to forget, on your own data, against the original.
+
+    Prints the row as JSON.
+
+    Args:
+        inputs: the original network, the pictures it was to forget, and the data to score on.
+        unlearned: the folder that `stakes unlearn` wrote, or its model.safetensors
+        eval_samples: score at most this many test and as many retained images; by default all
+        out: a .json file for the row as well
+        overwrite: replace that file
+    """
+    if out is not None and out.exists() and not overwrite:
+        raise InputError(f"--out {out} exists: give another file, or add --overwrite")
+    loaded = load(inputs)
+    before = loaded.classifier
+    after = _reload(unlearned, before)
+    if after.class_names != before.class_names:
+        raise InputError(f"{unlearned} has other classes than --model {inputs.model}")
+    direct = after.copy()
+    direct.projector = None
+    with Terminal() as progress:
+        row, _ = score(
+            before,
+            after,
+            loaded.forget,
+            test=None if loaded.splits is None else loaded.splits.test,
+            retain=None if loaded.splits is None else loaded.splits.train,
+            other={} if after.projector is None else {"direct": direct},
+            eval_samples=eval_samples,
+            seed=inputs.seed,
+            thumbnails=False,
+            report=progress,
+        )
+    row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
+    row |= {"forget_digest": loaded.forget.digest(), "k": len(loaded.forget), "seed": inputs.seed}
+    if out is not None:
+        write_text(out, json.dumps(row, indent=1) + "\n")
+    print(json.dumps(row, indent=1))
+
+
+def _reload(unlearned: Path, before: Classifier) -> Classifier:
+    """The unlearned network; code of the user's own only if it made the original as well."""
+    file = unlearned / "model.safetensors" if unlearned.is_dir() else unlearned
+    device = str(before.device)
+    if made_by(before.spec, file) is not None:
+        return Classifier.load(before.spec, weights=file, device=device)
+    return Classifier.load(unlearned, device=device)
+
+
+def describe(
+    *,
+    classes: Path,
+    model: str,
+    out: Path,
+    prompt: PromptKind = "objects",
+    attributes: int = 7,
+    base_url: str | None = None,
+    overwrite: Switch = False,
+) -> None:
+    """Let a language model write the visual attributes of your classes, to make anchors of.
+
+    The names of the classes are sent to the model. OUT is written after every class, and the same
+    command goes on where it stopped. Needs pip install "stakes[llm]".
+
+    Args:
+        classes: a text file with one class name a line
+        model: openai:NAME, anthropic:NAME or ollama:NAME; the key is read from OPENAI_API_KEY or
+            ANTHROPIC_API_KEY
+        out: JSON file to write, for `stakes anchors --descriptions`
+        prompt: objects, or faces for people whom the model knows
+        attributes: how many for each class
+        base_url: address of another server that speaks the provider's protocol; the key, if one
+            is set, is sent to it
+        overwrite: begin anew, whatever OUT holds
+    """
+    names = read_classes(classes)
+    with Terminal() as progress:
+        found = describe_classes(
+            names,
+            model,
+            out,
+            prompt=prompt,
+            count=attributes,
+            base_url=base_url,
+            overwrite=overwrite,
+            report=progress,
+        )
+    print(f"{len(found)} classes described: {out}")
+
+
+def anchors(
+    *,
+    descriptions: Path,
+    encoder: str,
+    encoder_path: str,
+    out: Path,
+    per_class: int = 1,
+    download: Switch = False,
+    overwrite: Switch = False,
+) -> None:
+    """Make semantic anchors from class descriptions with a text encoder.
+
+    Args:
+        descriptions: JSON file: class name to a list of visual attributes
+        encoder: clip, siglip or sbert
+        encoder_path: a local transformers folder, or a hub name with --download
+        out: .safetensors file to write
+        per_class: anchors of each class; its attributes are dealt to them in turn
+        download: fetch the encoder if it is not there
+        overwrite: replace OUT
+    """
+    made = build(
+        descriptions,
+        encoder,
+        encoder_path,
+        out,
+        per_class=per_class,
+        download=download,
+        overwrite=overwrite,
+    )
+    count, width = made.vectors.shape
+    print(f"{count} anchors, {width} wide, digest {made.digest()[:12]}: {out}")
+
+
+def report(*runs: Path, out: Path, title: str | None = None) -> None:
+    """Make one page from one or several run folders.
+
+    Args:
+        runs: folders that `stakes unlearn` wrote
+        out: HTML file to write
+        title: heading of the page
+    """
+    if not runs:
+        raise InputError("report: name at least one run folder")
+    from stakes.report.page import write_report  # only here: what it plots with is slow to import
+
+    print(write_report(list(runs), out, title=title))
+
+
+def demo(*, out: Path = Path("demo"), overwrite: Switch = False, seed: int = 0) -> None:
+    """Train a small network on digits, make it forget 16 of them by three methods, and report.
+
+    Args:
+        out: folder to write
+        overwrite: replace OUT if it holds an earlier demo
+        seed: of every random choice
+    """
+    from stakes.demo import run_demo  # only here: it imports the report
+
+    with Terminal() as progress:
+        page = run_demo(out, overwrite=overwrite, seed=seed, report=progress)
+    print(f"report  {page}")
+
+
+def bench(
+    recipe: Annotated[str, Parameter(help=f"a .toml file, or {', '.join(shipped_recipes())}")],
+    *,
+    out: Path,
+    settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    jobs: int | None = None,
+    dry_run: Switch = False,
+) -> None:
+    """Run every network, method, k and seed of a recipe, each as one `stakes unlearn`; tabulate.
+
+    The same command goes on where it stopped: finished cells are verified and not run again.
+
+    Args:
+        recipe: a .toml file, or the name of one that comes with stakes
+        out: folder of the benchmark
+        settings: key=value for a {key} in the recipe, such as data=/path/to/images; repeatable
+        jobs: cells at once; by default one a GPU, or one for every four cores from eight on
+        dry_run: only print every cell, whether it is finished, and its command
+    """
+    from stakes.runs.benchmark import bench as run_bench  # only here: it imports the report
+
+    pairs = [text.partition("=") for text in settings]
+    if not all(key and sign for key, sign, _ in pairs):
+        raise InputError("--set takes key=value, such as --set data=/path/to/images")
+    found = read_recipe(recipe, {key: value for key, _, value in pairs})
+    if code := run_bench(found, out, jobs=jobs, dry_run=dry_run):
+        raise SystemExit(code)
+
+
+def _summary(row: dict[str, Any]) -> str:
+    """The main numbers, a line each."""
+    steps = row["steps"]
+
+    def change(key: str) -> str:
+        before, after = row[f"{key}_before"], row[key]
+        return "not measured" if after is None else f"{before:6.2f} % -> {after:6.2f} %"
+
+    return "\n".join(
+        [
+            f"{row['method_title']}, {steps} step{'s' * (steps != 1)}: {row['stop_reason']}",
+            f"forget images recognised    {change('acc_forget')}",
+            f"test accuracy               {change('acc_test')}",
+            f"retained accuracy           {change('acc_retain')}",
+            f"changed copies recognised   {change('forget_views')}",
+        ]
+    )

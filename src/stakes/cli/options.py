@@ -1,0 +1,108 @@
+"""The options of a command that are no arguments of its own: a method's fields, and a file."""
+
+import inspect
+import tomllib
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from stakes.errors import InputError, nearest
+from stakes.methods import METHODS
+from stakes.runs.inputs import Inputs
+
+Command = Callable[..., None]
+
+
+def with_fields(command: Command, name: str, preset: str | None, **fixed: Any) -> Command:
+    """A command that also takes the hyper-parameters of a method, the preset's as defaults.
+
+    Args:
+        command: takes ``method``, ``preset`` and, as ``**fields``, any hyper-parameters.
+        name: of the method.
+        preset: of the method; or None.
+        fixed: arguments of the command that are no options.
+
+    Raises:
+        InputError: no such method, or no such preset of it.
+    """
+    if name not in METHODS:
+        raise InputError(f"--method {name} is unknown{nearest(name, METHODS)}")
+    kind = METHODS[name]
+    if preset is not None and preset not in kind.presets:
+        known = f"{name} has {', '.join(kind.presets)}" if kind.presets else f"{name} has none"
+        raise InputError(f"--preset {preset} is unknown; {known}")
+    choices: dict[str, Any] = {
+        "method": Literal[tuple(METHODS)],
+        "preset": Literal[kind.presets] | None if kind.presets else str | None,
+    }
+    own = [
+        item.replace(annotation=choices.get(item.name, item.annotation))
+        for item in inspect.signature(command).parameters.values()
+        if item.kind is not item.VAR_KEYWORD and item.name not in fixed
+    ]
+    defaults = kind() if preset is None else getattr(kind, preset)()
+    group = Group(f"Hyper-parameters of {kind.title}", sort_key=9)
+    hints = typing.get_type_hints(kind)
+    for field in fields(kind):
+        source = field.metadata["source"]
+        text = field.metadata["doc"] + (f" ({source})" if source else "")
+        option = inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(defaults, field.name),
+            annotation=Annotated[hints[field.name], Parameter(help=text, group=group)],
+        )
+        own.append(option)
+
+    def full(**options: Any) -> None:
+        given = {item.name: item.default for item in own if item.default is not item.empty}
+        command(**(given | options), **fixed)
+
+    full.__doc__ = command.__doc__
+    full.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    return full
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options of a TOML file.
+
+    Raises:
+        InputError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}; give a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} is not TOML: {error}") from error
+
+
+def check_keys(path: str, keys: Iterable[str], command: Command) -> None:
+    """Refuse what the command does not have as an option, and name the nearest.
+
+    Raises:
+        InputError: there is such a key.
+    """
+    own = {*inspect.signature(command).parameters, *(item.name for item in fields(Inputs))}
+    known = sorted(name.replace("_", "-") for name in own - {"inputs", "config"})
+    for key in keys:
+        if key.replace("_", "-") not in known:
+            raise InputError(f"--config {path}: unknown option {key}{nearest(key, known)}")
+
+
+def value_after(tokens: Sequence[str], option: str) -> str | None:
+    """The value of an option in a command line that is not parsed yet, or None.
+
+    >>> value_after(["unlearn", "--method", "adv", "--seed=3"], "--seed")
+    '3'
+    """
+    for index, token in enumerate(tokens):
+        if token == option and index + 1 < len(tokens):
+            return tokens[index + 1]
+        if token.startswith(f"{option}="):
+            return token.partition("=")[2]
+    return None

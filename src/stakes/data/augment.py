@@ -1,0 +1,106 @@
+"""Images made afresh from given ones: mixtures, jitter, rotations with other colours."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mixed(
+    images: Tensor,
+    count: int,
+    generator: torch.Generator,
+    least: float = 0.15,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """Draw ``count`` fresh mixtures (count, 3, h, w) of the forget images (k, 3, h, w).
+
+    Two images, each mirrored or not, moved by up to an eighth of the side and slightly scaled,
+    are joined: half of the mixtures by mixup (Zhang et al. 2018) with a share in [least,
+    1 - least], half by CutMix (Yun et al. 2019) with a box whose sides are that share's root, at
+    the least .3 and at the most .8 of the image's. Such images lie near the data, are made by the
+    million from a few, and so cannot be memorised as fixed probes are. The larger ``least``, the
+    further they are from views of a single image. With ``labels`` (k,) half of the mixtures are
+    of two images of one class, which lie where that class is at home. Draws come from the CPU
+    generator, so a seed means the same on every device.
+
+    >>> x = torch.rand(3, 3, 8, 8)
+    >>> mixed(x, 5, torch.Generator().manual_seed(0)).shape
+    torch.Size([5, 3, 8, 8])
+    """
+    one = _draw(len(images), count, generator)
+    first = jitter(images, one, generator)
+    other = _draw(len(images), count, generator)
+    if labels is not None:
+        mates = _mates(labels.cpu(), one, generator)
+        other = torch.where(torch.rand(count, generator=generator) < 0.5, mates, other)
+    second = jitter(images, other, generator)
+    height, width = images.shape[2:]
+    share = torch.rand(count, 1, 1, 1, generator=generator) * (1 - 2 * least) + least
+    low, high = max(0.3, least**0.5), min(0.8, (1 - least) ** 0.5)
+    box = _boxes(count, height, width, low, high, generator)
+    use_box = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(share)
+    weight = (use_box * box + (1 - use_box) * share).to(images)
+    return torch.lerp(first, second, weight)
+
+
+def _mates(labels: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
+    """For each index in ``chosen`` (n,), one of an image with the same label, at random."""
+    alike = labels[chosen][:, None] == labels[None]
+    keys = torch.rand(alike.shape, generator=generator)
+    return torch.where(alike, keys, -1.0).argmax(dim=1)
+
+
+def jitter(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror, move and scale ``images[indices]`` at random: (n, 3, h, w), edges reflected."""
+    count = len(indices)
+    flip = torch.randint(0, 2, (count,), generator=generator) * 2.0 - 1.0
+    scale = 1 + 0.2 * (torch.rand(count, generator=generator) - 0.5)
+    move = 0.5 * (torch.rand(count, 2, generator=generator) - 0.5)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = flip * scale
+    theta[:, 1, 1] = scale
+    theta[:, :, 2] = move
+    chosen = images[indices.to(images.device)]
+    if not count:
+        return chosen
+    grid = F.affine_grid(theta.to(images), list(chosen.shape), align_corners=False)
+    return F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
+
+
+def turned(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (n, 3, h, w) turned by one to three quarters, their colours in a random order.
+
+    So they keep what is real in a picture (its edges, textures and light), and are no copies of
+    it. Oblong images are turned by a half. Draws come from the CPU generator.
+
+    >>> turned(torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    torch.Size([5, 3, 8, 8])
+    """
+    count, _, height, width = images.shape
+    order = torch.rand(count, 3, generator=generator).argsort(dim=1)[:, :, None, None]
+    quarters = torch.randint(1, 4, (count,), generator=generator)
+    if height != width:
+        quarters = torch.full_like(quarters, 2)
+    recoloured = images.gather(1, order.to(images.device).expand_as(images))
+    made = recoloured
+    for turn in quarters.unique().tolist():
+        chosen = (quarters == turn).to(images.device)[:, None, None, None]
+        made = torch.where(chosen, recoloured.rot90(turn, (2, 3)), made)
+    return made
+
+
+def _draw(size: int, count: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, size, (count,), generator=generator)
+
+
+def _boxes(
+    count: int, height: int, width: int, low: float, high: float, generator: torch.Generator
+) -> Tensor:
+    """Masks (count, 1, h, w) of one random box each, its sides that share of the image's."""
+    sides = low + (high - low) * torch.rand(count, 2, generator=generator)
+    corners = torch.rand(count, 2, generator=generator) * (1 - sides)
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    inside_rows = (rows >= corners[:, :1]) & (rows < corners[:, :1] + sides[:, :1])
+    inside_columns = (columns >= corners[:, 1:]) & (columns < corners[:, 1:] + sides[:, 1:])
+    return (inside_rows[:, :, None] & inside_columns[:, None, :]).float()[:, None]

@@ -1,0 +1,179 @@
+"""Data sets by name (DATASETS) and from folders: a training set, a test set, class names."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from stakes.data.decode import check_size, common_side
+from stakes.data.folders import class_files, class_index, layout
+from stakes.data.images import ImageArray, ImageFiles, Images
+from stakes.errors import InputError, some
+
+CACHE = Path("~/.cache/stakes")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A training set, a test set where there is one, and the names of the classes.
+
+    Raises:
+        InputError: a label without a class name.
+    """
+
+    train: Images
+    test: Images | None
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name, images in (("training", self.train), ("test", self.test)):
+            if images is None:
+                continue
+            low, high = int(images.labels.min()), int(images.labels.max())
+            if low < 0 or high >= len(self.class_names):
+                raise InputError(
+                    f"the {name} set has labels {low} to {high}: {len(self.class_names)} classes "
+                    f"are labelled 0 to {len(self.class_names) - 1}"
+                )
+
+
+def load_data(
+    source: str | Path,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    size: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Splits:
+    """Load a data set by its name in DATASETS, or from a folder.
+
+    A folder is laid out as DIR/train/<class>/... with DIR/test/<class>/... (or val, valid), or as
+    DIR/<class>/... for a training set alone. Hidden files and files that are no pictures are
+    ignored; pictures may lie in further folders below their class.
+
+    Args:
+        source: A name in DATASETS (which goes before a folder of that name), or a folder.
+        root: Where named data sets are kept; default ~/.cache/stakes.
+        download: Whether a named data set may be fetched. Nothing is fetched otherwise.
+        size: Largest side of the pictures in pixels (see ImageFiles and ImageArray).
+        class_names: The order of the classes, such as a classifier's; by default that of the data
+            set, in folders the alphabet's. It may name classes of which there are no pictures.
+
+    Raises:
+        InputError: no such data, an unusable layout, or classes that do not fit ``class_names``.
+    """
+    check_size(size)
+    if str(source) in DATASETS:
+        root = Path(root or CACHE).expanduser()
+        splits = DATASETS[str(source)](root, download, size)
+        return splits if class_names is None else _reordered(splits, class_names, str(source))
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise InputError(
+            f"{source}: no such folder, and no data set of that name; "
+            f"give a folder or one of {', '.join(DATASETS)}"
+        )
+    return _from_folder(folder, size, class_names)
+
+
+def _from_folder(folder: Path, size: int | None, class_names: Sequence[str] | None) -> Splits:
+    train_folder, test_folder = layout(folder)
+    train = class_files(train_folder, folder)
+    test = class_files(test_folder, folder) if test_folder else {}
+    lacks, more = sorted(train.keys() - test.keys()), sorted(test.keys() - train.keys())
+    if test and (lacks or more):
+        raise InputError(
+            f"{test_folder}: its classes differ from those of {train_folder}"
+            + (f"; missing: {some(lacks)}" if lacks else "")
+            + (f"; only here: {some(more)}" if more else "")
+        )
+    names = list(train) if class_names is None else list(class_names)
+    label = {name: class_index(name, names, train_folder) for name in train}
+    everything = [path for files in (*train.values(), *test.values()) for path in files]
+    side = common_side(everything, size)
+
+    def images(part: Mapping[str, list[str]]) -> ImageFiles:
+        paths = [path for files in part.values() for path in files]
+        labels = [label[name] for name, files in part.items() for _ in files]
+        return ImageFiles(paths, labels, side, exact=True, root=folder)
+
+    return Splits(images(train), images(test) if test else None, tuple(names))
+
+
+def _reordered(splits: Splits, class_names: Sequence[str], source: str) -> Splits:
+    """The same data set with labels that follow ``class_names``."""
+    names = list(class_names)
+    order = torch.tensor([class_index(name, names, source) for name in splits.class_names])
+    for images in (splits.train, splits.test):
+        if images is not None:
+            images.labels = order[images.labels]
+    return Splits(splits.train, splits.test, tuple(names))
+
+
+def _cifar(name: str, root: Path, download: bool, size: int | None) -> Splits:
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009) by torchvision.
+
+    Its files are pickles; torchvision opens only those with the published digests.
+    """
+    from torchvision import datasets
+
+    load: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    try:
+        parts = [load(str(root), train=train, download=download) for train in (True, False)]
+    except (OSError, RuntimeError, HTTPException) as error:
+        if download:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{name} could not be fetched to {root} ({reason}); try again"
+            ) from error
+        raise InputError(
+            f"{name} is not in {root}, or is damaged: add --download to fetch it (170 MB), "
+            "or give a folder DIR/train/<class>/*.png instead of the name"
+        ) from error
+    train, test = (
+        ImageArray(
+            torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
+            part.targets,
+            size,
+            prefix=f"{name} {which}",
+        )
+        for part, which in zip(parts, ("train", "test"), strict=True)
+    )
+    return Splits(train, test, tuple(parts[0].classes))
+
+
+def _digits(root: Path, download: bool, size: int | None) -> Splits:
+    """scikit-learn's 1,797 handwritten digits: 8 x 8 doubled to 16 x 16, 1,297 to train on.
+
+    They come with scikit-learn, so nothing is fetched. Doubled, because shifts and cut-outs of a
+    few pixels would leave nothing of 8 x 8; bilinear with 16 grey levels, the doubling is exact.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    grey, labels = load_digits(return_X_y=True)
+    pictures = torch.from_numpy(grey).float().view(-1, 1, 8, 8)
+    pictures = functional.interpolate(pictures, scale_factor=2, mode="bilinear")
+    pixels = (pictures * 255 / 16).round().to(torch.uint8).repeat(1, 3, 1, 1)
+    labels = torch.as_tensor(labels)
+    split = train_test_split(np.arange(len(labels)), test_size=500, random_state=0)
+    train, test = torch.as_tensor(split[0]), torch.as_tensor(split[1])
+    return Splits(
+        ImageArray(pixels[train], labels[train], size, prefix="digits train"),
+        ImageArray(pixels[test], labels[test], size, prefix="digits test"),
+        tuple("0123456789"),
+    )
+
+
+DATASETS: dict[str, Callable[[Path, bool, int | None], Splits]] = {
+    "cifar10": partial(_cifar, "cifar10"),
+    "cifar100": partial(_cifar, "cifar100"),
+    "digits": _digits,
+}
+"""Name -> loader(root, download, size). A new data set is one function and one line here."""

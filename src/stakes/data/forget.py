@@ -1,0 +1,321 @@
+"""The pictures to forget: where they come from, what is wrong with them, which others they are."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import psutil
+import torch
+from torch import Tensor
+
+from stakes.data.forget_lists import Row, csv_rows, folder_rows, whole_classes
+from stakes.data.images import ImageFiles, Images
+from stakes.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class ForgetSet:
+    """Labelled pictures that a classifier is to forget, all in memory.
+
+    Attributes:
+        images: float32 (k, 3, h, w) in [0, 1].
+        labels: int64 (k,), their true classes.
+        names: What a person calls each of them.
+        indices: Their places in the training set, where known.
+        dropped: How many copies of these pictures, with the same label, were left out.
+        classes: The classes to forget as a whole, where whole classes were asked for.
+
+    Raises:
+        InputError: no pictures, shapes or types other than these, values that are NaN or outside
+            [0, 1], a negative label.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+    indices: tuple[int, ...] | None = None
+    dropped: int = 0
+    classes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        k = len(self.names)
+        if k == 0:
+            raise InputError("the forget set is empty: give at least one picture")
+        if self.images.ndim != 4 or self.images.shape[:2] != (k, 3):
+            raise InputError(
+                f"forget images of shape {tuple(self.images.shape)}: wanted ({k}, 3, h, w)"
+            )
+        if self.images.dtype != torch.float32 or self.labels.dtype != torch.int64:
+            raise InputError(
+                f"forget images are {self.images.dtype} and labels {self.labels.dtype}: "
+                "wanted torch.float32 and torch.int64"
+            )
+        if self.labels.shape != (k,) or (self.indices is not None and len(self.indices) != k):
+            raise InputError(f"{k} forget images with another number of labels or indices")
+        flat = self.images.flatten(1)
+        fine = (flat >= 0).logical_and(flat <= 1).all(1)  # false for NaN as well
+        for i in (~fine).nonzero()[:1, 0].tolist():
+            raise InputError(
+                f"{self.names[i]}: pixels are NaN or outside [0, 1]; divide 8-bit values by 255"
+            )
+        for i in (self.labels < 0).nonzero()[:1, 0].tolist():
+            raise InputError(f"{self.names[i]}: label {int(self.labels[i])} is negative")
+
+    def __len__(self) -> int:
+        """k, the number of pictures."""
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same set with its tensors on a device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def in_one_order(self) -> "ForgetSet":
+        """The same pictures by their digests, so that the order they came in changes nothing."""
+        digests = self.pixel_digests()
+        order = sorted(range(len(self)), key=digests.__getitem__)
+        names = tuple(self.names[i] for i in order)
+        return ForgetSet(self.images[order], self.labels[order], names)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        names: Sequence[str] | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> Self:
+        """Check given pictures, and keep one of those that occur more than once.
+
+        Raises:
+            InputError: as the class itself, and the same picture with two labels.
+
+        >>> forget = ForgetSet.from_tensors(torch.zeros(2, 3, 4, 4), torch.tensor([1, 1]))
+        >>> len(forget), forget.dropped
+        (1, 1)
+        """
+        names = tuple(names or (f"picture {i}" for i in range(len(images))))
+        everything = cls(images, labels, names, None if indices is None else tuple(indices))
+        first: dict[str, int] = {}
+        for i, digest in enumerate(everything.pixel_digests()):
+            other = first.setdefault(digest, i)
+            if labels[other] != labels[i]:
+                raise InputError(
+                    f"{names[other]} and {names[i]} are the same picture with the labels "
+                    f"{int(labels[other])} and {int(labels[i])}; remove one of them"
+                )
+        if len(first) == len(names):
+            return everything
+        kept = sorted(first.values())
+        return cls(
+            images[kept],
+            labels[kept],
+            tuple(names[i] for i in kept),
+            None if indices is None else tuple(indices[i] for i in kept),
+            len(names) - len(kept),
+        )
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        class_names: Sequence[str],
+        size: int | None = None,
+        *,
+        exact: bool = False,
+        max_bytes: int | None = None,
+    ) -> Self:
+        """Read FOLDER/<class>/...: the pictures of each class in a folder of its name.
+
+        Unlike in a data set, a visible file that is no picture is an error: somebody asked for it
+        to be forgotten.
+
+        Args:
+            folder: The folder; class folders without files are passed over.
+            class_names: The classes, in the order of their labels.
+            size: Largest side in pixels, as in ImageFiles; with ``exact`` the side.
+            exact: Bring smaller pictures to ``size`` as well.
+            max_bytes: As in :func:`check_memory`.
+
+        Raises:
+            InputError: no folder, a subfolder that is not a class, a file in the wrong place or of
+                another kind, no pictures, too many, damaged ones, or what from_tensors raises.
+        """
+        return cls._read(folder_rows(folder, class_names), size, exact, max_bytes)
+
+    @classmethod
+    def from_csv(
+        cls,
+        file: str | Path,
+        class_names: Sequence[str],
+        size: int | None = None,
+        *,
+        exact: bool = False,
+        max_bytes: int | None = None,
+    ) -> Self:
+        """Read a table of pictures: a line ``path,label``, then one line for each picture.
+
+        Paths are relative to the table. A label is the name of a class, or else its index.
+        ``size``, ``exact`` and ``max_bytes`` are as in from_folder.
+
+        Raises:
+            InputError: no such table, another header, a row that cannot be used (by its line
+                number), no rows, too many pictures, damaged ones, or what from_tensors raises.
+        """
+        return cls._read(csv_rows(file, class_names), size, exact, max_bytes)
+
+    @classmethod
+    def from_indices(
+        cls, images: Images, indices: Sequence[int] | Tensor, *, max_bytes: int | None = None
+    ) -> Self:
+        """Take the pictures at given places of a training set.
+
+        Raises:
+            InputError: no indices or some outside the set, too many pictures, or what from_tensors
+                raises.
+        """
+        chosen = [int(i) for i in indices]
+        outside = [i for i in chosen if not 0 <= i < len(images)]
+        if outside:
+            raise InputError(f"index {outside[0]}: the training set has 0 to {len(images) - 1}")
+        if not chosen:
+            raise InputError("the forget set is empty: give at least one index")
+        check_memory(len(chosen), images.load(chosen[:1]).shape[-1], max_bytes)
+        names = [images.name(i) for i in chosen]
+        return cls.from_tensors(images.load(chosen), images.labels[chosen], names, chosen)
+
+    @classmethod
+    def random(cls, images: Images, k: int, seed: int, *, max_bytes: int | None = None) -> Self:
+        """Draw k pictures of a training set, each at most once.
+
+        With one seed, a smaller draw is the beginning of a larger one.
+
+        Raises:
+            InputError: fewer than one picture or more than there are, or what from_indices raises.
+        """
+        if not 1 <= k <= len(images):
+            raise InputError(f"{k} random pictures: the training set can give 1 to {len(images)}")
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        return cls.from_indices(images, order[:k], max_bytes=max_bytes)
+
+    @classmethod
+    def from_classes(
+        cls,
+        images: Images,
+        text: str,
+        class_names: Sequence[str],
+        seed: int = 0,
+        *,
+        max_bytes: int | None = None,
+    ) -> Self:
+        """Take every picture of some classes of a training set, so that they are forgotten whole.
+
+        ``text`` is a list of class names, or a share such as ``10%`` of the classes, drawn with
+        ``seed`` (see :func:`stakes.data.forget_lists.whole_classes`).
+
+        Raises:
+            InputError: classes that cannot be meant, or what from_indices raises.
+        """
+        chosen = whole_classes(text, images.labels, class_names, seed)
+        places = torch.isin(images.labels, torch.tensor(chosen)).nonzero()[:, 0]
+        return replace(cls.from_indices(images, places, max_bytes=max_bytes), classes=chosen)
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        images: Images | None,
+        class_names: Sequence[str],
+        seed: int = 0,
+        size: int | None = None,
+        *,
+        max_bytes: int | None = None,
+    ) -> Self:
+        """Read what ``--forget`` says: a folder of class folders, a CSV table, or a word.
+
+        The words draw from the training set: ``random:64``, ``classes:cat,dog``, ``classes:10%``.
+
+        With a training set, files are brought to exactly the size of its pictures, whatever
+        ``size`` says, so that :func:`without` recognises them there.
+
+        Raises:
+            InputError: anything else, a label outside the classes, or what the others raise.
+        """
+        exact = images is not None
+        if images is not None:
+            size = images.load([0]).shape[-1]
+        word, colon, rest = text.partition(":")
+        if colon and word in ("random", "classes"):
+            if images is None:
+                raise InputError(f"--forget {text}: this draws from the training set; add --data")
+            if word == "classes":
+                forget = cls.from_classes(images, rest, class_names, seed, max_bytes=max_bytes)
+            elif rest.strip().isdecimal():
+                forget = cls.random(images, int(rest), seed, max_bytes=max_bytes)
+            else:
+                raise InputError(f"--forget {text}: wanted a number, such as random:64")
+        elif Path(text).expanduser().is_dir():
+            forget = cls.from_folder(text, class_names, size, exact=exact, max_bytes=max_bytes)
+        elif text.lower().endswith(".csv"):
+            forget = cls.from_csv(text, class_names, size, exact=exact, max_bytes=max_bytes)
+        else:
+            raise InputError(
+                f"--forget {text}: no such folder; give a folder with <class>/*.png, "
+                "a .csv file with path,label, random:64, classes:cat,dog or classes:10%"
+            )
+        forget.check(len(class_names))
+        return forget
+
+    @classmethod
+    def _read(cls, rows: list[Row], size: int | None, exact: bool, max_bytes: int | None) -> Self:
+        paths, labels, names = zip(*rows, strict=True)
+        files = ImageFiles(paths, labels, size, exact=exact)
+        check_memory(len(files), files.size, max_bytes)
+        return cls.from_tensors(files.load(range(len(files))), files.labels, names)
+
+    def check(self, num_classes: int) -> None:
+        """Refuse, with an InputError, a label that is not among the classes."""
+        for name, label in zip(self.names, self.labels.tolist(), strict=True):
+            if label >= num_classes:
+                raise InputError(
+                    f"{name}: label {label}, but the classes are 0 to {num_classes - 1}"
+                )
+
+    def pixel_digests(self) -> tuple[str, ...]:
+        """One digest for each picture (see the function :func:`pixel_digests`)."""
+        return pixel_digests(self.images)
+
+    def digest(self) -> str:
+        """SHA-256 over pictures and labels, whatever their order and names."""
+        lines = zip(self.pixel_digests(), self.labels.tolist(), strict=True)
+        return hashlib.sha256("\n".join(sorted(f"{p} {y}" for p, y in lines)).encode()).hexdigest()
+
+
+def pixel_digests(images: Tensor) -> tuple[str, ...]:
+    """SHA-256 of each picture of (n, 3, h, w): its shape and its pixels at 8 bits a channel.
+
+    Rounding to 8 bits, which is what files hold, makes the digest the same wherever the division
+    by 255 was done.
+    """
+    pixels = (images.detach() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
+    start = f"{tuple(images.shape[1:])}|".encode()
+    return tuple(hashlib.sha256(start + picture.tobytes()).hexdigest() for picture in pixels)
+
+
+def check_memory(k: int, side: int, max_bytes: int | None = None) -> None:
+    """Refuse, with an InputError, more pictures than fit.
+
+    Args:
+        k: Number of pictures; each takes 3 x side x side x 4 bytes.
+        side: Their side in pixels.
+        max_bytes: The budget; default is half of the memory now free, since the original and the
+            unlearned network, probes and gradients need room as well.
+    """
+    budget = psutil.virtual_memory().available // 2 if max_bytes is None else max_bytes
+    needed = k * 3 * side * side * 4
+    if needed > budget:
+        raise InputError(
+            f"{k} forget pictures of {side}x{side} need {needed / 2**20:,.2f} MiB, the budget is "
+            f"{budget / 2**20:,.2f} MiB; take fewer pictures or a smaller size"
+        )

@@ -1,0 +1,227 @@
+"""The evidence beyond accuracy, from what has been scored: attacks, features, answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stakes.data.forget import ForgetSet
+from stakes.data.images import Images
+from stakes.evaluation.knowledge import (
+    PROBES,
+    STEPS,
+    answer_entropy,
+    density,
+    read_features,
+    relearn_steps,
+    rf_jsd,
+)
+from stakes.evaluation.membership import FOLDS, SCORES, answer_scores, learned_scores, separation
+from stakes.evaluation.retrieval import Retrieval, retrieve, retrieve_among
+from stakes.models.classifier import Classifier
+from stakes.progress import Report, silent
+from stakes.rows import correct
+from stakes.training.targets import second_choices
+
+KEPT = 2048  # images of each set whose features and logits are kept; whole batches
+RELEARN = 16  # images trained on at once
+WHEN = {"_before": "before", "": "after"}
+MEMBERSHIP = (
+    "mia_retain",
+    "mia_retain_found",
+    "mia_forget",
+    "mia_forget_found",
+    "mia_forget_loss",
+    "mia_forget_unlikely",
+)
+RETRIEVAL = ("r1", "r5", "r10", "map")
+Row = dict[str, Any]
+Evidence = dict[str, list[Row]]
+
+
+class Scored(NamedTuple):
+    """Features (n, d), logits (n, c) and true classes (n,) of images, all on the CPU."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def usable(self) -> bool:
+        """Whether every number is finite: a network that broke down has nothing to read."""
+        return bool(self.features.isfinite().all() and self.logits.isfinite().all())
+
+
+Both = Mapping[str, Scored]  # by the suffix of the network: "_before" and ""
+
+
+class Sample(NamedTuple):
+    """What the networks made of images of a set, in random order, and where these are in it."""
+
+    scored: Both
+    images: Images
+    places: Sequence[int]
+
+
+def audit(
+    after: Classifier,
+    forget: ForgetSet,
+    gone: Both,
+    *,
+    test: Sample | None = None,
+    retain: Sample | None = None,
+    report: Report = silent,
+) -> tuple[Row, Evidence]:
+    """All the measures here, from what the networks (in eval mode) made of the images.
+
+    Args:
+        after: the classifier to deploy.
+        forget: the pictures that were to be forgotten, on the classifier's device.
+        gone: their features and logits.
+        test: images of no training set.
+        retain: training images that were to be kept.
+        report: progress.
+
+    Returns:
+        The row, None for what was not measured, and the evidence; each a part of what
+        :func:`stakes.evaluation.evaluate.evaluate` returns.
+    """
+    report("looking for traces", 0, 1)
+    unseen, kept = (None if sample is None else sample.scored for sample in (test, retain))
+    row: Row = {
+        "n_audit_test": len(unseen[""].labels) if unseen else 0,
+        "n_audit_retain": len(kept[""].labels) if kept else 0,
+    }
+    attacks, membership = audit_membership(gone, unseen, kept)
+    row |= attacks | audit_features(gone, unseen) | audit_retrieval(gone, kept)
+    row |= audit_answers(gone) | audit_likeness(gone, unseen)
+    row |= audit_relearning(after, forget, gone, test)
+    turned, consistency = audit_consistency(kept)
+    report("looking for traces", 1, 1)
+    return row | turned, {"membership": membership, "consistency": consistency}
+
+
+def audit_membership(forget: Both, test: Both | None, retain: Both | None) -> tuple[Row, list[Row]]:
+    """Membership inference against the network, and on the forget images, before and after."""
+    row: Row = dict.fromkeys(f"{key}{suffix}" for key in MEMBERSHIP for suffix in WHEN)
+    told: list[Row] = []
+    for suffix, when in WHEN.items():
+        parts = [part[suffix] for part in (retain, test, forget) if part is not None]
+        if len(parts) < 3 or any(len(part.labels) < FOLDS for part in parts[:2]):
+            continue
+        if not all(part.usable for part in parts):
+            continue
+        scores = [answer_scores(part.logits, part.labels) for part in parts]
+        attacks = {name: [-s[:, i] for s in scores] for i, name in enumerate(SCORES)}
+        attacks["learned"] = list(learned_scores(*scores))
+        for attack, (kept, unseen, gone) in attacks.items():
+            for of, members in (("retain", kept), ("forget", gone)):
+                found = separation(members, unseen)
+                numbers = dict(zip(found._fields, found, strict=True))
+                told.append({"attack": attack, "of": of, "when": when, **numbers})
+                if attack == "learned":
+                    row[f"mia_{of}{suffix}"] = found.auc
+                    row[f"mia_{of}_found{suffix}"] = found.found
+                elif (attack, of) == ("loss", "forget"):
+                    row[f"mia_forget_loss{suffix}"] = found.auc
+                    row[f"mia_forget_unlikely{suffix}"] = found.unlikely
+    return row, told
+
+
+def audit_features(forget: Both, test: Both | None) -> Row:
+    """What probes find in the features of forget and test images, before and after."""
+    row: Row = {"n_probe": 0}
+    for name, probe in PROBES.items():
+        for suffix in WHEN:
+            reading = None
+            if test is not None and test[suffix].usable and forget[suffix].usable:
+                (features, _, labels), (own, _, truth) = test[suffix], forget[suffix]
+                reading = read_features(probe, features, labels, own, truth)
+            row[f"{name}_forget{suffix}"] = None if reading is None else reading.forget
+            row[f"{name}_test{suffix}"] = None if reading is None else reading.unseen
+            row["n_probe"] = row["n_probe"] if reading is None else reading.n_unseen
+    return row
+
+
+def audit_retrieval(forget: Both, retain: Both | None) -> Row:
+    """What retained and forget images find among the retained ones, before and after."""
+    row: Row = {}
+    for suffix in WHEN:
+        found: dict[str, Retrieval | None] = {"retain": None, "forget": None}
+        if retain is not None and retain[suffix].usable and forget[suffix].usable:
+            (gallery, _, classes), (own, _, truth) = retain[suffix], forget[suffix]
+            found["retain"] = retrieve_among(gallery, classes)
+            found["forget"] = retrieve(own, truth, gallery, classes)
+        for of, hits in found.items():
+            for name in RETRIEVAL:
+                row[f"retrieval_{of}_{name}{suffix}"] = (
+                    None if hits is None else getattr(hits, name)
+                )
+    return row
+
+
+def audit_consistency(retain: Both | None) -> tuple[Row, list[Row]]:
+    """Cosine between the features of the same retained image before and after, and its density."""
+    row: Row = {"consistency": None, "consistency_low": None}
+    if retain is None or not all(retain[suffix].usable for suffix in WHEN):
+        return row, []
+    before, after = (retain[suffix].features for suffix in WHEN)
+    if before.shape != after.shape:  # two kinds of network: their features have nothing in common
+        return row, []
+    cosines = torch.cosine_similarity(before, after)
+    row["consistency"] = float(cosines.mean())
+    row["consistency_low"] = float(cosines.quantile(0.05))
+    return row, [{"cosine": x, "density": y} for x, y in density(cosines)]
+
+
+def audit_answers(forget: Both) -> Row:
+    """How predictable the wrong answers on the forget images are."""
+    labels, answers = forget[""].labels, forget[""].logits.argmax(1)
+    wrong = answers != labels
+    row: Row = {"n_wrong": int(wrong.sum()), "second_choice": None, "answer_entropy": None}
+    if wrong.any():
+        second = second_choices(forget["_before"].logits, labels)
+        row["second_choice"] = 100.0 * float((answers == second)[wrong].double().mean())
+        row["answer_entropy"] = answer_entropy(answers[wrong].tolist())
+    return row
+
+
+def audit_likeness(forget: Both, test: Both | None) -> Row:
+    """RF-JSD before and after: against what the original makes of unseen images."""
+    row: Row = dict.fromkeys(f"rf_jsd{suffix}" for suffix in WHEN)
+    if test is None or not test["_before"].usable:
+        return row
+    _, expected, classes = test["_before"]
+    for suffix in WHEN:
+        _, answers, labels = forget[suffix]
+        if forget[suffix].usable:
+            row[f"rf_jsd{suffix}"] = rf_jsd(answers, labels, expected, classes)
+    return row
+
+
+def audit_relearning(after: Classifier, forget: ForgetSet, gone: Both, test: Sample | None) -> Row:
+    """Steps to relearn forgotten images, and as many test images that are misclassified too."""
+    row: Row = {
+        "relearn_forget": None,
+        "relearn_test": None,
+        "n_relearn": 0,
+        "relearn_limit": STEPS,
+    }
+    if test is None or not (gone[""].usable and test.scored[""].usable):
+        return row
+    own, missed = (
+        (~correct(part.logits, part.labels)).nonzero()[:RELEARN, 0]
+        for part in (gone[""], test.scored[""])
+    )
+    count = min(len(own), len(missed))
+    if count == 0:
+        return row
+    own, missed = own[:count], missed[:count]
+    unseen = test.images.load([test.places[i] for i in missed.tolist()])
+    for key, pixels, labels in (
+        ("relearn_forget", forget.images[own.to(forget.images.device)], gone[""].labels[own]),
+        ("relearn_test", unseen, test.scored[""].labels[missed]),
+    ):
+        row[key] = relearn_steps(after, pixels.to(after.device), labels.to(after.device))
+    return row | {"n_relearn": count}

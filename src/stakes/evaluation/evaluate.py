@@ -1,0 +1,266 @@
+"""Before and after, scored on what there is: one flat row of numbers, and its evidence."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stakes.data.decode import thumbnail
+from stakes.data.forget import ForgetSet
+from stakes.data.images import Images, batches
+from stakes.data.retain import draw_without
+from stakes.data.views import VIEWS
+from stakes.errors import InputError
+from stakes.evaluation.audit import KEPT, WHEN, Both, Evidence, Sample, Scored, audit
+from stakes.evaluation.examples import EXAMPLES, Structure, examples
+from stakes.models.classifier import Classifier
+from stakes.progress import Report, silent
+from stakes.rows import correct
+
+Row = dict[str, Any]
+EMPTY = torch.zeros(0, dtype=torch.int64)
+
+
+def evaluate(
+    before: Classifier,
+    after: Classifier,
+    forget: ForgetSet,
+    *,
+    test: Images | None = None,
+    retain: Images | None = None,
+    other: Mapping[str, Classifier] | None = None,
+    eval_samples: int | None = None,
+    seed: int = 0,
+    selected: Mapping[str, list[int]] | None = None,
+    structure: Structure | None = None,
+    thumbnails: bool = True,
+    report: Report = silent,
+) -> tuple[Row, Evidence]:
+    """Score the classifier before and after unlearning; nothing here is seen by any method.
+
+    Args:
+        before: the classifier as it was.
+        after: the classifier to deploy.
+        forget: the pictures that were to be forgotten.
+        test: images of no training set.
+        retain: training images; those of the forget set are left out by index and by content.
+        other: further paths by name; their accuracies get the name as a suffix.
+        eval_samples: score at most this many test and retained images, drawn with ``seed``.
+        seed: of that draw.
+        selected: what :func:`select` gave for the same arguments, if it was called before.
+        structure: the stakes, for examples of affinities before and after.
+        thumbnails: whether the evidence shows images.
+        report: progress.
+
+    Returns:
+        The row: ``forgotten_classes``, the names where whole classes were to be forgotten;
+        accuracies in percent under the keys of :data:`stakes.rows.METRICS`, with
+        ``_before`` for the original and None for what was not measured. The evidence: for each
+        class and each forget image, what was predicted before and after, and what the figures of
+        the report are drawn from (see :mod:`stakes.evaluation.audit` and
+        :mod:`stakes.evaluation.examples`).
+    """
+    device = after.device
+    forget = forget.to(device)
+    networks = {"_before": before, "": after}
+    networks |= {f"_{name}": network for name, network in (other or {}).items()}
+    if selected is None:
+        selected = select(
+            forget, test=test, retain=retain, eval_samples=eval_samples, seed=seed, report=report
+        )
+    samples = {"test": test, "retain": retain}
+    with _eval_mode(networks.values()):
+        row, classes, kept = _accuracies(networks, samples, selected, forget.classes, report)
+        gone = {
+            suffix: _scored(network, forget.images, forget.labels)
+            for suffix, network in networks.items()
+        }
+        row |= _forget_scores(networks, forget, gone)
+        pictures = _pictures(before.class_names, gone, forget, thumbnails)
+        more, evidence = audit(after, forget, gone, **kept, report=report)
+        shown: Evidence = {key: [] for key in EXAMPLES}
+        if thumbnails:
+            shown = examples(before, after, forget, gone, **kept, structure=structure)
+    return row | more, {"classes": classes, "forget": pictures, **evidence, **shown}
+
+
+@contextmanager
+def _eval_mode(networks: Collection[nn.Module]) -> Iterator[None]:
+    """All of the networks in eval mode within the block, each part as it was after it."""
+    modes = {part: part.training for network in networks for part in network.modules()}
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def select(
+    forget: ForgetSet,
+    *,
+    test: Images | None = None,
+    retain: Images | None = None,
+    eval_samples: int | None = None,
+    seed: int = 0,
+    report: Report = silent,
+) -> dict[str, list[int]]:
+    """Choose what to score: indices of ``test`` and ``retain`` images that are not to be forgotten.
+
+    Every image that is chosen is read once, so that a damaged one is found before long work.
+
+    Raises:
+        InputError: ``eval_samples`` below 1, a damaged image, or images of another size than
+            those to forget.
+    """
+    if eval_samples is not None and eval_samples < 1:
+        raise InputError(f"eval_samples={eval_samples}: score at least 1 image, or leave it out")
+    generator = torch.Generator().manual_seed(seed)
+    selected: dict[str, list[int]] = {}
+    for name, images in (("test", test), ("retain", retain)):
+        if images is None:
+            continue
+        wanted = len(images) if eval_samples is None else eval_samples
+        selected[name] = draw_without(
+            images, forget, wanted, generator, phase=f"reading {name}", report=report
+        )
+    return selected
+
+
+def _accuracies(
+    networks: Mapping[str, Classifier],
+    samples: Mapping[str, Images | None],
+    selected: Mapping[str, list[int]],
+    forgotten: Sequence[int],
+    report: Report,
+) -> tuple[Row, list[dict[str, Any]], dict[str, Sample | None]]:
+    """Score the test and retained images that were selected.
+
+    Returns:
+        Accuracies over all of them, and over classes ``forgotten`` as a whole and the others; test
+        accuracies by class; and what the networks make of some of the images, by sample.
+    """
+    names = networks[""].class_names
+    row: Row = {}
+    classes: list[dict[str, Any]] = [
+        {"name": name, "n_test": 0, "acc_test_before": None, "acc_test": None} for name in names
+    ]
+    kept: dict[str, Sample | None] = dict.fromkeys(samples)
+    tested = dict.fromkeys(networks, EMPTY), EMPTY
+    for name, images in samples.items():
+        chosen = selected.get(name, [])
+        row[f"n_{name}"] = len(chosen)
+        if images is None or not chosen:
+            row |= {f"acc_{name}{suffix}": None for suffix in networks}
+            continue
+        right, labels, scored = _score(networks, images, chosen, f"scoring {name}", report)
+        kept[name] = Sample(scored, images, chosen)
+        row |= {f"acc_{name}{suffix}": _percent(hits) for suffix, hits in right.items()}
+        if name == "test":
+            _fill_classes(classes, right, labels)
+            tested = right, labels
+    row |= _whole_classes(*tested, forgotten)
+    row["forgotten_classes"] = [names[i] for i in forgotten] or None
+    return row, classes, kept
+
+
+@torch.no_grad()
+def _score(
+    networks: Mapping[str, Classifier],
+    images: Images,
+    chosen: list[int],
+    phase: str,
+    report: Report,
+) -> tuple[dict[str, Tensor], Tensor, Both]:
+    """Score the chosen images by each network, reading each image once.
+
+    Returns:
+        Which each network gets right: bool (n,) by suffix; the labels (n,); and what the networks
+        before and after make of the first ``KEPT`` images.
+    """
+    right: dict[str, list[Tensor]] = {suffix: [] for suffix in networks}
+    kept: dict[str, list[Scored]] = {suffix: [] for suffix in WHEN}
+    done = 0
+    for pixels, truth in batches(images, chosen):
+        for suffix, network in networks.items():
+            scored = _scored(network, pixels.to(network.device), truth)
+            right[suffix].append(correct(scored.logits, truth))
+            if suffix in kept and done < KEPT:
+                kept[suffix].append(scored)
+        done += len(truth)
+        report(phase, done, len(chosen))
+    joined = {suffix: torch.cat(parts) for suffix, parts in right.items()}
+    return joined, images.labels[chosen], {suffix: _cat(parts) for suffix, parts in kept.items()}
+
+
+@torch.no_grad()
+def _scored(network: Classifier, images: Tensor, labels: Tensor) -> Scored:
+    parts = zip(images.split(256), labels.split(256), strict=True)
+    return _cat([Scored(*(t.cpu() for t in (*network.both(x), y))) for x, y in parts])
+
+
+def _cat(parts: list[Scored]) -> Scored:
+    return Scored(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def _forget_scores(networks: Mapping[str, Classifier], forget: ForgetSet, gone: Both) -> Row:
+    """Share of the forget images, and of their benign views, still given their true class."""
+    row: Row = {}
+    for suffix, network in networks.items():
+        row[f"acc_forget{suffix}"] = _percent(correct(gone[suffix].logits, gone[suffix].labels))
+        for name, view in VIEWS.items():
+            seen = [correct(_logits(network, v), forget.labels) for v in view(forget.images)]
+            row[f"{name}{suffix}"] = _percent(torch.cat(seen))
+        known = [row[f"{name}{suffix}"] for name in VIEWS]
+        row[f"forget_views{suffix}"] = sum(known) / len(known)
+    return row
+
+
+def _pictures(
+    names: Sequence[str], scored: Both, forget: ForgetSet, thumbnails: bool
+) -> list[dict[str, Any]]:
+    answers = [scored[suffix].logits.softmax(1).max(1) for suffix in WHEN]
+    rows = []
+    for i, name in enumerate(forget.names):
+        picture: Row = {"name": name, "label": names[int(forget.labels[i])]}
+        for key, answer in zip(WHEN.values(), answers, strict=True):
+            picture[key] = names[int(answer.indices[i])]
+            picture[f"{key}_confidence"] = 100.0 * float(answer.values[i])
+        picture["thumbnail"] = thumbnail(forget.images[i]) if thumbnails else None
+        rows.append(picture)
+    return rows
+
+
+def _logits(network: Classifier, images: Tensor) -> Tensor:
+    return torch.cat([network(batch) for batch in images.split(256)])
+
+
+def _fill_classes(
+    classes: list[dict[str, Any]], right: Mapping[str, Tensor], labels: Tensor
+) -> None:
+    for index, row in enumerate(classes):
+        mine = labels == index
+        if mine.any():
+            row["n_test"] = int(mine.sum())
+            row["acc_test_before"] = _percent(right["_before"][mine])
+            row["acc_test"] = _percent(right[""][mine])
+
+
+def _whole_classes(right: Mapping[str, Tensor], labels: Tensor, forgotten: Sequence[int]) -> Row:
+    """Test accuracy on classes forgotten as a whole and on all others; None without such."""
+    gone = torch.isin(labels, torch.tensor(forgotten, dtype=torch.int64))
+    row: Row = {}
+    for name, mine in (("forgotten", gone), ("kept", ~gone)):
+        measured = bool(forgotten) and bool(mine.any())
+        for suffix, hits in right.items():
+            key = f"acc_test_{name}_classes{suffix}"
+            row[key] = _percent(hits[mine]) if measured else None
+    return row
+
+
+def _percent(hits: Tensor) -> float:
+    return 100.0 * float(hits.double().mean())

@@ -1,0 +1,69 @@
+"""Grad-CAM: which part of a picture speaks for a class."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stakes.models.classifier import Classifier
+
+
+def grad_cam(network: Classifier, images: Tensor, classes: Tensor) -> Tensor | None:
+    r"""Where each picture holds evidence for its class: (n, h, w), at least 0.
+
+    relu(\sum_j w_j A_j) with A the network's last feature map and w_j the mean over places of the
+    gradient of the class's logit by A_j (Selvaraju et al., ICCV 2017, equations 1 and 2), enlarged
+    bilinearly to the picture. Zero everywhere if nothing speaks for the class.
+
+    Args:
+        network: in eval mode; its gradients and BatchNorm statistics stay as they are.
+        images: (n, 3, h, w) in [0, 1].
+        classes: int64 (n,).
+
+    Returns:
+        None for a network without such a map, such as one that works on tokens.
+    """
+    layer = last_map(network, images[:1])
+    if layer is None:
+        return None
+    kept: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    try:
+        with torch.enable_grad():  # by the input, so that a frozen network has gradients too
+            logits = network(images.detach().clone().requires_grad_())
+            total = logits.gather(1, classes[:, None]).sum()
+            (gradient,) = torch.autograd.grad(total, kept[-1])
+    finally:
+        hook.remove()
+    maps = F.relu((gradient.mean((2, 3), keepdim=True) * kept[-1].detach()).sum(1, keepdim=True))
+    return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+@torch.no_grad()
+def last_map(network: Classifier, image: Tensor) -> nn.Module | None:
+    """The module whose output is the last map (1, channels, s, s), s > 1; None if tokens follow."""
+    last: list[nn.Module | None] = [None]
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        shape = output.shape if isinstance(output, Tensor) else ()
+        if len(shape) == 4 and shape[2] == shape[3] > 1:
+            last[0] = module
+        elif len(shape) == 3 or (len(shape) == 4 and shape[2] != shape[3]):
+            last[0] = None  # tokens, or channels last: places and channels cannot be told apart
+
+    hooks = [part.register_forward_hook(look) for part in network.body.modules()]
+    try:
+        network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return last[0]
+
+
+def overlay(image: Tensor, heat: Tensor) -> Tensor:
+    """A picture (3, h, w) in greys, with its heat (h, w) in [0, 1] over it in orange."""
+    grey = 0.85 * image.mean(0, keepdim=True).expand(3, -1, -1)
+    orange = torch.tensor([1.0, 0.45, 0.0]).to(image)[:, None, None]
+    strength = 0.75 * heat
+    return (1 - strength) * grey + strength * orange

@@ -1,0 +1,240 @@
+"""What the methods share that hold probes in place of the absent data."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stakes.data.augment import mixed, turned
+from stakes.data.views import altered
+from stakes.errors import InputError
+from stakes.methods.base import Method, hyper
+from stakes.methods.task import Run
+from stakes.training.inversion import Whitening, has_statistics, inverted
+from stakes.training.losses import deletion_ce, retention_ce
+from stakes.training.pgd import Probes, pgd
+from stakes.training.targets import wrong_labels
+
+UNEVEN, EVEN = 0.15, 0.35  # least share of the second image of a mixture
+
+
+class ProbeBatch(NamedTuple):
+    """Probes (n, 3, h, w), hard labels (n,); the original's features (n, d) and logits (n, c)."""
+
+    images: Tensor
+    labels: Tensor
+    features: Tensor
+    logits: Tensor
+
+    def at(self, indices: Tensor) -> "ProbeBatch":
+        """Those at the indices."""
+        return ProbeBatch(*(column[indices.to(column.device)] for column in self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDFields(Method):
+    """The hyper-parameters of fixed adversarial probes, for the methods that use them."""
+
+    probes_per_image: int = hyper(
+        20, "PGD probes made from each forget image", "paper, N_adv", low=1
+    )
+    eps: float = hyper(4.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "L2UL's code")
+    pgd_step: float = hyper(0.1, "length of one PGD step, same unit", "public code")
+    pgd_iterations: int = hyper(100, "PGD steps at most", "public code")
+    probe_margin: float = hyper(0.5, "lead of the target, in logits, at which a probe is done")
+
+    def attack(self, run: Run) -> Probes:
+        """Probes from the network as it was before unlearning, targets at random."""
+        per_image = run.forget.labels.repeat_interleave(self.probes_per_image)
+        targets = wrong_labels(per_image, run.original.num_classes, run.generator)
+        with run.timed("probes"):
+            return pgd(
+                run.original,
+                run.forget.images.repeat_interleave(self.probes_per_image, dim=0),
+                targets,
+                eps=self.eps,
+                step=self.pgd_step,
+                iterations=self.pgd_iterations,
+                margin=self.probe_margin,
+                generator=run.generator,
+                progress=lambda done, total: run.report("probes", done, total),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeFields(PGDFields):
+    """The hyper-parameters of probes of any kind, for the methods that choose between them."""
+
+    probes: Literal["auto", "mixed", "inverted", "pgd", "both"] = hyper(
+        "auto",
+        "mixtures of forget images made afresh each step; mixtures of images made from the "
+        "network's BatchNorm statistics; fixed PGD probes; half PGD, half mixtures; or auto: "
+        "inverted where criterion is views and the network has such statistics, else mixed",
+    )
+    inverted: int = hyper(512, "images made from BatchNorm statistics", low=1)
+    inversion_steps: int = hyper(100, "steps in which such an image is made", low=1)
+    turned: float = hyper(
+        0.5,
+        "share of the mixtures made of the pictures themselves, turned and in other colours, "
+        "where copies are to be forgotten too",
+        high=1,
+    )
+    pool: int = hyper(0, "mixtures made once and drawn from again and again; 0: fresh each step")
+    probe_batch: int = hyper(256, "probes a step", low=1)
+
+
+class ProbeSource:
+    """Where a run's probes come from, and the original's answers to them.
+
+    Args:
+        settings: the hyper-parameters of probes.
+        run: whose forget images they are made from.
+        passes: entered around each pass through the network (see :mod:`stakes.training.precision`).
+        hold_copies: whether probes may look like copies of the forget images.
+
+    Raises:
+        InputError: inverted probes of a network that keeps no statistics.
+
+    Attributes:
+        kind: of the probes: ``mixed``, ``inverted``, ``pgd`` or ``both``.
+        why: it was chosen.
+        fixed: those made once, if any: the attack's, then the pool of mixtures.
+    """
+
+    def __init__(
+        self,
+        settings: ProbeFields,
+        run: Run,
+        passes: AbstractContextManager[object],
+        *,
+        hold_copies: bool,
+    ) -> None:
+        self._settings, self._run, self._passes = settings, run, passes
+        self.kind, self.why = self._chosen(hold_copies)
+        self._hold_copies = hold_copies
+        # What is mixed, and the least share of the second image.
+        self._mixed = run.forget.images, run.forget.labels, UNEVEN if hold_copies else EVEN
+        if self.kind == "inverted":
+            self._mixed = (*self._inverted(), UNEVEN)
+        self.fixed = self._made_once()
+        half = {"pgd": 0, "both": settings.probe_batch // 2}
+        self._fresh = 0 if settings.pool else half.get(self.kind, settings.probe_batch)
+        made = 0 if self.fixed is None else len(self.fixed.labels)
+        self._indices = run.batches(made, settings.probe_batch - self._fresh)
+
+    def draw(self) -> ProbeBatch:
+        """A batch of ``probe_batch`` probes: fixed ones in turn, fresh ones, or some of each."""
+        parts = [] if self.fixed is None else [self.fixed.at(next(self._indices))]
+        if self._fresh:
+            parts.append(self.answers(self._mixtures(self._fresh)))
+        return joined(parts)
+
+    def some(self, count: int) -> Tensor:
+        """``count`` probes (n, 3, h, w), at random; fewer where fewer were made."""
+        if self.fixed is None:
+            return self._mixtures(count)
+        chosen = torch.randperm(len(self.fixed.labels), generator=self._run.generator)
+        return self.fixed.images[chosen[:count]]
+
+    @torch.no_grad()
+    def answers(self, images: Tensor, labels: Tensor | None = None) -> ProbeBatch:
+        """Probes with the original's answers to them; its prediction is the label by default."""
+        original = self._run.original
+        with self._passes:
+            features = torch.cat([original.features(batch) for batch in images.split(256)]).float()
+        logits = original.head(features)
+        labels = logits.argmax(1) if labels is None else labels
+        return ProbeBatch(images, labels, features, logits)
+
+    def _chosen(self, hold_copies: bool) -> tuple[str, str]:
+        """The kind of probes, and why."""
+        kind, network = self._settings.probes, self._run.original
+        if kind == "inverted" and not has_statistics(network):
+            raise InputError(
+                "probes=inverted needs BatchNorm statistics, which this network has not: "
+                "set probes to mixed"
+            )
+        if kind != "auto":
+            return kind, "as given"
+        if hold_copies:
+            return "mixed", "the pictures alone are to be forgotten"
+        if not has_statistics(network):
+            return "mixed", "the network has no BatchNorm statistics"
+        return "inverted", "copies are to be forgotten too"
+
+    def _inverted(self) -> tuple[Tensor, Tensor]:
+        """Images made from BatchNorm statistics, and the classes they were made for."""
+        settings, run = self._settings, self._run
+        images, labels = run.forget.images, run.forget.labels
+        start = mixed(images, settings.inverted, run.generator, UNEVEN, labels)
+        order = torch.randperm(run.original.num_classes, generator=run.generator)
+        targets = order.repeat(-(-len(start) // len(order)))[: len(start)].to(start.device)
+        with run.timed("probes"):
+            made = inverted(
+                run.original,
+                start,
+                targets,
+                Whitening(images),
+                steps=settings.inversion_steps,
+                generator=run.generator,
+                batch_size=settings.probe_batch,
+                passes=self._passes,
+                progress=lambda done, total: run.report("probes", done, total),
+            )
+        return made, targets
+
+    def _mixtures(self, count: int) -> Tensor:
+        """Fresh ones. Where copies are to go, nothing but what they show may tell them from these.
+
+        So these are altered as copies are, and some have the texture of real pictures.
+        """
+        generator = self._run.generator
+        images, labels, least = self._mixed
+        if self._hold_copies:
+            return mixed(images, count, generator, least, labels)
+        real = round(self._settings.turned * count)
+        made = mixed(images, count - real, generator, least, labels)
+        strange = turned(mixed(self._run.forget.images, real, generator), generator)
+        return altered(torch.cat([made, strange]), generator)
+
+    def _made_once(self) -> ProbeBatch | None:
+        """Probes made once: the attack's, then the pool of mixtures."""
+        settings, parts = self._settings, []
+        if self.kind in ("pgd", "both"):
+            attacked = settings.attack(self._run)
+            parts.append(self.answers(attacked.images, attacked.labels))
+        if settings.pool and self.kind != "pgd":
+            parts.append(self.answers(self._mixtures(settings.pool)))
+        return joined(parts) if parts else None
+
+
+def joined(parts: Sequence[ProbeBatch]) -> ProbeBatch:
+    """Several batches as one."""
+    return ProbeBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def adversarial_terms(run: Run, probes: Probes, batch_size: int) -> Callable[[], dict[str, Tensor]]:
+    """The terms of Adv on the next batch of the shuffled union of forget images and probes.
+
+    -CE of the forget images and CE of the probes, each weighted by its share of the batch.
+    """
+    labels = torch.cat([run.forget.labels, probes.labels])
+    images = torch.cat([run.forget.images, probes.images])
+    k = len(run.forget)
+    batches = run.batches(len(labels), batch_size)
+
+    def terms() -> dict[str, Tensor]:
+        batch = next(batches)
+        logits, truth, gone = run.live(images[batch]), labels[batch], batch < k
+        share = float(gone.float().mean())
+        parts = {}
+        if share > 0:
+            parts["deletion"] = share * deletion_ce(logits[gone], truth[gone])
+        if share < 1:
+            parts["retention"] = (1 - share) * retention_ce(logits[~gone], truth[~gone])
+        return parts
+
+    return terms

@@ -1,0 +1,258 @@
+"""One call of a method: copies of the network, a generator, the stakes, the clock."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import (
+    Any,
+)
+
+import torch
+from torch import Tensor
+
+from stakes.anchors.anchors import Anchors
+from stakes.anchors.sources import resolve_anchors
+from stakes.data.augment import mixed
+from stakes.data.forget import ForgetSet
+from stakes.data.images import Images
+from stakes.data.retain import retained
+from stakes.data.views import drawn
+from stakes.errors import InputError
+from stakes.files import tensor_digest
+from stakes.models.classifier import Classifier
+from stakes.progress import Report, Stopwatch
+from stakes.training.checkpoint import Checkpoint, surroundings
+from stakes.training.loop import Batches, History, minimise
+from stakes.training.monitor import Watch
+from stakes.training.schedule import Pace
+from stakes.training.structure import MapKind, place_anchors
+
+WATCH_PROBES = 64
+
+
+FEWEST_LAYERS = 6  # a shallow network needs all it has
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What a method returns.
+
+    Attributes:
+        classifier: the deployed path, with the architecture that ``deploy`` asked for.
+        history: a row per step (see :func:`stakes.training.loop.minimise`).
+        stop_reason: why the loop ended; it starts with ``forgotten`` where it succeeded.
+        seconds: wall-clock seconds by phase (``probes``, ``importance``, ``unlearn``).
+        stakes: (c, d) anchors in feature space that the structure was measured with.
+        other: the path that is not deployed, by its name; empty without a projector.
+        chosen: what the method chose by itself, and why.
+        earlier: of the seconds, those of an interrupted run that this one went on from.
+    """
+
+    classifier: Classifier
+    history: History
+    stop_reason: str
+    seconds: dict[str, float]
+    stakes: Tensor
+    other: dict[str, Classifier] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    earlier: float = 0.0
+
+
+class Run:
+    """One call of a method: copies of the network, a generator, the stakes, the clock.
+
+    Attributes:
+        original: the classifier before unlearning, frozen, in eval mode.
+        live: the copy to change, in eval mode.
+        forget: the pictures, on the network's device, in an order that is theirs alone.
+        retain: retained pictures, none of them to be forgotten (see :mod:`stakes.data.retain`).
+        training_size: pictures in the training set, where the method sees any of it.
+        stakes: (c, d) anchors in the feature space.
+        generator: the only source of randomness.
+        report: progress.
+        timed: ``with run.timed(phase)`` adds the seconds of a block to a phase.
+        checkpoint: keeps what changes from step to step, besides what the loop adds itself.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        forget: ForgetSet,
+        anchors: Anchors | str | None,
+        seed: int,
+        report: Report,
+        anchor_map: MapKind,
+    ) -> None:
+        self.original = classifier.copy().eval().requires_grad_(False)
+        self.live = classifier.copy().eval()
+        self.forget = forget.in_one_order().to(classifier.device)
+        self._retain: Images | None = None
+        self.training_size = len(self.forget)
+        self.report = report
+        self.generator = torch.Generator().manual_seed(seed)
+        self._stopwatch = Stopwatch()
+        self.timed = self._stopwatch.timed
+        self.checkpoint = Checkpoint()
+        self.stakes = place_anchors(
+            resolve_anchors(classifier, anchors, forget, seed).vectors.to(classifier.device),
+            self.original.head.weight,
+            kind=anchor_map,
+            seed=seed,
+        )
+        self._watch_generator = torch.Generator().manual_seed(seed + 1)
+        self._watch_probes = mixed(self.forget.images, WATCH_PROBES, self._watch_generator)
+
+    @property
+    def retain(self) -> Images:
+        """Retained pictures, none of them to be forgotten.
+
+        Raises:
+            RuntimeError: the method does not declare that it needs them.
+        """
+        if self._retain is None:
+            raise RuntimeError("only a method with needs_retain = True sees retained data")
+        return self._retain
+
+    def take_retained(self, images: Images, samples: int) -> None:
+        """Draw what the method is to see of the training data, the forget images left out."""
+        self.training_size = len(images)
+        self._retain = retained(
+            images,
+            self.forget,
+            samples,
+            self.original.num_classes,
+            self.generator,
+            report=self.report,
+        )
+
+    def watch(
+        self, projector: torch.nn.Module | None = None, views: int = 0, needed: float = 1.0
+    ) -> Watch:
+        """The watch over the deployed path.
+
+        Args:
+            projector: set where the deployed path goes through one.
+            views: how many fixed views of each forget image are watched besides.
+            needed: share of these views that has to be misclassified.
+        """
+        copies = [drawn(self.forget.images, self._watch_generator) for _ in range(views)]
+        return Watch(
+            self.original,
+            self.forget,
+            self.stakes,
+            self._watch_probes,
+            projector,
+            copies,
+            needed,
+        )
+
+    def go_on_from(self, path: str | Path, method: object, seed: int) -> None:
+        """Let the loop keep its state in a file, and go on from what the same job has left there.
+
+        The job is known by the method, the seed, all that was given, and what the bits depend on
+        besides; of retained data, by the labels and some pictures.
+        """
+        live = self.live
+        tensors = {
+            "network": {**dict(live.named_parameters()), **dict(live.named_buffers())},
+            "forget set": {"images": self.forget.images, "labels": self.forget.labels},
+            "anchors": {"stakes": self.stakes},
+        }
+        if self._retain is not None:
+            some = self._retain.load(range(min(len(self._retain), 64)))
+            tensors["retained data"] = {"labels": self._retain.labels, "images": some}
+        job = {name: tensor_digest(given) for name, given in tensors.items()}
+        job |= {"method or setting": repr(method), "seed": str(seed), "kind of network": live.spec}
+        job["layers to change"] = " ".join(self.trainable())
+        self.checkpoint = Checkpoint(path, job | surroundings(live.device))
+        self.checkpoint.keep(self, self._stopwatch)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of the generator."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
+        """Bring the generator to a state."""
+        self.generator.set_state(state["generator"])
+
+    def batches(self, size: int, batch_size: int) -> Batches:
+        """Shuffled batches of indices below ``size``, which the checkpoint keeps the place in."""
+        batches = Batches(size, batch_size, self.generator)
+        self.checkpoint.keep(batches)
+        return batches
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The live network's parameters that are not frozen, by name."""
+        return {n: p for n, p in self.live.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def shallow(self, depth: float) -> Iterator[None]:
+        """Let only the layers nearest the head change within the block.
+
+        A layer is a module with a weight of two dimensions or more that is not frozen; layers
+        count in the order in which the network registers them, and what lies between two of them
+        goes with the first.
+
+        Args:
+            depth: their share of all layers, in (0, 1]; six layers may change at the least.
+        """
+        own = [
+            [p for p in module.parameters(recurse=False) if p.requires_grad]
+            for module in self.live.modules()
+        ]
+        layers = [i for i, found in enumerate(own) if any(p.ndim > 1 for p in found)]
+        if not layers:
+            raise InputError("every layer of the network is frozen: nothing can be unlearned")
+        changing = max(FEWEST_LAYERS, math.ceil(depth * len(layers)))
+        first = layers[-min(len(layers), changing)]
+        early = [p for found in own[:first] for p in found]
+        for parameter in early:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in early:
+                parameter.requires_grad_(True)
+
+    def descend(
+        self,
+        terms: Callable[[int], Mapping[str, Tensor]],
+        optimizer: torch.optim.Optimizer,
+        max_steps: int,
+        *,
+        check_every: int = 1,
+        in_full: bool = False,
+        pace: Pace | None = None,
+    ) -> Unlearned:
+        """Minimise the terms until all is forgotten, and wrap up the live network.
+
+        The arguments are those of :func:`stakes.training.loop.minimise`.
+        """
+        with self.timed("unlearn"):
+            history, reason = minimise(
+                self.live,
+                terms,
+                optimizer,
+                self.watch(),
+                max_steps=max_steps,
+                check_every=check_every,
+                in_full=in_full,
+                pace=pace,
+                checkpoint=self.checkpoint,
+                report=self.report,
+            )
+        return self.result(history, reason)
+
+    def result(self, history: History, stop_reason: str, **more: Any) -> Unlearned:
+        """Wrap up: the live network, in eval mode, unless ``more`` names another classifier."""
+        return Unlearned(
+            classifier=more.pop("classifier", self.live).eval(),
+            history=history,
+            stop_reason=stop_reason,
+            seconds=self._stopwatch.seconds,
+            stakes=self.stakes,
+            earlier=self._stopwatch.earlier,
+            **more,
+        )

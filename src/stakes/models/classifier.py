@@ -1,0 +1,363 @@
+"""The classifier: a network split into features and a linear head, with its preprocessing."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stakes.errors import InputError
+from stakes.files import replacing, tensor_digest, write_text
+from stakes.models import hf
+from stakes.models.cards import (
+    CARD_FORMAT,
+    IN_MEMORY,
+    made_by,
+    read_card,
+    saved_file,
+    without_stakes,
+)
+from stakes.models.checks import (
+    check_size,
+    names_of,
+    per_channel,
+    plain_numbers,
+    usable_device,
+    wanted_classes,
+)
+from stakes.models.heads import find_head, logits_of, replace, split
+from stakes.models.specs import Built, build, fit
+from stakes.models.weights import read_safetensors, read_weights
+
+
+class Classifier(nn.Module):
+    """Images in [0, 1] -> features -> logits, for any network that ends in one linear layer.
+
+    Resizing and normalisation happen inside, so a distance in pixels means the same everywhere.
+    A network whose first layer takes one channel is fed the mean over the three. Networks with
+    several convolutions are kept in the ``channels_last`` memory layout, on which their logits
+    depend in the last bits: a copy loaded without stakes gives bit-equal logits after
+    ``network.to(memory_format=torch.channels_last)``.
+
+    Attributes:
+        spec: what the network is, such as ``"timm:resnet18"``.
+        weights: where its weights came from: a path, or ``"random (seed 0)"``.
+        body: the whole network with ``nn.Identity`` in place of its head.
+        head: the linear layer from features (n, d) to logits (n, c).
+        head_name: the name of the head in the network.
+        projector: applied to the body's features before the head, or None; it has an attribute
+            ``width``, and keeps the width.
+        input_size: side of the square images the network sees, pixels.
+        mean, std: per channel, of images in [0, 1]; buffers (3, 1, 1), not saved as weights.
+        class_names: one name per logit.
+
+    >>> classifier = Classifier.load("stakes:digits_cnn", class_names=("cat", "dog"))
+    >>> features, logits = classifier.both(torch.rand(4, 3, 8, 8))
+    >>> features.shape, logits.shape, classifier.weights
+    (torch.Size([4, 64]), torch.Size([4, 2]), 'random (seed 0)')
+    """
+
+    mean: Tensor
+    std: Tensor
+    projector: nn.Module | None
+
+    def __init__(
+        self,
+        built: Built,
+        *,
+        weights: str,
+        class_names: Sequence[str] | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+    ) -> None:
+        super().__init__()
+        check_size(built.input_size)
+        label = built.spec.removeprefix(IN_MEMORY)
+        parts = split(built.network, input_size=built.input_size, name=label)
+        self.spec, self.weights, self.recipe = built.spec, weights, built.recipe
+        self.input_size, self.preprocessor = built.input_size, built.preprocessor
+        self.body, self.head, self.head_name = parts.body, parts.head, parts.head_name
+        self._grey, self._channels_last = parts.channels == 1, parts.channels_last
+        self.register_module("projector", None)
+        self.class_names = names_of(built, class_names, self.num_classes)
+        dtype, device = self.head.weight.dtype, self.device
+        for key, value in (("mean", built.mean if mean is None else mean),
+                           ("std", built.std if std is None else std)):  # fmt: skip
+            numbers = per_channel(value, key).to(device=device, dtype=dtype)
+            self.register_buffer(key, numbers, persistent=False)
+        self.eval()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes c."""
+        return self.head.out_features
+
+    @property
+    def feature_width(self) -> int:
+        """Number of features d."""
+        return self.head.in_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head reads: (n, d) for images (n, 3, h, w) in [0, 1] of any height and width.
+
+        Images of another size are stretched to the network's square (bilinear, antialiased).
+
+        Raises:
+            InputError: ``images`` has another shape.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"images of shape {tuple(images.shape)}; they must be (n, 3, h, w)")
+        size = (self.input_size, self.input_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        images = (images.to(self.mean.dtype) - self.mean) / self.std
+        if self._grey:
+            images = images.mean(dim=1, keepdim=True)
+        if self._channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        features = logits_of(self.body(images))
+        if self.projector is not None:
+            features = self.projector(features)
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, c) of images (n, 3, h, w) in [0, 1]."""
+        return self.both(images)[1]
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n, d) and logits (n, c) of images (n, 3, h, w) in one pass."""
+        features = self.features(images)
+        return features, self.head(features)
+
+    def copy(self) -> Self:
+        """A copy that shares nothing with this classifier."""
+        return copy.deepcopy(self)
+
+    def network(self) -> nn.Module:
+        """A copy of the plain network with its head in place and without the projector."""
+        network = copy.deepcopy(self.body)
+        replace(network, self.head_name, copy.deepcopy(self.head))
+        return network
+
+    def network_state(self) -> dict[str, Tensor]:
+        """The state dict of :meth:`network`, its tensors shared with this classifier."""
+        state = {name: tensor.detach() for name, tensor in self.body.state_dict().items()}
+        for name, tensor in self.head.state_dict().items():
+            state[f"{self.head_name}.{name}"] = tensor.detach()
+        return state
+
+    def digest(self) -> str:
+        """SHA-256 over the weights as they are saved, the projector's among them."""
+        return tensor_digest(self._saved_state())
+
+    def _saved_state(self) -> dict[str, Tensor]:
+        state = self.network_state()
+        if self.spec.startswith("hf:"):
+            state = hf.hub_names(self.network(), state)
+        if self.projector is not None:
+            for name, tensor in self.projector.state_dict().items():
+                state[f"projector.{name}"] = tensor.detach()
+        return state
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and its card ``model.json`` into ``folder``.
+
+        The weights keep the network's own names, so timm, torchvision or transformers load them
+        without stakes; the card says how. A transformers network also gets its configuration
+        files. Each file is written beside its place and renamed.
+        """
+        folder = Path(folder)
+        tensors = {
+            name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self._saved_state().items()
+        }
+        with replacing(folder / "model.safetensors") as temporary:
+            # save_file would make a file that nobody but its owner can read.
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
+        card = self.card() | {"digest": tensor_digest(tensors)}
+        if self.spec.startswith("hf:"):
+            texts = hf.files(
+                self.body, self.class_names, card["mean"], card["std"], self.preprocessor
+            )
+            for name, text in texts.items():
+                write_text(folder / name, text)
+        write_text(folder / "model.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+
+    def card(self) -> dict[str, Any]:
+        """What ``model.json`` says, but for the digest."""
+        return {
+            "format": CARD_FORMAT,
+            "stakes": version("stakes"),
+            "spec": self.spec,
+            "weights": self.weights,
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "input_size": self.input_size,
+            "mean": plain_numbers(self.mean),
+            "std": plain_numbers(self.std),
+            "head_name": self.head_name,
+            "feature_width": self.feature_width,
+            "projector": None if self.projector is None else {"width": self.feature_width},
+            "recipe": without_stakes(self.spec, self.recipe, self.projector is not None),
+        }
+
+    @classmethod
+    def load(
+        cls,
+        spec: str | Path,
+        *,
+        weights: str | Path | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        input_size: int | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+    ) -> Self:
+        """Load a network by its spec, or a classifier that was saved before.
+
+        Args:
+            spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, ``stakes:NAME`` or
+                ``path/to/file.py:factory`` (code in that file is run); or the folder, or the
+                ``.safetensors`` file in it, that :meth:`save` wrote.
+            weights: weight file; without one, weights are random (but a transformers folder
+                brings its own). Nothing is downloaded, no code in the file is run. What
+                :meth:`save` wrote of a network from own code loads only this way, by
+                ``file.py:factory`` and its ``model.safetensors``, and keeps its card.
+            num_classes: default: what the weights say, else what the network has.
+            class_names: default: those of the saved or transformers folder, else ``class 0``, ...
+            input_size: side in pixels; default: what the network is made for.
+            mean: per channel or one for all; default: what the network is made for.
+            std: as ``mean``.
+            device: where to put it.
+            seed: for random weights.
+
+        Raises:
+            InputError: unknown model, unreadable or unfitting weights, no single linear head,
+                an impossible number of classes or size; the message says which.
+        """
+        target = usable_device(device)
+        settings: dict[str, Any] = {"class_names": class_names, "mean": mean, "std": std}
+        if input_size is not None:
+            check_size(input_size)
+        wanted = wanted_classes(num_classes, class_names)
+        saved = saved_file(spec)
+        if saved is not None:
+            if weights is not None:
+                raise InputError(f"{spec} is a saved classifier: it brings its own weights")
+            return cls._reload(saved, wanted, input_size, settings).to(target)
+        code = None if weights is None else made_by(str(spec), weights)
+        if code is not None:
+            return cls._reload(Path(str(weights)), wanted, input_size, settings, code).to(target)
+        built = build(str(spec), num_classes=wanted, input_size=input_size, seed=seed)
+        source = built.weights if weights is None else Path(weights)
+        if source is not None:
+            state = read_weights(source)
+            classes = _classes_in(state, built, str(source), wanted)
+            if classes is not None:
+                built = build(str(spec), num_classes=classes, input_size=input_size, seed=seed)
+            built = _fitted(built, state, str(source))
+        origin = f"random (seed {seed})" if source is None else str(source)
+        classifier = cls(built, weights=origin, **settings)
+        if num_classes not in (None, classifier.num_classes):
+            raise InputError(
+                f"{spec} has {classifier.num_classes} classes, not {num_classes}; "
+                "its factory needs an argument num_classes to have others"
+            )
+        return classifier.to(target)
+
+    @classmethod
+    def wrap(
+        cls,
+        module: nn.Module,
+        *,
+        class_names: Sequence[str] | None = None,
+        input_size: int,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+    ) -> Self:
+        """A classifier from a copy of a network in memory, not normalising unless told to.
+
+        Raises:
+            InputError: the network does not end in one linear layer, or cannot take the size.
+        """
+        kind = type(module).__name__
+        built = Built(f"{IN_MEMORY}{kind}", copy.deepcopy(module), f"your {kind}", input_size)
+        return cls(built, weights="in memory", class_names=class_names, mean=mean, std=std)
+
+    @classmethod
+    def _reload(
+        cls,
+        file: Path,
+        wanted: int | None,
+        input_size: int | None,
+        settings: Mapping[str, Any],
+        code: str | None = None,
+    ) -> Self:
+        """A saved classifier; ``input_size`` and ``settings`` win over its card where given."""
+        card = read_card(file.with_name("model.json"), code)
+        if wanted not in (None, card["num_classes"]):
+            raise InputError(f"{file} has {card['num_classes']} classes, not {wanted}")
+        state = read_safetensors(file)
+        if tensor_digest(state) != card["digest"]:
+            raise InputError(
+                f"{file} is not the file its card model.json describes (another digest); "
+                "take both from the same run"
+            )
+        spec = card["spec"]
+        built = build(
+            f"hf:{file.parent}" if spec.startswith("hf:") else spec,
+            num_classes=card["num_classes"],
+            input_size=input_size or card["input_size"],
+        )
+        prefix = "projector."
+        has_projector = card["projector"] is not None
+        own = {n: t for n, t in state.items() if not (has_projector and n.startswith(prefix))}
+        given = {key: card[key] if value is None else value for key, value in settings.items()}
+        classifier = cls(_fitted(built, own, str(file)), weights=card["weights"], **given)
+        classifier.spec = spec
+        if has_projector:
+            from stakes.models.projector import (
+                Projector,  # only here: structure builds on classifiers
+            )
+
+            projector = Projector(classifier.feature_width)
+            own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            try:
+                projector.load_state_dict(own)
+            except RuntimeError as error:
+                raise InputError(f"the projector in {file} does not fit the network") from error
+            classifier.projector = projector.to(classifier.head.weight).eval()
+        return classifier
+
+
+def _fitted(built: Built, state: Mapping[str, Tensor], source: str) -> Built:
+    return dataclasses.replace(built, network=fit(built, state, source))
+
+
+def _classes_in(
+    state: Mapping[str, Tensor], built: Built, source: str, wanted: int | None
+) -> int | None:
+    """How many classes the weights are for, where ``built`` has to be made anew for them."""
+    head = find_head(built.network, input_size=built.input_size, name=built.spec)
+    weight = state.get(f"{head}.weight")
+    if weight is None or weight.ndim != 2:
+        return None  # fit() will say what does not fit
+    if len(weight) == built.network.get_submodule(head).out_features:
+        return None
+    if wanted is not None:
+        raise InputError(f"{source} has {len(weight)} classes, not {wanted}")
+    return len(weight)

@@ -1,0 +1,194 @@
+"""What the paper's figures have in common: their input, their look, their pictures."""
+
+import base64
+import io
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from stakes.report.figures.svg import BAD, CARD, GOOD, INK, RC, SERIES, style, to_svg
+from stakes.report.figures.tradeoffs import marker
+from stakes.report.run_folder import Record, Run, thumbnail
+
+#: Method, as the recipe calls it -> its runs by seed; its place is its colour in every figure.
+Methods = Mapping[str, Sequence[Run]]
+BEFORE = "Before"
+WIDTH = 6.4  # inches
+COLUMNS = 4  # of a legend
+ENTRY, SIGN = 40.0, 5.0  # points that a legend's entry takes, and each sign of its label
+FRAMES = {"forget": BAD, "retain": GOOD}  # of pictures to forget, and of retained ones
+
+
+class Drawing(NamedTuple):
+    """A figure: what it shows, what to know of it, and its SVG."""
+
+    title: str
+    note: str
+    svg: str
+
+
+def render(
+    draw: Callable[[Figure], None],
+    size: tuple[float, float],
+    describe: str,
+    name: str,
+    layout: Literal["constrained"] | None = "constrained",
+) -> str:
+    """What ``draw`` draws on an empty figure, ``size`` in inches, as SVG text.
+
+    Args:
+        draw: gets the figure.
+        size: width and height.
+        describe: what a reader who cannot see the figure is told.
+        name: unique in the page; becomes part of every id in the SVG.
+        layout: matplotlib's layout engine; None where ``draw`` places everything itself.
+    """
+    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+        figure = Figure(figsize=size, layout=layout)
+        FigureCanvasSVG(figure)
+        draw(figure)
+        with warnings.catch_warnings():  # the reader's fonts have the signs that matplotlib's lack
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
+            return to_svg(figure, clean(describe), name)
+
+
+def dress(axes: Axes, x: str, y: str) -> Axes:
+    """Give axes their labels and the grid of every chart."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(axis="y", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3)
+    return axes
+
+
+def line_look(i: int) -> dict[str, Any]:
+    """How the lines of method ``i`` look."""
+    colour, dash = style(i)
+    pattern = (0, tuple(map(int, dash.split()))) if dash != "none" else "solid"
+    return {"color": SERIES[colour], "ls": pattern}
+
+
+def mark_look(i: int) -> dict[str, Any]:
+    """How the marks of method ``i`` look."""
+    look = {"color": SERIES[style(i)[0]], "mec": CARD, "mew": 0.5, "ls": "none"}
+    return {**look, "marker": marker(i), "markersize": 8}
+
+
+def methods_legend(
+    figure: Figure, methods: Methods, drawn: Collection[int], *, marks: bool = False
+) -> None:
+    """Name below the figure the methods that are in it."""
+    look = mark_look if marks else line_look
+    handles = [
+        Line2D([], [], label=short(name, 40), lw=1.6, **look(i))
+        for i, name in enumerate(methods)
+        if i in drawn
+    ]
+    legend(figure, handles)
+
+
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Put a legend below the figure."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=legend_columns(handles, figure.get_figwidth()),
+        frameon=False,
+        labelcolor=INK,
+    )
+
+
+def legend_columns(handles: Sequence[Artist], width: float) -> int:
+    """As many columns of a legend as its longest label leaves room for, in so many inches."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    return max(1, min(COLUMNS, int(72 * width / (ENTRY + SIGN * longest)), len(handles)))
+
+
+def clean(text: object) -> str:
+    r"""Text without what no XML file may hold, such as the bytes of a name that is no text.
+
+    >>> clean("a\x07b\udcff") == "a\ufffdb\ufffd"
+    True
+    """
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in str(text))
+
+
+def short(text: object, most: int) -> str:
+    """Clean text of at most so many characters.
+
+    >>> short("aquarium fish", 9), short("cat", 9)
+    ('aquarium…', 'cat')
+    """
+    words = clean(text)
+    return words if len(words) <= most else f"{words[: most - 1].rstrip()}…"
+
+
+def examples_by_method(
+    methods: Methods,
+    kind: str,
+    *keys: str,
+    good: Callable[[Record], bool] = lambda row: True,
+) -> dict[str, dict[tuple[str, str], Record]]:
+    """The examples of one kind, the same pictures by one run of each method that has them.
+
+    Args:
+        methods: those without examples are left out.
+        kind: of examples, in the evidence.
+        keys: where an example has pictures besides its own; all of them have to be shown.
+        good: whether the rest of an example can be shown.
+
+    Returns:
+        Method -> examples by what they are of (pictures to forget, if they do not say) and name.
+        Runs of different seeds show different pictures: these are the ones that most methods have.
+    """
+
+    def of(run: Run) -> dict[tuple[str, str], Record]:
+        return {
+            (str(row.get("of", "forget")), str(row.get("name"))): row
+            for row in run.audit.get(kind, [])
+            if all(thumbnail(row.get(key)) for key in ("picture", *keys)) and good(row)
+        }
+
+    found = {name: [rows for rows in map(of, runs) if rows] for name, runs in methods.items()}
+
+    def has(draw: Collection[tuple[str, str]], name: str) -> dict[tuple[str, str], Record]:
+        return next((rows for rows in found[name] if not rows.keys().isdisjoint(draw)), {})
+
+    draws = [rows.keys() for own in found.values() for rows in own]
+    most = max(draws, key=lambda draw: sum(bool(has(draw, name)) for name in found), default=())
+    return {name: rows for name in found if (rows := has(most, name))}
+
+
+def show_picture(axes: Axes, source: str, frame: str, width: float = 1.8) -> None:
+    """Show a picture that :func:`stakes.report.run_folder.thumbnail` accepts, in a frame."""
+    data = base64.b64decode(source.partition(",")[2])
+    axes.imshow(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), interpolation="none")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=frame, linewidth=width)
+
+
+def place_picture(
+    figure: Figure, x: float, y: float, side: float, source: str, frame: str, width: float = 1.8
+) -> None:
+    """Show a picture ``x`` inches from the left and ``y`` from the top."""
+    wide, high = figure.get_size_inches()
+    box = (x / wide, 1 - (y + side) / high, side / wide, side / high)
+    show_picture(figure.add_axes(box), source, frame, width)
+
+
+def place_text(figure: Figure, x: float, y: float, words: str, **look: Any) -> None:
+    """Write words ``x`` inches from the left and ``y`` from the top."""
+    wide, high = figure.get_size_inches()
+    figure.text(x / wide, 1 - y / high, words, **{"color": INK, "fontsize": 8, **look})

@@ -1,0 +1,239 @@
+"""Charts as small SVG text that takes its colours and its font from the page around it.
+
+A chart holds numbers and fixed words only: names that came with the data stand in a legend that
+the page writes (and escapes) itself. Colours are drawn as stand-ins and then replaced by CSS
+variables, so that one drawing serves light, dark and print.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from stakes.report.run_folder import Run
+
+COLOURS = 6
+DASHES: tuple[tuple[int, ...], ...] = ((), (6, 2), (2, 2), (6, 2, 2, 2))
+STYLES = COLOURS * len(DASHES)
+POINTS = 400
+SIZE = (3.7, 2.4)  # inches of 72 units; small, so that text stays readable on a phone
+
+INK, GRID, CARD, GOOD, BAD = "#010203", "#010204", "#010205", "#010206", "#010207"
+SERIES = tuple(f"#0102{16 + i:02x}" for i in range(COLOURS))
+_VARIABLES = {
+    INK: "--chart-ink", GRID: "--chart-grid", CARD: "--card", GOOD: "--good", BAD: "--bad",
+    **{colour: f"--series-{i}" for i, colour in enumerate(SERIES)},
+}  # fmt: skip
+#: matplotlib's settings for every chart.
+RC: Any = {  # the stubs want each key as a literal type
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: its name, its style number (see :func:`style`) and its finite points."""
+
+    name: str
+    style: int
+    x: list[float]
+    y: list[float]
+
+
+class Key(NamedTuple):
+    """A row of a legend: words, colour number, and the dashes of a line or the path of a mark."""
+
+    name: str
+    colour: int
+    dash: str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with what stands around it."""
+
+    title: str
+    svg: str
+    legend: list[Key]
+
+
+def run_charts(run: Run, name: str) -> list[Chart]:
+    """The curves of one run: forgetting, loss terms, structural drift, as far as recorded."""
+    terms = {key: key.removeprefix("term_") for record in run.history for key in record}
+    terms = {key: words for key, words in terms.items() if key.startswith("term_")}
+    charts = [
+        _curves(
+            "Forget pictures still recognised, %",
+            _lines(run, {"forget_accuracy": "still recognised"}),
+            f"{name}-forget",
+        ),
+        _curves("Loss and its terms", _lines(run, {"loss": "sum", **terms}), f"{name}-loss"),
+        _curves("Structural drift", _lines(run, {"drift": "drift"}), f"{name}-drift"),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def comparison_charts(runs: Sequence[Run]) -> list[Chart]:
+    """The curves of the first 24 runs over each other, and how far their features moved."""
+    shown = list(enumerate(runs[:STYLES]))
+    charts = []
+    for key, title in (
+        ("forget_accuracy", "Forget pictures still recognised, %"),
+        ("drift", "Structural drift"),
+    ):
+        lines = [Line(f"{i + 1}  {r.title}", i, *r.points(key)) for i, r in shown]
+        charts.append(_curves(title, [line for line in lines if line.x], f"all-{key}"))
+    charts += consistency_chart(runs, "all-consistency")
+    return [chart for chart in charts if chart is not None]
+
+
+def consistency_chart(runs: Sequence[Run], name: str) -> list[Chart]:
+    """Density of the cosine between a retained picture's features before and after."""
+    lines = []
+    for i, run in enumerate(runs[:STYLES]):
+        x, y = run.density()
+        peak = max(y, default=0.0)
+        if peak > 0:
+            heights = [value / peak for value in y]
+            lines.append(Line(f"{i + 1}  {run.title}", i, x, heights))
+    if not lines:
+        return []
+    title = "Cosine of features before and after (retained pictures; peaks set to 1)"
+    told = "; ".join(
+        f"{line.name}: most at a cosine of {line.x[line.y.index(1.0)]:.4g}, least {line.x[0]:.4g}"
+        for line in lines
+    )
+    label = "cosine; 1 = unchanged"
+    svg = line_chart(lines, describe=f"{title}. {told}.", name=name, label=label)
+    legend = [Key(line.name, *style(line.style)) for line in lines] if len(lines) > 1 else []
+    return [Chart(title, svg, legend)]
+
+
+def _lines(run: Run, names: dict[str, str]) -> list[Line]:
+    lines = [Line(name, i, *run.points(key)) for i, (key, name) in enumerate(names.items())]
+    return [line for line in lines if line.x]
+
+
+def _curves(title: str, lines: list[Line], name: str) -> Chart | None:
+    if not lines:
+        return None
+    told = "; ".join(
+        f"{line.name}: {line.y[0]:.4g} at step {line.x[0]:g}, {line.y[-1]:.4g} at {line.x[-1]:g}"
+        for line in lines
+    )
+    svg = line_chart(lines, describe=f"{title}. {told}.", name=name, percent=title.endswith("%"))
+    legend = [Key(line.name, *style(line.style)) for line in lines] if len(lines) > 1 else []
+    return Chart(title, svg, legend)
+
+
+def style(index: int) -> tuple[int, str]:
+    """Colour number and SVG dash pattern of series ``index``; every index below 24 differs.
+
+    Neighbours differ in colour and in dash, so that neither is needed to tell them apart.
+
+    >>> style(0), style(1)
+    ((0, 'none'), (1, '6 2'))
+    >>> len({style(i) for i in range(STYLES)})
+    24
+    """
+    dash = DASHES[(index % COLOURS + index // COLOURS) % len(DASHES)]
+    return index % COLOURS, " ".join(map(str, dash)) or "none"
+
+
+def thin(values: Sequence[float], limit: int = POINTS) -> list[float]:
+    """At most ``limit`` + 1 of the values, evenly spaced, the first and the last among them.
+
+    >>> thin([0, 1, 2, 3, 4, 5, 6], limit=3)
+    [0, 3, 6]
+    """
+    every = max(1, math.ceil(len(values) / limit))
+    kept = list(values[::every])
+    return kept if (len(values) - 1) % every == 0 else [*kept, values[-1]]
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    describe: str,
+    name: str,
+    percent: bool = False,
+    label: str = "step",
+) -> str:
+    """Lines over steps, or whatever ``label`` says, as SVG text.
+
+    Args:
+        lines: what to draw; their names are not drawn.
+        describe: what a reader who cannot see the chart is told.
+        name: unique in the page; becomes part of every id in the SVG.
+        percent: fix the vertical axis to 0..100.
+        label: of the horizontal axis.
+    """
+    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+        figure, axes = new_axes(label)
+        for line in lines:
+            colour, dash = style(line.style)
+            pattern = (0, tuple(map(int, dash.split()))) if dash != "none" else "solid"
+            x, y = thin(line.x), thin(line.y)
+            marker = "o" if len(x) == 1 else ""
+            axes.plot(x, y, color=SERIES[colour], ls=pattern, lw=1.6, marker=marker, clip_on=False)
+        if percent:
+            axes.set_ylim(0, 100)
+        return to_svg(figure, describe, name)
+
+
+def new_axes(x_label: str) -> tuple[Figure, Axes]:
+    """An empty figure; to be drawn upon, and written, under :data:`RC`."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(x_label)
+    axes.grid(axis="y", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3)
+    axes.ticklabel_format(useOffset=False)
+    axes.locator_params(axis="x", nbins=6)
+    return figure, axes
+
+
+def to_svg(figure: Figure, describe: str, name: str) -> str:
+    """The figure as an inline <svg>: no size of its own, ids that are unique in the page."""
+    buffer = io.StringIO()
+    # no date and no creator: the same input gives the same bytes
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # its <style> would apply to the whole page; fonts come from the page
+    unwanted = r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;]*; "
+    text = re.sub(unwanted, "", text, flags=re.DOTALL)
+    text = re.sub(r'(<image [^>]*?) id="[^"]*"', r"\1", text)  # the same picture has the same
+    text = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    head = (
+        f'<svg {box.group()} role="img" aria-label="{escape(describe)}"'
+        ' xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    return head + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip()

@@ -1,0 +1,144 @@
+"""What the runs kept against what they forgot, as charts with a mark for each run."""
+
+import itertools
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+
+from stakes.report.figures.svg import (
+    CARD,
+    COLOURS,
+    INK,
+    RC,
+    SERIES,
+    SIZE,
+    STYLES,
+    Chart,
+    Key,
+    new_axes,
+    style,
+    to_svg,
+)
+from stakes.report.run_folder import Run
+
+WIDE = 10.0  # points between the changes of accuracy beyond which small ones could not be told
+#: matplotlib's marker -> the same shape as a path in a box of 12 by 12, for the legend.
+MARKS = {
+    "o": "M6 1.5a4.5 4.5 0 1 0 .01 0z",
+    "s": "M2 2h8v8H2z",
+    "D": "M6 .5 11.5 6 6 11.5 .5 6z",
+    "^": "M6 1 11.2 10.5H.8z",
+    "v": "M6 11 .8 1.5h10.4z",
+    "P": "M4 1h4v3h3v4H8v3H4V8H1V4h3z",
+}
+
+
+#: What was forgotten, as an axis says it -> the percentage of it.
+FORGOTTEN = {"pictures": "forgotten", "changed copies": "copies_forgotten"}
+
+
+def trade_offs(runs: Sequence[Run]) -> list[Chart]:
+    """What was kept against what was forgotten: of the pictures, and of their changed copies.
+
+    One mark a run; top right is best. Test data stands in where retained data was not scored.
+    """
+    shown = list(enumerate(runs[:STYLES]))
+    for key, data in (("acc_retain", "retained data"), ("acc_test", "test data")):
+        kept = [(i, run, change) for i, run in shown if (change := run.change(key)) is not None]
+        charts = []
+        for what, share in FORGOTTEN.items():
+            points = [(i, x, y) for i, run, y in kept if (x := getattr(run, share)) is not None]
+            if len(points) > 1:
+                charts.append(_chart(runs, points, data, what))
+        if charts:
+            return charts
+    return []
+
+
+def _chart(
+    runs: Sequence[Run], points: Sequence[tuple[int, float, float]], data: str, what: str
+) -> Chart:
+    title = f"Change of accuracy on {data} (points) against {what} forgotten"
+    told = "; ".join(f"run {i + 1}: {x:.1f} % forgotten, {y:+.1f} points" for i, x, y in points)
+    svg = scatter_chart(
+        points,
+        describe=f"{title}. {told}.",
+        name=f"all-kept-{what.replace(' ', '-')}",
+        label=f"{what} no longer recognised, %",
+    )
+    keys = [Key(f"{i + 1}  {runs[i].title}", *style(i), MARKS[marker(i)]) for i, _, _ in points]
+    return Chart(title, svg, keys)
+
+
+def marker(index: int) -> str:
+    """Marker of series ``index``; with its colour, every index below 24 differs.
+
+    >>> len({(style(i)[0], marker(i)) for i in range(STYLES)})
+    24
+    """
+    return list(MARKS)[(index + index // COLOURS) % len(MARKS)]
+
+
+def scatter_chart(
+    points: Sequence[tuple[int, float, float]], *, describe: str, name: str, label: str
+) -> str:
+    """Marks (series, percentage, y) with their numbers, counted from 1, as SVG text."""
+    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+        figure, axes = new_axes(label)
+        for i, x, y in points:
+            axes.plot(
+                [x], [y], marker(i), markersize=8, color=SERIES[style(i)[0]], mec=CARD, mew=0.5,
+                zorder=3, clip_on=False,
+            )  # fmt: skip
+        axes.axhline(0, color=INK, lw=0.8)
+        axes.set_xlim(-5, 105)
+        _scale(axes, [y for _, _, y in points])
+        figure.canvas.draw()
+        figure.set_layout_engine("none")  # what is placed now stays where it is
+        places = [axes.transData.transform((x, y)) * 72 / figure.dpi for _, x, y in points]
+        taken = [(float(x), float(y), 4.0) for x, y in places]
+        for (i, *_), (x, y) in zip(points, places, strict=True):
+            number = str(i + 1)
+            place = _beside(float(x), float(y), 2.8 * len(number), taken)
+            taken.append((*place, 2.8 * len(number)))
+            axes.annotate(
+                number,
+                place,
+                xycoords="figure points",
+                ha="center",
+                va="center_baseline",
+                color=INK,
+                annotation_clip=False,
+            )
+        return to_svg(figure, describe, name)
+
+
+def _scale(axes: Axes, changes: Sequence[float]) -> None:
+    """Where changes differ much, make the vertical axis logarithmic beyond one point."""
+    axes.margins(0, 0.1)
+    if max(0, *changes) - min(0, *changes) <= WIDE:
+        return
+    axes.set_yscale("symlog", linthresh=1, linscale=0.5)
+    low, high = axes.get_ylim()
+    steps = [0, *(sign * step for step in (1, 3, 10, 30, 100) for sign in (-1, 1))]
+    ticks = [step for step in steps if low <= step <= high]
+    axes.set_yticks(ticks, [str(step).replace("-", "−") for step in ticks])
+    axes.minorticks_off()
+
+
+def _beside(
+    x: float, y: float, half: float, taken: Sequence[tuple[float, float, float]]
+) -> tuple[float, float]:
+    """The middle of a label ``2 half`` wide near a mark, clear of what is ``taken`` already.
+
+    As near to the right or left of the mark as there is room; all in points.
+    """
+    width, height = (72 * side for side in SIZE)
+    tried = itertools.product((6, 20, 34, 48), range(-150, 151, 3), (1, -1))
+    for away, rise, side in sorted(tried, key=lambda place: place[0] + abs(place[1])):
+        u, v = x + side * (away + half), y + rise
+        inside = half < u < width - half and 36 < v < height - 6
+        if inside and all(abs(u - a) >= half + b + 1 or abs(v - c) >= 8 for a, c, b in taken):
+            return u, v
+    return x, y

@@ -1,0 +1,313 @@
+"""What the measures beyond accuracy say, in sentences for whoever asked for the forgetting."""
+
+import math
+from collections import Counter
+from typing import NamedTuple
+
+from stakes.report.formats import decimals, listed, percent, several
+from stakes.report.run_folder import WHOLE_CLASSES, Record, Row, Run, number, thumbnail
+
+ATTACKS = {
+    "loss": "How unlikely the network finds its class (loss)",
+    "entropy": "How unsure the answer is (entropy)",
+    "modified entropy": "Both in one number (modified entropy)",
+    "learned": "All three, weighed by a learned attack",
+}
+FEW = 5  # pictures below which no conclusion is drawn from a share
+MATRIX = 20  # classes to a side; beyond, the most frequent pairs are listed
+
+
+class Finding(NamedTuple):
+    """A conclusion, and the numbers it rests on."""
+
+    head: str
+    text: str
+
+
+class Confusion(NamedTuple):
+    """Answers on the forget pictures by true class: a matrix, or of many classes a list of pairs.
+
+    Attributes:
+        classes: of the columns; empty where pairs are listed instead.
+        rows: (true class, its (answer, count) for each column).
+        most: the greatest count.
+        pairs: (true class, answer, count), the most frequent first.
+        left: how many pairs are left out.
+    """
+
+    classes: list[str]
+    rows: list[tuple[str, list[tuple[str, int]]]]
+    most: int
+    pairs: list[tuple[str, str, int]]
+    left: int
+
+
+def attack(run: Run, name: str, of: str, when: str) -> Row | None:
+    """What the evidence says of one attack; None where it was not made."""
+    for record in run.audit.get("membership", []):
+        if (record.get("attack"), record.get("of"), record.get("when")) == (name, of, when):
+            numbers = {key: number(record.get(key)) for key in ("auc", "low", "high", "m", "n")}
+            if None not in numbers.values():
+                found = {key: number(record.get(key)) for key in ("found", "unlikely")}
+                return Row(numbers | found)
+    return None
+
+
+def attacks(run: Run) -> list[Record]:
+    """The table of attacks: on retained pictures now, on forget pictures before and now."""
+    columns = {"retain": ("retain", "after"), "before": ("forget", "before")}
+    columns["after"] = ("forget", "after")
+    rows = [
+        {"words": words, **{key: attack(run, name, *at) for key, at in columns.items()}}
+        for name, words in ATTACKS.items()
+    ]
+    return [row for row in rows if any(row[key] for key in columns)]
+
+
+def traces(run: Run) -> list[Finding]:
+    """What somebody who holds the network, and a picture, could still find out."""
+    found = [_leaky(run), _membership(run), _false_alarms(run), _predictable(run)]
+    return [finding for finding in found if finding is not None]
+
+
+def stand_out(run: Run) -> bool:
+    """Whether the forget pictures are now less likely to the network than unseen ones."""
+    loss = attack(run, "loss", "forget", "after")
+    return loss is not None and loss["high"] < 0.5
+
+
+def _leaky(run: Run) -> Finding | None:
+    kept = attack(run, "learned", "retain", "after")
+    if kept is None:
+        return None
+    auc = kept["auc"]
+    more = ""
+    if kept["low"] <= 0.5:
+        head = "What else it was trained on does not show in its answers."
+        more = " So the learned attack has nothing to go by, on the forget pictures too."
+    else:
+        much = "little" if auc < 0.6 else "something" if auc < 0.75 else "much"
+        head = f"Its answers give away {much} of what else it was trained on."
+    text = (
+        f"Retained training pictures are told from unseen ones with {_interval(kept)}, "
+        f"{kept['m']:,.0f} against {kept['n']:,.0f}."
+    )
+    if kept["found"] is not None:
+        text += (
+            f" At one false alarm in a hundred, {percent(kept['found'])} of them are found; "
+            "by chance it would be 1\u00a0%."
+        )
+    return Finding(head, text + more)
+
+
+def _membership(run: Run) -> Finding | None:
+    after, before = (attack(run, "loss", "forget", when) for when in ("after", "before"))
+    if after is None:
+        return None
+    was = "" if before is None else f"; before, it was {decimals(before['auc'])}"
+    numbers = f"By the loss: {_interval(after)}{was}. {several(after['m'], 'picture')} against "
+    numbers += f"{after['n']:,.0f} unseen ones."
+    if stand_out(run):
+        return Finding(
+            "Over-unlearned: the forgotten pictures stand out by being too unlikely.",
+            f"{numbers} A network that never saw them would give about 0.50. Somebody who holds "
+            "one of them and knows its class can suspect that something was done to it.",
+        )
+    if after["low"] > 0.5:
+        return Finding(
+            "The pictures still look like pictures that the network was trained on.",
+            f"{numbers} A network that never saw them would give about 0.50.",
+        )
+    return Finding(
+        "By their loss, the pictures cannot be told from unseen ones.",
+        f"{numbers} With so few pictures, nothing within the interval can be excluded.",
+    )
+
+
+def _false_alarms(run: Run) -> Finding | None:
+    learned, loss = (attack(run, name, "forget", "after") for name in ("learned", "loss"))
+    if learned is None or loss is None or learned["found"] is None or loss["unlikely"] is None:
+        return None
+    k = int(learned["m"])
+    members, unlikely = (round(k * share / 100) for share in (learned["found"], loss["unlikely"]))
+    most = max(members, unlikely)
+    many = "none" if not most else "some" if 2 * most < k else "many"
+    return Finding(
+        f"Singly, at one false alarm in a hundred, {many} of them would be found.",
+        f"{members:,} of {several(k, 'picture')} would be taken for training pictures (learned "
+        f"attack), and {unlikely:,} would stand out as less likely than 99\u00a0% of "
+        f"{loss['n']:,.0f} unseen pictures (loss).",
+    )
+
+
+def _predictable(run: Run) -> Finding | None:
+    wrong, share = run.number("n_wrong"), run.number("second_choice")
+    if not wrong or share is None:
+        return None
+    second = round(wrong * share / 100)
+    often = "can mostly" if share > 50 else "can sometimes" if second else "cannot"
+    text = (
+        f"{second:,} of {several(wrong, 'wrong answer')} {'is' if second == 1 else 'are'} the "
+        "class that the original network held for the second most likely."
+    )
+    spread, classes = run.number("answer_entropy"), run.number("num_classes")
+    if spread is not None and classes and wrong > 1:
+        most = math.log2(min(wrong, classes))
+        text += (
+            f" The wrong answers spread over {spread:.1f} bits "
+            f"(0 if all are one class; at most {most:.1f})."
+        )
+    return Finding(f"Who has the original network {often} foretell the new answer.", text)
+
+
+def knowledge(run: Run) -> list[Finding]:
+    """What is left below the answers."""
+    found = [_features(run), _retrieval(run), _relearning(run), _consistency(run)]
+    return [finding for finding in found if finding is not None]
+
+
+def _features(run: Run) -> Finding | None:
+    known, unseen = run.number("probe_forget"), run.number("probe_test")
+    before, n = run.number("probe_forget_before"), run.number("n_probe")
+    if known is None or unseen is None or run.k is None or not n:
+        return None
+    low, high = wilson(known / 100, run.k)
+    if run.k < FEW:
+        head = "What the features know of so few pictures is uncertain."
+        more = "If the share is as high as that of unseen pictures, mainly the last layer changed."
+    elif high < unseen / 100:
+        head = "The features know less of the forgotten pictures than of any other picture."
+        more = "So the change reaches below the last layer"
+        more += "." if known < 10 else ", but a new last layer would still recognise some."
+    elif low > unseen / 100:
+        head = "The features still know the forgotten pictures better than unseen ones."
+        more = "The network’s last layer hides what the layers below it have kept."
+    else:
+        head = "The features know the forgotten pictures as well as any other picture."
+        more = "A new last layer would recognise them again: mainly the last layer has changed."
+    was = "" if before is None else f" (before: {percent(before)})"
+    text = (
+        f"A new last layer, fitted to test pictures, gives {round(run.k * known / 100):,} of "
+        f"{several(run.k, 'picture')} their class, {percent(known)}{was}. Of {n:,.0f} unseen "
+        f"pictures it gives {percent(unseen)} theirs."
+    )
+    return Finding(head, f"{text} {more}")
+
+
+def _retrieval(run: Run) -> Finding | None:
+    own, other = run.number("retrieval_forget_r1"), run.number("retrieval_retain_r1")
+    gallery = run.number("n_audit_retain")
+    if own is None or other is None or run.k is None or not gallery:
+        return None
+    low, high = wilson(own / 100, run.k)
+    often = "less" if high < other / 100 else "more" if low > other / 100 else "as"
+    end = "as retained ones do" if often == "as" else "than retained ones do"
+    mean, kept = (run.number(f"retrieval_{of}_map") for of in ("forget", "retain"))
+    return Finding(
+        f"As queries, the forgotten pictures find their class {often} often {end}.",
+        f"Of {gallery:,.0f} retained pictures, the one with the nearest features is of its class "
+        f"for {percent(own)} of the forgotten pictures{_was(run, 'retrieval_forget_r1')} and for "
+        f"{percent(other)} of the retained ones{_was(run, 'retrieval_retain_r1')}; over the whole "
+        f"ranking, mean average precision is {percent(mean)} and {percent(kept)}. A forgotten "
+        "picture that still finds its class lies where its class lies: only its answer has gone.",
+    )
+
+
+def _was(run: Run, key: str) -> str:
+    before = run.number(f"{key}_before")
+    return "" if before is None else f" (before: {percent(before)})"
+
+
+def whole_classes(run: Run) -> list[str]:
+    """What became of unseen pictures, where whole classes were to be forgotten."""
+    names, keys = run.row["forgotten_classes"], tuple(WHOLE_CLASSES)
+    shares = [run.number(key) for key in keys]
+    if not isinstance(names, list) or None in shares:
+        return []
+    gone, kept = (f"{percent(run.number(key))}{_was(run, key)}" for key in keys)
+    noun = "class" if len(names) == 1 else "classes"
+    return [
+        f"Of unseen pictures of the forgotten {noun}, {listed([str(n) for n in names])}, the "
+        f"network gives {gone} their class, and of those of all other classes {kept}."
+    ]
+
+
+def _relearning(run: Run) -> Finding | None:
+    own, other = run.number("relearn_forget"), run.number("relearn_test")
+    count, limit = run.number("n_relearn"), run.number("relearn_limit")
+    if own is None or other is None or count is None or limit is None:
+        return None
+
+    def steps(value: float) -> str:
+        return f"more than {limit:.0f} steps" if value > limit else several(value, "step")
+
+    if own > limit and other > limit:
+        head = "Neither forgotten nor other pictures are relearned within the limit."
+    elif 1.5 * own <= other:
+        head = "The forgotten pictures come back faster than others are learned."
+    elif 1.5 * other <= own:
+        head = "The forgotten pictures come back more slowly than others are learned."
+    else:
+        head = "The forgotten pictures come back about as fast as others are learned."
+    text = (
+        f"Trained on {several(count, 'forgotten picture')}, the network knows nine in ten again "
+        f"after {steps(own)}; trained on as many test pictures that it gets wrong, after "
+        f"{steps(other)}. A small number beside the other one means that something is left of the "
+        "forgotten pictures. It is one attempt with each, so a rough measure."
+    )
+    return Finding(head, text)
+
+
+def _consistency(run: Run) -> Finding | None:
+    mean, low, n = (run.number(key) for key in ("consistency", "consistency_low", "n_audit_retain"))
+    if mean is None or low is None or n is None:
+        return None
+    much = "hardly moved" if low > 0.99 else "moved a little" if low > 0.9 else "moved much"
+    return Finding(
+        f"What the network makes of retained pictures has {much}.",
+        f"The cosine between the features of the same picture before and after is {mean:.4f} on "
+        f"average over {n:,.0f} retained pictures, and below {low:.4f} for one in twenty; 1 means "
+        "unchanged.",
+    )
+
+
+def confusion(run: Run) -> Confusion | None:
+    """Which class the forget pictures of each class are given now; None where not recorded."""
+    told = [item for item in run.forget if item.get("after") is not None]
+    pairs = Counter((run.class_name(item.get("label")), str(item["after"])) for item in told)
+    if not pairs:
+        return None
+    order = {str(item.get("name")): i for i, item in enumerate(run.classes)}
+    names = sorted({name for pair in pairs for name in pair}, key=lambda n: (order.get(n, -1), n))
+    if len(names) > MATRIX:
+        listed = [(*pair, n) for pair, n in pairs.most_common()]
+        return Confusion([], [], 0, listed[:MATRIX], len(listed[MATRIX:]))
+    labels = {label for label, _ in pairs}
+    rows = [(a, [(b, pairs[a, b]) for b in names]) for a in names if a in labels]
+    return Confusion(names, rows, max(pairs.values()), [], 0)
+
+
+def saliency(run: Run) -> list[Record]:
+    """The pictures with Grad-CAM; those whose picture data cannot be shown are left out."""
+    items = []
+    for item in run.audit.get("saliency", []):
+        images = {key: thumbnail(item.get(key)) for key in ("picture", "before", "after")}
+        if all(images.values()):
+            items.append({**{key: item.get(key) for key in ("of", "name", "label")}, **images})
+    return items
+
+
+def wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
+    """Interval of a share of n pictures (Wilson 1927); 95 % with the default ``z``.
+
+    >>> [round(end, 2) for end in wilson(0.0, 16)]
+    [0.0, 0.19]
+    """
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _interval(found: Row) -> str:
+    auc, low, high = (decimals(found[key]) for key in ("auc", "low", "high"))
+    return f"an AUC of {auc} (95\u00a0% interval {low} to {high})"

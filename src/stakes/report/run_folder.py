@@ -1,0 +1,307 @@
+"""What a run folder says: its row, its history and its evidence, read and checked.
+
+``row.json`` must be there; what the other files or keys leave out counts as not measured.
+"""
+
+import base64
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stakes.errors import InputError
+
+CLASSES = 20
+AUDIT = ("membership", "consistency", "saliency", "retrieval", "affinities")
+
+Record = dict[str, Any]
+ACCURACIES = {
+    "acc_test": "Test accuracy",
+    "acc_retain": "Accuracy on retained training data",
+    "acc_forget": "Forget pictures still recognised",
+}
+AUDITED = {
+    "mia_forget_loss": "membership inference",
+    "probe_forget": "what the features still know",
+    "consistency": "representation consistency",
+    "relearn_forget": "relearning speed",
+    "retrieval_retain_map": "image-to-image retrieval",
+}
+VIEWS = {
+    "forget_flip": "mirrored",
+    "forget_shift": "moved by a tenth",
+    "forget_crop": "cropped to seven eighths",
+    "forget_noise": "with light noise",
+    "forget_jpeg": "saved as JPEG",
+    "forget_light": "darker or brighter",
+}
+WHOLE_CLASSES = {
+    "acc_test_forgotten_classes": "Test pictures of the forgotten classes",
+    "acc_test_kept_classes": "Test pictures of all other classes",
+}
+OTHER_PATH = {"direct": "projected", "projected": "direct"}
+PHASES = {
+    "seconds_probes": "Making stand-in pictures (probes)",
+    "seconds_importance": "Weighing the parameters",
+    "seconds_unlearn": "Unlearning",
+    "seconds_pull_back": "Going back towards the original while all stays forgotten",
+    "seconds_evaluate": "Scoring before and after",
+}
+CUT_SHORT = re.compile(r"budget|limit|\bmax|time ?out|ran out|exhaust|diverged|not finite", re.I)
+THUMBNAIL = re.compile(r"data:image/(png|jpeg|webp);base64,([A-Za-z0-9+/]+={0,2})")
+
+
+class Row(dict[str, Any]):
+    """A record in which what is not there is None: not measured, or not recorded."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run folder says; ``name`` tells it from the other runs of the page.
+
+    ``audit`` holds the further lists of the evidence by their names (see
+    :mod:`stakes.evaluation.audit` and :mod:`stakes.evaluation.examples`).
+    """
+
+    name: str
+    row: Row
+    history: list[Record]
+    classes: list[Record]
+    forget: list[Record]
+    audit: Mapping[str, list[Record]] = field(default_factory=dict)
+
+    def number(self, key: str) -> float | None:
+        """The row's finite number under ``key``; None where it was not measured."""
+        return number(self.row.get(key))
+
+    def change(self, key: str) -> float | None:
+        """After minus before, in percentage points."""
+        return minus(self.number(key), self.number(f"{key}_before"))
+
+    def count(self, key: str) -> int | None:
+        """A percentage of the forget pictures as a number of pictures."""
+        value = self.number(key)
+        if value is None or self.k is None:
+            return None
+        return max(int(value > 0), round(value * self.k / 100))  # a few of many are not none
+
+    @cached_property
+    def k(self) -> int | None:
+        """How many pictures were to be forgotten."""
+        value = self.number("k")
+        return int(value) if value is not None else len(self.forget) or None
+
+    @property
+    def title(self) -> str:
+        """The method's title, else its name."""
+        return str(self.row.get("method_title") or self.row.get("method") or "unnamed method")
+
+    @property
+    def fields(self) -> Record:
+        """The method's hyper-parameters."""
+        return {
+            key.removeprefix("method_"): value
+            for key, value in self.row.items()
+            if key.startswith("method_") and key != "method_title"
+        }
+
+    @property
+    def forgotten(self) -> float | None:
+        """100 - A_f: the percentage of forget pictures that get another class."""
+        return minus(100.0, self.number("acc_forget"))
+
+    @property
+    def copies_forgotten(self) -> float | None:
+        """The percentage of changed copies of the forget pictures that get another class."""
+        return minus(100.0, self.number("forget_views"))
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the run was ended by its budget or a breakdown, and not by its goal."""
+        reason = str(self.row.get("stop_reason") or "")
+        return not reason.startswith("forgotten") and bool(CUT_SHORT.search(reason))
+
+    @property
+    def other_path(self) -> str | None:
+        """The path through the network that is not deployed, where it was scored too."""
+        other = OTHER_PATH.get(str(self.row.get("deploy")), "projected")
+        scored = any(self.number(f"{key}_{other}") is not None for key in ACCURACIES)
+        return other if scored else None
+
+    @property
+    def phases(self) -> list[tuple[str, float, float]]:
+        """(phase, seconds, percent of the total), with what no phase accounts for."""
+        spent = {
+            PHASES.get(key, key.removeprefix("seconds_").replace("_", " ")): seconds
+            for key in self.row
+            if key.startswith("seconds_") and key != "seconds_total"
+            if (seconds := self.number(key)) is not None
+        }
+        total = self.number("seconds_total") or sum(spent.values())
+        rest = total - sum(spent.values())
+        if spent and rest > 0.01 * total:
+            spent["Everything else"] = rest
+        return [(name, s, min(100.0, 100 * s / total) if total else 0) for name, s in spent.items()]
+
+    @property
+    def missing(self) -> list[str]:
+        """In words, the measures that this run did not take."""
+        views = {key: f"pictures {words}" for key, words in VIEWS.items()}
+        names = {**ACCURACIES, **views, "drift_probes": "structural drift", **AUDITED}
+        return [name for key, name in names.items() if self.number(key) is None]
+
+    @property
+    def pictures(self) -> list[Record]:
+        """The evidence on each forget picture, those still recognised first."""
+        named = [{**item, "label": self.class_name(item.get("label"))} for item in self.forget]
+        for item in named:
+            item["known"] = item.get("after") is not None and str(item["after"]) == item["label"]
+            item["thumbnail"] = thumbnail(item.get("thumbnail"))
+        return sorted(named, key=lambda item: not item["known"])
+
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether the evidence holds the forget pictures themselves."""
+        return any(thumbnail(item.get("thumbnail")) for item in self.forget)
+
+    def class_name(self, label: object) -> str:
+        """The name of a class that is given by name or by number."""
+        if isinstance(label, int) and 0 <= label < len(self.classes):
+            label = self.classes[label].get("name")
+        return "unknown" if label is None else str(label)
+
+    @property
+    def class_changes(self) -> list[Record]:
+        """Per class: accuracies, change, forget pictures and the bar; greatest loss first.
+
+        Beyond 20 classes, the 20 whose accuracy changed most.
+        """
+        labels = [self.class_name(item.get("label")) for item in self.forget]
+        rows: list[tuple[float, Record]] = []
+        for item in self.classes:
+            before, after = number(item.get("acc_test_before")), number(item.get("acc_test"))
+            change, name = minus(after, before), str(item.get("name"))
+            if change is not None:
+                values = {"name": name, "before": before, "after": after, "change": change}
+                rows.append((change, {**values, "n": item.get("n_test"), "k": labels.count(name)}))
+        rows = sorted(rows, key=lambda row: -abs(row[0]))[:CLASSES]
+        scale = max([5.0, *(abs(change) for change, _ in rows)])
+        for change, row in rows:
+            row["width"] = 50 * abs(change) / scale
+            row["left"] = 50 - (row["width"] if change < 0 else 0)
+        return [row for _, row in sorted(rows, key=lambda row: row[0])]
+
+    def points(self, key: str) -> tuple[list[float], list[float]]:
+        """Steps and values of one quantity of the history, where both are finite numbers."""
+        return _pairs(self.history, "step", key)
+
+    def density(self) -> tuple[list[float], list[float]]:
+        """Cosines of features before and after, and how dense they are there."""
+        return _pairs(self.audit.get("consistency", []), "cosine", "density")
+
+
+def _pairs(records: Sequence[Record], one: str, other: str) -> tuple[list[float], list[float]]:
+    """Two quantities of the records in which both are finite numbers."""
+    pairs = [(number(record.get(one)), number(record.get(other))) for record in records]
+    known = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return [x for x, _ in known], [y for _, y in known]
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read a run folder; only ``row.json`` must be there.
+
+    Raises:
+        InputError: if ``row.json`` is missing, or a file cannot be read as what it should be.
+    """
+    if not (folder / "row.json").is_file():
+        raise InputError(f"{folder} is no run folder: expected a file row.json in it")
+    (row,) = _records(folder / "row.json")
+    (evidence,) = _records(folder / "evidence.json") or [{}]
+    history = _records(folder / "history.jsonl", lines=True)
+    lists: dict[str, list[Record]] = {}
+    for key in ("classes", "forget", *AUDIT):
+        items = evidence.get(key) or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            path = folder / "evidence.json"
+            raise InputError(f"{path} is damaged: '{key}' is no list of records; run it again")
+        lists[key] = items
+    name = name or folder.resolve().name
+    audit = {key: lists[key] for key in AUDIT}
+    return Run(name, Row(row), history, lists["classes"], lists["forget"], audit)
+
+
+def _records(path: Path, *, lines: bool = False) -> list[Record]:
+    """The JSON object of a file, or of each of its lines; none where there is no file."""
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+        parts = [part for part in text.split("\n") if part.strip()] if lines else [text]
+        records = [json.loads(part) for part in parts]
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); run it again") from error
+    if not all(isinstance(record, dict) for record in records):
+        raise InputError(f"{path} is damaged: expected a JSON object; run it again")
+    return records
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders, each named by the last part of its path, or the last two if need be.
+
+    Raises:
+        InputError: see :func:`read_run`.
+    """
+    parts = [Path(folder).resolve().parts for folder in folders]
+    last = [part[-1] for part in parts]
+    names = [p[-1] if last.count(p[-1]) == 1 else "/".join(p[-2:]) for p in parts]
+    return [read_run(Path(f), name) for f, name in zip(folders, names, strict=True)]
+
+
+def number(value: object) -> float | None:
+    """A finite number as a float; None for anything else.
+
+    >>> number(3), number(float("nan")), number("3"), number(True)
+    (3.0, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond the floats
+        return None
+
+
+def minus(a: float | None, b: float | None) -> float | None:
+    """``a - b``, or None where either is."""
+    return None if a is None or b is None else a - b
+
+
+def thumbnail(source: object) -> Record | None:
+    """An embedded picture as {source, width, height} (sizes only of a PNG), else None.
+
+    Anything but picture data, such as an address elsewhere, is refused: a page must fetch nothing.
+
+    >>> thumbnail("https://example.org/spy.png") is None
+    True
+    """
+    match = THUMBNAIL.fullmatch(source) if isinstance(source, str) else None
+    if match is None:
+        return None
+    try:
+        data = base64.b64decode(match[2], validate=True)
+    except ValueError:
+        return None
+    size: tuple[int | None, int | None] = (None, None)
+    if match[1] == "png":
+        if len(data) < 24 or not data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return None
+        size = struct.unpack(">II", data[16:24])
+    return {"source": source, "width": size[0], "height": size[1]}

@@ -1,0 +1,182 @@
+"""A benchmark: every cell of a recipe in a process of its own, then one table of all.
+
+DIR/runs/CELL is what ``stakes unlearn`` wrote, DIR/cells/CELL.json says how the cell went and
+DIR/cells/CELL.log what it printed. A finished cell is verified and not run again; one that failed
+is recorded in DIR/failed/CELL.txt, passed by, and tried again the next time.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from stakes.errors import InputError
+from stakes.files import write_text
+from stakes.report.figures.paper import Named, plates, write_plates
+from stakes.report.page import write_report
+from stakes.report.run_folder import read_run
+from stakes.runs import tables, typeset
+from stakes.runs.recipe import Recipe
+from stakes.runs.runner import Runner, command, read_record, unfinished
+
+FAILED, INTERRUPTED = 1, 130
+CORES_A_JOB = 4
+
+
+def bench(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    jobs: int | None = None,
+    dry_run: bool = False,
+    log: TextIO | None = None,
+) -> int:
+    """Run what is not finished yet, then write tables, figures and report.html.
+
+    Written are rows.jsonl, table.csv, .tex and .md, and figure-*.svg for each of the recipe's
+    ``figures`` that the runs have the evidence for.
+
+    Args:
+        recipe: see :func:`stakes.runs.recipe.read_recipe`.
+        out: folder of the benchmark; the same one goes on where it stopped.
+        jobs: cells at once, each with its share of the cores; by default one a GPU, else one for
+            every four cores, and one below eight cores.
+        dry_run: only print the cells with their commands, and which would be run.
+        log: where progress goes; standard error by default.
+
+    Returns:
+        The exit code: 0, 1 where a cell failed, 130 where it was interrupted.
+
+    Raises:
+        InputError: ``out`` is something else, or in use by another benchmark.
+    """
+    out, log = Path(out), log or sys.stderr
+    check_folder(out)
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs {jobs}: at least 1")
+    if dry_run:
+        for cell in recipe.cells:
+            print(f"# {unfinished(cell, out) or 'finished'}\n{command(cell, out)}")
+        return 0
+    places = share_out(jobs)
+    with _locked(out) as lock:
+        runner = Runner(recipe.cells, out, places, lock, log)
+        try:
+            with _stoppable():
+                runner.run()
+                written = write_tables(recipe, out)
+        except KeyboardInterrupt:
+            ran = f"{len(runner.done)} of {len(runner.todo)} cells"
+            print(f"stopped after {ran}; the same command goes on from there", file=log)
+            return INTERRUPTED
+    if written:
+        print(f"table   {out / 'table.md'}\nreport  {out / 'report.html'}")
+        for path in sorted(out.glob("figure-*.svg")):
+            print(f"figure  {path}")
+    if runner.failed:
+        print(f"{len(runner.failed)} cells failed: see {out / 'failed'}", file=log)
+    return FAILED if runner.failed else 0
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        InputError: ``out`` is a file, or a folder in which no benchmark has been.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file: give a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir():
+        raise InputError(f"--out {out} holds files that no benchmark wrote: give another folder")
+
+
+def share_out(jobs: int | None) -> list[dict[str, str]]:
+    """What each of the cells that run at once adds to its environment: its threads and its GPU."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    if not torch.cuda.is_available():
+        gpus = []
+    jobs = jobs or len(gpus) or (cores // CORES_A_JOB if cores >= 2 * CORES_A_JOB else 1)
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs))
+    places = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(jobs)]
+    if jobs > 1 and len(gpus) > 1:
+        for i, place in enumerate(places):
+            place["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
+    return places
+
+
+def write_tables(recipe: Recipe, out: Path) -> bool:
+    """Write tables, figures and report of the recipe's finished cells; False if there are none."""
+    finished = [cell for cell in recipe.cells if read_record(cell, out).get("state") == "finished"]
+    if not finished:
+        return False
+    folders = [out / "runs" / cell.name for cell in finished]
+    rows, shown = [], []
+    for cell, folder in zip(finished, folders, strict=True):
+        names = {"cell": cell.name, "cell_network": cell.network, "cell_method": cell.method}
+        run = read_run(folder)
+        rows.append(names | run.row)
+        shown.append(Named(cell.network, cell.k, cell.method, run))
+    notes = [tables.MARKING, *tables.circumstances(rows), *tables.endings(rows)]
+    paper = recipe.paper
+    if paper.row:
+        on = f" ({paper.network})" if paper.network else ""
+        notes.append(f"Lines “paper” are as printed in {paper.source}{on}. {paper.note}".strip())
+    if len(finished) < len(recipe.cells):
+        missing = len(recipe.cells) - len(finished)
+        notes.append(f"{missing} of {len(recipe.cells)} cells are missing: they failed.")
+    notes += [recipe.note] if recipe.note else []
+    lines = tables.summarise(rows, paper.row)
+    write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(out / "table.csv", typeset.to_csv(lines))
+    keys = tables.columns(lines, recipe.columns)
+    write_text(out / "table.md", typeset.to_markdown(lines, recipe.title, notes, keys))
+    write_text(out / "table.tex", typeset.to_latex(lines, recipe.title, notes, keys))
+    drawn = plates(recipe.figures, shown)
+    write_plates(drawn, out)
+    write_report(folders, out / "report.html", title=recipe.title, plates=drawn)
+    return True
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[int]:
+    """Keep other benchmarks out of the folder while this one, or a cell of it, is at work."""
+    for name in ("cells", "runs"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"--out {out}: another benchmark is at work there") from error
+        yield file.fileno()
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let a scheduler's SIGTERM, or a closed terminal, stop the benchmark as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)}
+    wanted = [s for s, handler in before.items() if handler is not signal.SIG_IGN]  # nohup
+    try:
+        for number in wanted:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number in wanted:
+            signal.signal(number, before[number])

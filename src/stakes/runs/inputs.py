@@ -1,0 +1,174 @@
+"""From the words of the command line to a network, pictures, classes and anchors, all checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import torch
+from cyclopts import Parameter
+
+from stakes.anchors.anchors import Anchors
+from stakes.anchors.descriptions import read_classes
+from stakes.anchors.sources import made_from_network, resolve_anchors
+from stakes.data.datasets import Splits, load_data
+from stakes.data.forget import ForgetSet
+from stakes.errors import InputError
+from stakes.models.cards import made_by
+from stakes.models.classifier import Classifier
+from stakes.models.hf import read_json
+
+Triple = tuple[float, float, float]
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+"""An option that is off unless it is given: it needs no --no- form."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The network, the pictures to forget, and what there is to score on."""
+
+    model: str
+    """timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME, path/to/file.py:factory, or a folder
+    that stakes wrote"""
+    forget: str
+    """the pictures to forget: a folder of class folders, a .csv with path,label, or of the
+    training data random:K, classes:NAME,NAME (whole classes) or classes:10% (drawn)"""
+    weights: Path | None = None
+    """the trained weights: .safetensors, or a .pt, .pth, .th state dict"""
+    data: str | None = None
+    """a folder with train/CLASS and test/CLASS, or cifar10, cifar100, digits; it is scored
+    on, and random:K and classes: draw from it, but the method does not see the rest, unless it is
+    one that needs retained data"""
+    data_root: Path | None = None
+    """where named data sets are kept; by default ~/.cache/stakes"""
+    download: Switch = False
+    """fetch a named data set that is not there"""
+    classes: Path | None = None
+    """a text file with one class name a line, in the order of the network's outputs; by default
+    the classes of the data"""
+    anchors: str | None = None
+    """digits, cifar10, cifar100, a file that `stakes anchors` wrote, a .npy, head (the rows of the
+    last layer), prototypes (mean features of the forget images and mixtures of them), or
+    random:SEED; by default the shipped set of these classes, else head"""
+    mean: Triple | None = None
+    """mean of the input normalisation, for pixels in [0, 1]; by default the model's own"""
+    std: Triple | None = None
+    """standard deviation of the normalisation; by default the model's own"""
+    input_size: int | None = None
+    """side of the network's input in pixels; by default the model's own"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, or auto: cuda where there is one"""
+    max_memory: float | None = None
+    """most GiB that the forget set may take; by default half of what is free"""
+    seed: int = 0
+    """seed of every random choice"""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What :class:`Inputs` turned out to be."""
+
+    classifier: Classifier
+    forget: ForgetSet
+    anchors: Anchors
+    splits: Splits | None
+
+
+def load(inputs: Inputs) -> Loaded:
+    """Load and check everything, so that nothing fails once the long work has begun.
+
+    Raises:
+        InputError: one line saying what was wrong, where, and what to do.
+    """
+    if not 0 <= inputs.seed < 2**63 - 1:
+        raise InputError(f"--seed {inputs.seed}: give a whole number from 0 to 2^63 - 2")
+    if inputs.max_memory is not None and not inputs.max_memory > 0:
+        raise InputError(f"--max-memory {inputs.max_memory}: give a number of GiB above 0")
+    device = pick_device(inputs.device)
+    names = _class_names(inputs)
+    classifier = Classifier.load(
+        inputs.model,
+        weights=inputs.weights,
+        class_names=names,
+        num_classes=None if names is None else len(names),
+        input_size=inputs.input_size,
+        mean=inputs.mean,
+        std=inputs.std,
+        device=str(device),
+    )
+    names = classifier.class_names
+    splits = None
+    if inputs.data is not None:
+        splits = load_data(
+            inputs.data,
+            root=inputs.data_root,
+            download=inputs.download,
+            size=classifier.input_size,
+            class_names=names,
+        )
+    free = psutil.virtual_memory().available / 2
+    forget = ForgetSet.parse(
+        inputs.forget,
+        None if splits is None else splits.train,
+        names,
+        seed=inputs.seed,
+        size=classifier.input_size,
+        max_bytes=int(free if inputs.max_memory is None else inputs.max_memory * 2**30),
+    )
+    anchors = resolve_anchors(classifier, inputs.anchors, forget, inputs.seed)
+    return Loaded(classifier, forget, anchors, splits)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that ``name`` means.
+
+    Raises:
+        InputError: no such device, or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name} is none: give cpu, cuda, cuda:1 or auto") from error
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise InputError(f"--device {name} cannot be used here: {reason}") from error
+    return device
+
+
+def _class_names(inputs: Inputs) -> Sequence[str] | None:
+    """The classes in the order of the outputs; None where the model itself names them."""
+    if inputs.classes is not None:
+        return read_classes(inputs.classes)
+    if _names_its_classes(inputs):
+        return None
+    if inputs.data is not None:
+        found = load_data(inputs.data, root=inputs.data_root, download=inputs.download)
+        return found.class_names
+    if inputs.anchors is not None and not made_from_network(inputs.anchors):
+        return Anchors.load(inputs.anchors).class_names
+    raise InputError(
+        "the classes are not known: add --data, --classes FILE (one name a line, in the order of "
+        "the network's outputs), or --anchors of these classes"
+    )
+
+
+def _names_its_classes(inputs: Inputs) -> bool:
+    """Whether the model is a saved one with a card, or a transformers folder with class names."""
+    kind, _, rest = inputs.model.partition(":")
+    if kind == "hf":
+        config = Path(rest).expanduser() / "config.json"
+        if not config.is_file():
+            return True  # loading it will say what is wrong
+        labels = read_json(config).get("id2label")
+        if not isinstance(labels, dict):
+            return False
+        return not all(str(name).startswith("LABEL_") for name in labels.values())
+    if inputs.weights is not None:
+        return made_by(inputs.model, inputs.weights) is not None
+    return inputs.model.endswith(".safetensors") or Path(inputs.model).is_dir()

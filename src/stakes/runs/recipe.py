@@ -1,0 +1,377 @@
+"""A recipe (TOML) -> the cells of a benchmark, each one command line of ``stakes unlearn``.
+
+A recipe holds::
+
+    title = "..."                 # of the report and the tables
+    forget = "random:{k}"
+    k = [16, 64]
+    seeds = [0, 1, 2]
+    figures = ["2a", "6"]         # of the paper, to be drawn of these runs
+    columns = ["retrieval_retain_map"]  # of the table, beside those that it has anyway
+    [set]                         # what --set has to say, each with a word on what it is
+    data = "the folder of pictures"
+    [common]                      # options of `stakes unlearn` for every cell
+    data = "{data}"
+    [[network]]                   # name, model, and options that hold for this network
+    [[method]]                    # name, method, preset, hyper-parameters, and options
+    [paper]                       # numbers printed elsewhere, to show beside these
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from stakes.errors import InputError, nearest
+from stakes.files import file_digest
+from stakes.methods import METHODS, Method
+from stakes.runs.inputs import Inputs
+from stakes.runs.tables import ON_REQUEST
+
+SHIPPED = Path(__file__).parent / "recipes"
+KEYS = (
+    "title", "note", "forget", "k", "seeds", "figures", "columns",
+    "set", "common", "network", "method", "paper",
+)  # fmt: skip
+PAPER_KEYS = ("source", "network", "note", "row")
+PAPER_ROW = ("method", "k", "forgotten", "acc_test", "acc_retain")
+#: Options of ``stakes unlearn`` beside the inputs and the method's hyper-parameters.
+RUN_OPTIONS = {"eval_samples", "images"}
+OPTIONS = {item.name for item in fields(Inputs)} - {"forget", "seed"} | RUN_OPTIONS
+#: Options that are off unless they are given, without a form that says so.
+SWITCHES = {"download"}
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+OF_THE_CELL = ("k", "seed")
+
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a benchmark.
+
+    Attributes:
+        name: of its folder.
+        network, method: the names that the recipe shows them by.
+        k: pictures to forget, where the recipe varies it.
+        seed: of every random choice.
+        options: options of ``stakes unlearn`` but for ``--out``, in the order of the command.
+    """
+
+    name: str
+    network: str
+    method: str
+    k: int | None
+    seed: int
+    options: Mapping[str, Any]
+
+    def arguments(self, out: Path) -> list[str]:
+        """The command line after ``stakes``; copied to a shell, it repeats the cell."""
+        words = ["unlearn"]
+        for key, value in self.options.items():
+            if key in SWITCHES and not value:
+                continue
+            words += _words(f"--{key.replace('_', '-')}", value)
+        return [*words, "--out", str(out), "--overwrite"]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the options and over the files that they name, but for whole data sets."""
+        values = {key: self.options[key] for key in sorted(self.options)}
+        files = {key: _digest(value) for key, value in values.items() if isinstance(value, str)}
+        text = json.dumps([values, {k: v for k, v in files.items() if v}], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Numbers that others have printed: where, on what network, and what differs there.
+
+    Each row has ``method``, ``k`` and some of ``forgotten``, ``acc_test``, ``acc_retain``, in
+    percent; where the recipe varies no k, neither do the rows.
+    """
+
+    source: str = ""
+    network: str = ""
+    note: str = ""
+    row: list[Table] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with everything filled in and checked.
+
+    Attributes:
+        title, note: of the tables and the page.
+        cells: its runs.
+        paper: numbers printed elsewhere.
+        figures: those to draw, keys of :data:`stakes.report.figures.paper.FIGURES`.
+        columns: of :data:`stakes.runs.tables.ON_REQUEST`, to be in the table too.
+    """
+
+    title: str
+    note: str
+    cells: list[Cell]
+    paper: Paper
+    figures: Sequence[str] = ()
+    columns: Sequence[str] = ()
+
+
+def read_recipe(source: str | Path, settings: Mapping[str, str] | None = None) -> Recipe:
+    """Read a recipe, by its path or by the name of one that comes with stakes.
+
+    Args:
+        source: a ``.toml`` file, or a name such as ``quick``.
+        settings: what ``{name}`` in the recipe stands for.
+
+    Raises:
+        InputError: no such recipe, not TOML, an unknown key (the nearest is named), a value that
+            cannot be, or a placeholder without a setting.
+    """
+    path = find_recipe(source)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    try:
+        return _recipe(tables, dict(settings or {}), path.stem)
+    except InputError as error:
+        raise InputError(f"recipe {path}: {error}") from error
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with stakes: name -> file, by name.
+
+    >>> shipped_recipes()["quick"].name
+    'quick.toml'
+    """
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.toml"))}
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file that ``source`` means.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    raise InputError(
+        f"recipe {source}: no such file, and none of that name{nearest(str(source), shipped)}"
+    )
+
+
+def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
+    _only(tables, KEYS, "key")
+    asked = tables.get("set", {})
+    parts: Table = {"common": tables.get("common", {}), "forget": tables.get("forget")}
+    for kind in ("network", "method"):
+        parts[kind] = tables.get(kind)
+        if not isinstance(parts[kind], list) or not parts[kind]:
+            raise InputError(f"wanted at least one [[{kind}]]")
+    if not isinstance(parts["forget"], str):
+        raise InputError('wanted forget = "random:{k}", a folder or a table of pictures')
+    for where in [parts["common"], asked, *parts["network"], *parts["method"]]:
+        if not isinstance(where, dict):
+            raise InputError("[common], [set], [[network]] and [[method]] are tables")
+    _check_settings(parts, asked, settings)
+    ks = _integers(tables, "k", 1) if "{k}" in parts["forget"] else [None]
+    if ks == [None] and "k" in tables:
+        raise InputError(f"k is given, but forget = {parts['forget']!r} does not say {{k}}")
+    cells = list(_cells(parts, settings, ks, _integers(tables, "seeds", 0)))
+    names = [cell.name for cell in cells]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two cells would be called {twice}: give every one its own name")
+    title, note = (str(tables.get(key, "")) for key in ("title", "note"))
+    from stakes.report.figures.paper import (
+        FIGURES,  # only here: what it plots with is slow to import
+    )
+
+    figures = _some_of(tables, "figures", FIGURES)
+    columns = _some_of(tables, "columns", ON_REQUEST)
+    paper = _paper(tables.get("paper", {}), ks)
+    return Recipe(title or stem, note, cells, paper, figures, columns)
+
+
+def _cells(
+    parts: Table, settings: dict[str, str], ks: list[int] | list[None], seeds: list[int]
+) -> Iterator[Cell]:
+    """Every cell; all the first seed's before the next, so that each is a table as it goes."""
+    combined = [
+        (*_names(network, method), _options(parts["common"], network, method))
+        for network, method in product(parts["network"], parts["method"])
+    ]
+    for seed, k, (network, method, options) in product(seeds, ks, combined):
+        filling = settings | {"seed": str(seed)} | ({} if k is None else {"k": str(k)})
+        given = {**options, "forget": parts["forget"]}
+        filled = {key: _filled(value, filling) for key, value in given.items()}
+        tags = [network, method, *([] if k is None else [f"k{k}"]), f"s{seed}"]
+        yield Cell(_slug("-".join(tags)), network, method, k, seed, {**filled, "seed": seed})
+
+
+def _names(network: Table, method: Table) -> tuple[str, str]:
+    """What the tables call them."""
+    return str(network.get("name", network.get("model"))), str(
+        method.get("name", method.get("method"))
+    )
+
+
+def _options(common: Table, network: Table, method: Table) -> Table:
+    """The options of one network by one method, checked."""
+    name = method.get("method", "structguard")
+    if name not in METHODS:
+        raise InputError(f"method {name!r} is unknown{nearest(str(name), METHODS)}")
+    kind = METHODS[name]
+    hyper = {item.name for item in fields(kind)}
+    tables = [
+        {key.replace("-", "_"): value for key, value in t.items()}
+        for t in (common, network, method)
+    ]
+    _only(tables[0], OPTIONS | hyper, f"option of {name} in [common]:")
+    _only(tables[1], OPTIONS | {"name"}, "option in [[network]]:")
+    _only(
+        tables[2],
+        OPTIONS | hyper | {"name", "method", "preset"},
+        f"option of {name} in [[method]]:",
+    )
+    given = tables[0] | tables[1] | tables[2]
+    for key, value in given.items():
+        for part in value if isinstance(value, list) else [value]:
+            if not isinstance(part, str | int | float):
+                raise InputError(
+                    f"{key} is a {type(part).__name__}: wanted text, a number or a list"
+                )
+    if "model" not in given:
+        raise InputError("a [[network]] has no model, such as timm:resnet18")
+    _check_method(kind, given.get("preset"), {key: given[key] for key in given if key in hyper})
+    first: Table = {
+        key: given[key] for key in ("model", "weights", "data", "preset") if key in given
+    }
+    return {
+        "method": name,
+        **first,
+        **{key: v for key, v in given.items() if key not in ("name", "method")},
+    }
+
+
+def _check_method(kind: type[Method], preset: object, chosen: Table) -> None:
+    """Refuse hyper-parameters that the method would refuse, before any cell has run."""
+    if preset is not None and preset not in kind.presets:
+        raise InputError(f"preset {preset!r}: {kind.title} has {', '.join(kind.presets) or 'none'}")
+    defaults = kind()
+    for key, value in chosen.items():
+        wanted = type(getattr(defaults, key))
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise InputError(f"{kind.title}: {key} = {value!r}: wanted {wanted.__name__}")
+    try:
+        kind(**chosen)
+    except InputError as error:
+        raise InputError(f"{kind.title}: {error}") from error
+
+
+def _check_settings(parts: Table, asked: Table, settings: Mapping[str, str]) -> None:
+    """Every placeholder has a setting, and every setting a placeholder."""
+    used = {name for text in _texts(parts) for name in PLACEHOLDER.findall(text)} - {*OF_THE_CELL}
+    unknown = next((name for name in settings if name not in used), None)
+    if unknown is not None:
+        end = nearest(unknown, sorted(used)) if used else "; it has no placeholders"
+        raise InputError(f"--set {unknown}=...: the recipe does not say {{{unknown}}}{end}")
+    missing = sorted(used - settings.keys())
+    if missing:
+        words = (f"--set {name}=... ({asked.get(name, 'not described')})" for name in missing)
+        raise InputError(f"add {', '.join(words)}")
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def _filled(value: Any, filling: Mapping[str, str]) -> Any:
+    """``value`` with its placeholders filled."""
+    if isinstance(value, str):
+        return PLACEHOLDER.sub(lambda match: filling.get(match[1], match[0]), value)
+    return [_filled(part, filling) for part in value] if isinstance(value, list) else value
+
+
+def _integers(tables: Table, key: str, low: int) -> list[int]:
+    values = tables.get(key)
+    good = isinstance(values, list) and all(type(v) is int and v >= low for v in values)
+    if not good or not values or len(set(values)) < len(values):
+        raise InputError(f"wanted {key} = [...], different whole numbers from {low} on")
+    return list(values)
+
+
+def _some_of(tables: Table, key: str, known: Iterable[str]) -> list[str]:
+    """A list, perhaps absent, of different words that are known; numbers count as words."""
+    known, values = list(known), tables.get(key, [])
+    if not isinstance(values, list):
+        raise InputError(f"wanted {key} = [...], some of {', '.join(known)}")
+    words = [str(value) for value in values]
+    for word in words:
+        if word not in known:
+            raise InputError(f"{key}: there is no {word}{nearest(word, known)}")
+    if len(set(words)) < len(words):
+        raise InputError(f"{key} = {words}: one of them is there twice")
+    return words
+
+
+def _paper(table: Table, ks: list[int] | list[None]) -> Paper:
+    _only(table, PAPER_KEYS, "key in [paper]:")
+    if table and not table.get("source"):
+        raise InputError("[paper] wants a source: where its numbers are printed")
+    for row in table.get("row", []):
+        _only(row, PAPER_ROW, "key in [[paper.row]]:")
+        numbers = {key: row[key] for key in PAPER_ROW[1:] if key in row}
+        good = all(type(v) in (int, float) for v in numbers.values())
+        if not good or "method" not in row or row.get("k") not in ks:
+            raise InputError(
+                f"[[paper.row]] {row}: wanted a method, a k of the recipe, and numbers"
+            )
+    return Paper(**table)
+
+
+def _only(table: Mapping[str, Any], known: Iterable[str], what: str) -> None:
+    known = sorted(known)
+    for key in table:
+        if key not in known:
+            raise InputError(f"unknown {what} {key}{nearest(key, known)}")
+
+
+def _words(flag: str, value: Any) -> list[str]:
+    """An option as words of a command line."""
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag.removeprefix('--')}"]
+    if isinstance(value, list):
+        return [flag, *map(str, value)]
+    # a value with a dash before it would be taken for an option
+    return [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
+
+
+def _digest(value: str) -> str | None:
+    """The digest of the file that an option names: weights, anchors, code, a saved network."""
+    code, colon, _ = value.rpartition(":")
+    path = Path(code if colon and code.endswith(".py") else value).expanduser()
+    path = path / "model.safetensors" if path.is_dir() else path
+    try:
+        return file_digest(path) if path.is_file() else None
+    except OSError:  # unlearn will say what is wrong with it
+        return None
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,189 @@
+"""One run put on disk: unlearn, score, and write a folder that appears whole or not at all."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from stakes.anchors.anchors import Anchors
+from stakes.data.forget import ForgetSet
+from stakes.data.images import Images
+from stakes.evaluation.evaluate import evaluate, select
+from stakes.evaluation.examples import Structure
+from stakes.files import tensor_digest, write_text
+from stakes.methods import METHODS, Method, Unlearned
+from stakes.models.classifier import Classifier
+from stakes.progress import Report, silent
+from stakes.runs.environment import environment, peak_memory_mb
+from stakes.runs.folder import checkpoint_beside, new_folder
+
+PHASES = ("probes", "importance", "unlearn")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything one run is asked for.
+
+    Attributes:
+        method: a method with its hyper-parameters.
+        classifier: the trained network.
+        forget: the pictures to forget.
+        anchors: of the classifier's classes.
+        retain: training images, scored and given to methods that need them; or None.
+        test: test images, only scored; or None.
+        seed: of every random choice.
+        eval_samples: score at most this many test and retained images.
+        thumbnails: whether the evidence and the report show the forget images.
+        asked: words for the row: ``dataset``, ``forget``, ``weights``, ``command``.
+    """
+
+    method: Method
+    classifier: Classifier
+    forget: ForgetSet
+    anchors: Anchors
+    retain: Images | None = None
+    test: Images | None = None
+    seed: int = 0
+    eval_samples: int | None = None
+    thumbnails: bool = True
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(request: Request, out: str | Path, report: Report = silent) -> dict[str, Any]:
+    """Unlearn, score, and write ``out``: model, card, row, history, evidence, stakes and report.
+
+    Where the same run was interrupted before, it goes on from there (see
+    :mod:`stakes.training.checkpoint`).
+
+    Returns:
+        The row.
+
+    Raises:
+        InputError: a damaged image among those to score, or what the method refuses; before any
+            long work, and with nothing written.
+    """
+    start, checkpoint = time.perf_counter(), checkpoint_beside(out)
+    selected = select(
+        request.forget,
+        test=request.test,
+        retain=request.retain,
+        eval_samples=request.eval_samples,
+        seed=request.seed,
+        report=report,
+    )
+    selecting = time.perf_counter() - start
+    result = request.method(
+        request.classifier,
+        request.forget,
+        anchors=request.anchors,
+        retain=request.retain if request.method.needs_retain else None,
+        seed=request.seed,
+        checkpoint=checkpoint,
+        report=report,
+    )
+    scoring = time.perf_counter()
+    scores, evidence = evaluate(
+        request.classifier,
+        result.classifier,
+        request.forget,
+        test=request.test,
+        retain=request.retain,
+        selected=selected,
+        other=result.other,
+        structure=Structure(result.stakes, request.anchors.card.get("texts", {})),
+        thumbnails=request.thumbnails,
+        report=report,
+    )
+    now = time.perf_counter()
+    row = _asked(request) | scores | _outcome(result)
+    row |= {"seconds_evaluate": selecting + now - scoring}
+    row["seconds_total"] = now - start + result.earlier
+    row |= {"peak_memory_mb": peak_memory_mb(request.classifier.device)}
+    row |= _digests(request, result) | environment(request.classifier.device)
+    row = _finite(row)
+    with new_folder(out) as folder:
+        _write(folder, request, result, row, evidence)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    return row
+
+
+def _write(
+    folder: Path,
+    request: Request,
+    result: Unlearned,
+    row: Mapping[str, Any],
+    evidence: Mapping[str, list[dict[str, Any]]],
+) -> None:
+    from stakes.report.page import write_report  # only here: what it plots with is slow to import
+
+    result.classifier.save(folder)
+    held = {"anchors": request.anchors.vectors.cpu(), "stakes": result.stakes.cpu()}
+    (folder / "stakes.safetensors").write_bytes(save(held))
+    write_text(folder / "row.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
+    lines = (json.dumps(_finite(step), allow_nan=False) for step in result.history)
+    write_text(folder / "history.jsonl", "\n".join(lines) + "\n")
+    told = {key: [_finite(record) for record in records] for key, records in evidence.items()}
+    write_text(folder / "evidence.json", json.dumps(told, allow_nan=False) + "\n")
+    write_report([folder], folder / "report.html")
+
+
+def method_name(method: Method) -> str:
+    """The method's name on the command line."""
+    return next(name for name, kind in METHODS.items() if isinstance(method, kind))
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    method, classifier = request.method, request.classifier
+    preset = request.asked.get("preset")
+    fields = asdict(method)
+    return {
+        "method": method_name(method),
+        "method_title": method.title + (f" ({preset})" if preset else ""),
+        "needs_retain": method.needs_retain,
+        **{f"method_{name}": value for name, value in fields.items()},
+        "model": classifier.spec,
+        "num_classes": classifier.num_classes,
+        "k": len(request.forget),
+        "seed": request.seed,
+        "eval_samples": request.eval_samples,
+        "anchors": request.anchors.card.get("name") or request.anchors.card.get("encoder"),
+        **request.asked,
+    }
+
+
+def _outcome(result: Unlearned) -> dict[str, Any]:
+    last = result.history[-1]
+    looks = [step["drift"] for step in result.history if "drift" in step]
+    return {
+        "deploy": "direct" if result.classifier.projector is None else "projected",
+        "drift_probes": looks[-1],
+        "steps": int(last["step"]),
+        "stop_reason": result.stop_reason,
+        **{f"chosen_{name}": value for name, value in result.chosen.items()},
+        **{f"seconds_{phase}": None for phase in PHASES},
+        **{f"seconds_{phase}": spent for phase, spent in result.seconds.items()},
+    }
+
+
+def _digests(request: Request, result: Unlearned) -> dict[str, str]:
+    return {
+        "weights_digest": request.classifier.digest(),
+        "unlearned_digest": result.classifier.digest(),
+        "forget_digest": request.forget.digest(),
+        "anchors_digest": request.anchors.digest(),
+        "stakes_digest": tensor_digest({"stakes": result.stakes}),
+    }
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with None for NaN and infinities, which JSON does not have."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }

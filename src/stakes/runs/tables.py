@@ -1,0 +1,289 @@
+"""Rows of a benchmark -> tables: per network, k and method the mean and spread over seeds.
+
+A row is that of a run with two words more: ``cell_network`` and ``cell_method``, the names to
+show. Nothing is measured here.
+"""
+
+import math
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stakes.report.run_folder import minus, number
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column: its heading, its decimals, and whether more (1) or less (-1) is better."""
+
+    label: str
+    latex: str
+    digits: int
+    better: int
+
+
+#: Column -> how it is shown; ``change_*`` is after minus before, in points.
+MEASURES: dict[str, Measure] = {
+    "forgotten": Measure("100 − A_f", r"$100-A_f$", 2, 1),
+    "change_forgotten": Measure("change", r"$\Delta$", 2, 1),
+    "acc_test": Measure("A_test", r"$A_\mathrm{test}$", 2, 1),
+    "change_acc_test": Measure("change", r"$\Delta$", 2, 1),
+    "acc_retain": Measure("A_retain", r"$A_\mathrm{retain}$", 2, 1),
+    "change_acc_retain": Measure("change", r"$\Delta$", 2, 1),
+    "forget_views": Measure("copies known", "copies", 2, -1),
+    "forget_flip": Measure("mirrored known", "flip", 2, -1),
+    "drift_probes": Measure("drift", "drift", 4, -1),
+    "acc_test_forgotten_classes": Measure("A_test, forgotten classes", "forgotten cl.", 2, -1),
+    "acc_test_kept_classes": Measure("A_test, kept classes", "kept classes", 2, 1),
+    "retrieval_retain_r1": Measure("R@1 retained", "R@1 ret.", 2, 1),
+    "retrieval_retain_map": Measure("mAP retained", "mAP ret.", 2, 1),
+    "retrieval_forget_r1": Measure("R@1 forgotten", "R@1 forg.", 2, -1),
+    "retrieval_forget_map": Measure("mAP forgotten", "mAP forg.", 2, -1),
+    "steps": Measure("steps", "steps", 0, 0),
+    "seconds_total": Measure("seconds", "s", 1, -1),
+    "peak_memory_mb": Measure("MiB", "MiB", 0, -1),
+}
+#: The columns that say how well is forgotten; only here does a run compete that left some known.
+FORGETTING = {
+    "forgotten", "change_forgotten", "forget_views", "forget_flip", "acc_test_forgotten_classes",
+    "retrieval_forget_r1", "retrieval_forget_map",
+}  # fmt: skip
+#: Columns that stand in the Markdown and LaTeX tables only where a recipe asks for them.
+ON_REQUEST = tuple(key for key in MEASURES if key.startswith("retrieval_"))
+#: Columns that stand there only where some line has them.
+IF_MEASURED = ("acc_test_forgotten_classes", "acc_test_kept_classes")
+CHANGES = ("forgotten", "acc_test", "acc_retain")
+MARKING = (
+    "Mean ± sample standard deviation over n seeds. Bold: better than every other method of the "
+    "same network and k by more than the sum of the two standard deviations (n ≥ 2). In the "
+    "columns on accuracy, drift and cost, only methods compete that forgot every picture in every "
+    "run."
+)
+
+
+@dataclass(frozen=True)
+class Stat:
+    """Mean and sample standard deviation of n numbers; no spread where n is 1."""
+
+    n: int
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table; ``kind`` is ``before``, ``ours`` or ``paper``.
+
+    ``best`` are the columns in which the line is ahead of all others of its network and k.
+    """
+
+    network: str
+    k: int | None
+    method: str
+    kind: str
+    n: int
+    stats: Mapping[str, Stat]
+    best: frozenset[str] = field(default=frozenset())
+
+    @property
+    def label(self) -> str:
+        """What stands in the column of methods."""
+        return f"paper: {self.method}" if self.kind == "paper" else self.method
+
+
+def stat(values: Sequence[float]) -> Stat | None:
+    """Mean and spread; None of nothing.
+
+    >>> stat([1.0, 3.0])
+    Stat(n=2, mean=2.0, sd=1.4142135623730951)
+    >>> stat([5.0]).sd is None
+    True
+    """
+    if not values:
+        return None
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return Stat(len(values), statistics.fmean(values), spread)
+
+
+def ahead(stats: Mapping[str, Stat], better: int, least: float = 0.0) -> str | None:
+    """Whose mean leads every other by more than the sum of both spreads; None if no one's does.
+
+    Args:
+        stats: name -> its numbers; all need a spread, and there are at least two.
+        better: 1 where more is better, -1 where less is, 0 where neither is.
+        least: a lead below this is none.
+
+    >>> ahead({"a": Stat(3, 90.0, 1.0), "b": Stat(3, 87.0, 1.5)}, 1)
+    'a'
+    >>> ahead({"a": Stat(3, 90.0, 1.0), "b": Stat(3, 87.5, 1.5)}, 1) is None
+    True
+    """
+    if len(stats) < 2 or not better:
+        return None
+    first = max(stats, key=lambda name: better * stats[name].mean)
+    own = stats[first]
+    for other in (stats[name] for name in stats if name != first):
+        if own.sd is None or other.sd is None:
+            return None
+        lead = better * (own.mean - other.mean)
+        if lead <= own.sd + other.sd or lead < least:
+            return None
+    return first
+
+
+def summarise(rows: Sequence[Row], paper: Sequence[Row] = ()) -> list[Line]:
+    """The lines of the table, in the order in which the rows name networks, k and methods.
+
+    Args:
+        rows: of the runs, one a network, method, k and seed.
+        paper: numbers printed elsewhere: ``method``, ``k``, ``forgotten``, ``acc_test``,
+            ``acc_retain``; they stand below the lines of every network with that k, or without
+            a k below all.
+    """
+    lines = []
+    by_network = _groups(rows, "cell_network").values()
+    for (network, k), group in [pair for own in by_network for pair in _by_k(own)]:
+        lines.append(_before(network, k, group))
+        ours = {
+            method: _stats([_measured(row) for row in own])
+            for (method,), own in _groups(group, "cell_method").items()
+        }
+        best = _best(ours)
+        for method, stats in ours.items():
+            n = sum(row["cell_method"] == method for row in group)
+            lines.append(Line(network, k, method, "ours", n, stats, best[method]))
+        printed = [row for row in paper if row.get("k", k) == k]
+        lines += [_paper_line(network, k, row, printed) for row in printed]
+    return lines
+
+
+def columns(lines: Sequence[Line], wanted: Collection[str] = ()) -> list[str]:
+    """The columns for a reader: all but those that nothing fills, or nobody asked for."""
+    filled = {key for line in lines for key in line.stats}
+    return [
+        key
+        for key in MEASURES
+        if (key in wanted or key not in ON_REQUEST) and (key in filled or key not in IF_MEASURED)
+    ]
+
+
+def circumstances(rows: Sequence[Row]) -> list[str]:
+    """On what the rows were measured; a warning where it was not always the same."""
+    notes = []
+    machines = {
+        f"{row.get('accelerator') or row.get('cpu')}, {row.get('threads')} threads" for row in rows
+    }
+    if machines:
+        notes.append(f"Measured on {'; '.join(sorted(machines))}.")
+    if len(machines) > 1:
+        notes.append(
+            "Seconds and memory were taken under different circumstances: compare with care."
+        )
+    versions = {(row.get("version_stakes"), row.get("version_torch")) for row in rows}
+    if len(versions) > 1:
+        said = "; ".join(f"stakes {a} with torch {b}" for a, b in sorted(versions, key=str))
+        notes.append(f"The rows come from different versions ({said}).")
+    samples = {(row.get("n_test"), row.get("n_retain")) for row in rows}
+    notes += [
+        f"Scored on {test} test and {kept} retained images."
+        for test, kept in sorted(samples, key=str)
+    ]
+    return notes
+
+
+def endings(rows: Sequence[Row]) -> list[str]:
+    """A note for every network, k and method of which runs ended without all being forgotten."""
+    notes = []
+    for (network, k, method), own in _groups(rows, "cell_network", "k", "cell_method").items():
+        reasons = [str(row.get("stop_reason")) for row in own]
+        odd = [reason for reason in reasons if not reason.startswith("forgotten")]
+        if odd:
+            count = f"{len(odd)} of {len(own)} runs ended otherwise than with all forgotten"
+            said = "; ".join(dict.fromkeys(odd))
+            notes.append(f"{network}, k = {k}, {method}: {count} ({said}).")
+    return notes
+
+
+def _measured(row: Row) -> dict[str, float | None]:
+    """The columns of one row; None where it was not measured."""
+    values: dict[str, float | None] = {}
+    for key in MEASURES:
+        if key in CHANGES:
+            values[key], before = _share(row, key), _share(row, key, "_before")
+            values[f"change_{key}"] = minus(values[key], before)
+        elif not key.startswith("change_"):
+            values[key] = number(row.get(key))
+    return values
+
+
+def _share(row: Row, key: str, suffix: str = "") -> float | None:
+    """An accuracy; ``forgotten`` is 100 less that on the forget images."""
+    if key == "forgotten":
+        return minus(100.0, number(row.get(f"acc_forget{suffix}")))
+    return number(row.get(f"{key}{suffix}"))
+
+
+def _stats(measured: Sequence[Mapping[str, float | None]]) -> dict[str, Stat]:
+    """Column -> its numbers over rows; what no row has measured is left out."""
+    found = {}
+    for key in MEASURES:
+        values = [value for each in measured if (value := each.get(key)) is not None]
+        if (numbers := stat(values)) is not None:
+            found[key] = numbers
+    return found
+
+
+def _before(network: str, k: int | None, group: Sequence[Row]) -> Line:
+    """The network before unlearning, scored once a seed whatever the number of methods."""
+    seeds = {row.get("seed"): row for row in reversed(group)}
+    keys = [key for key in MEASURES if not key.startswith("change_")]
+    before = [{key: _share(row, key, "_before") for key in keys} for row in seeds.values()]
+    return Line(network, k, "Before", "before", len(seeds), _stats(before))
+
+
+def _paper_line(network: str, k: int | None, row: Row, printed: Sequence[Row]) -> Line:
+    """A printed row, with its changes where the same table has a line Before."""
+    first: Row = next((other for other in printed if other["method"] == "Before"), {})
+    values: dict[str, float | None] = {}
+    for key in CHANGES:
+        values[key] = number(row.get(key))
+        if row is not first:
+            values[f"change_{key}"] = minus(values[key], number(first.get(key)))
+    return Line(network, k, str(row["method"]), "paper", 0, _stats([values]))
+
+
+def _best(ours: Mapping[str, Mapping[str, Stat]]) -> dict[str, frozenset[str]]:
+    """Method -> the columns in which it is ahead."""
+    full = {
+        method
+        for method, stats in ours.items()
+        if "forgotten" in stats and math.isclose(stats["forgotten"].mean, 100.0)
+    }
+    best: dict[str, set[str]] = {method: set() for method in ours}
+    for key, measure in MEASURES.items():
+        compete = ours.keys() if key in FORGETTING else full
+        stats = {
+            method: ours[method][key]
+            for method in ours
+            if method in compete and key in ours[method]
+        }
+        winner = ahead(stats, measure.better, 10.0**-measure.digits)
+        if winner is not None:
+            best[winner].add(key)
+    return {method: frozenset(keys) for method, keys in best.items()}
+
+
+def _groups(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by the values under ``keys``, in the order of their first rows."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
+    return groups
+
+
+def _by_k(rows: Sequence[Row]) -> list[tuple[tuple[str, int | None], list[Row]]]:
+    groups = _groups(rows, "cell_network", "k").items()
+    return sorted((((n, k), own) for (n, k), own in groups), key=lambda pair: pair[0][1] or 0)

@@ -1,0 +1,167 @@
+"""Stand-ins for the absent data, made from what a network's BatchNorm layers remember of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+STEP, DECAYS = 0.1, 0.3  # Adam's step size, and the last part of the steps, in which it falls
+STATISTICS_WEIGHT, RANGE_WEIGHT = 10.0, 100.0
+FAINTEST = 1e-3  # of the strongest frequency: a fainter one counts as strong as this
+
+
+def has_statistics(network: nn.Module) -> bool:
+    """Whether any layer keeps running statistics of the data that the network was trained on."""
+    return any(_remembers(module) for module in network.modules())
+
+
+class Whitening:
+    """A linear map between images (n, 3, h, w) and coefficients of about unit variance.
+
+    Coefficients (n, 3, h, w // 2 + 1, 2) are those of the Fourier transform, each divided by the
+    root mean square it has over some natural images, of colours that are uncorrelated over them.
+    Gradient steps on such coefficients change an image as natural images differ, mostly at low
+    frequencies, where steps on its pixels would add noise (Olah et al., "Feature Visualization",
+    Distill 2017).
+
+    >>> x = torch.rand(4, 3, 8, 6)
+    >>> whitening = Whitening(x)
+    >>> torch.allclose(whitening.images(whitening.coefficients(x)), x, atol=1e-4)
+    True
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self._size = images.shape[-2:]
+        self._mean = images.mean((0, 2, 3), keepdim=True)
+        colours = (images - self._mean).transpose(0, 1).flatten(1)
+        covariance = colours @ colours.T / colours.shape[1]
+        ridge = 1e-5 * torch.eye(len(covariance)).to(covariance)  # grey images have one colour
+        self._mix = torch.linalg.cholesky(covariance + ridge)
+        self._unmix = torch.linalg.inv(self._mix)
+        power = self._transform(images).abs().square().mean((0, 1))
+        self._amplitude = power.sqrt().clamp_min(FAINTEST * float(power.max().sqrt()))
+
+    def coefficients(self, images: Tensor) -> Tensor:
+        """The coefficients of images of the given ones' height and width."""
+        return torch.view_as_real(self._transform(images) / self._amplitude).contiguous()
+
+    def images(self, coefficients: Tensor) -> Tensor:
+        """The images that have these coefficients, beyond [0, 1] in places."""
+        spectrum = torch.view_as_complex(coefficients) * self._amplitude
+        colours = torch.fft.irfft2(spectrum, s=self._size)
+        return self._mean + torch.einsum("ij,njhw->nihw", self._mix, colours)
+
+    def _transform(self, images: Tensor) -> Tensor:
+        spectrum: Tensor = torch.fft.rfft2(
+            torch.einsum("ij,njhw->nihw", self._unmix, images - self._mean)
+        )
+        return spectrum
+
+
+def inverted(
+    network: nn.Module,
+    start: Tensor,
+    targets: Tensor,
+    whitening: Whitening,
+    *,
+    steps: int,
+    generator: torch.Generator,
+    batch_size: int = 256,
+    passes: AbstractContextManager[object] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """Change images until the network's BatchNorm layers see in them what they saw in training.
+
+    Each batch minimises, by Adam over ``steps`` steps::
+
+        CE(logits, targets) + 10 mean_l (|m_l - M_l|^2 + |s_l - S_l|^2) / S_l^2 + 100 beyond
+
+    with m_l, s_l the batch's mean and standard deviation at the input of layer l, M_l, S_l those
+    that the layer keeps (means over channels are taken), and the mean square by which pixels lie
+    beyond [0, 1]. In every step the images are moved by up to an eighth of the side and mirrored
+    or not, alike for the batch, so that no pixel counts by itself. After Yin et al., "Dreaming to
+    Distill" (CVPR 2020, DeepInversion), and different in what is varied (see :class:`Whitening`)
+    and where it starts.
+
+    Args:
+        network: images in [0, 1] to logits (n, c), in eval mode, its weights frozen.
+        start: (n, 3, h, w) in [0, 1]; the more natural, the more natural is what comes out.
+        targets: (n,) classes.
+        whitening: of natural images of the same height and width.
+        steps: for each batch.
+        generator: a CPU generator, for the moves.
+        batch_size: images whose statistics are matched together.
+        passes: entered around each pass through the network (see :mod:`stakes.training.precision`).
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        (n, 3, h, w) in [0, 1].
+
+    Raises:
+        ValueError: no layer keeps statistics (see :func:`has_statistics`).
+    """
+    if not has_statistics(network):
+        raise ValueError("no BatchNorm layer of the network keeps running statistics")
+    batches = list(zip(start.split(batch_size), targets.split(batch_size), strict=True))
+    made = []
+    for index, (images, classes) in enumerate(batches):
+        coefficients = whitening.coefficients(images).requires_grad_()
+        optimizer = torch.optim.Adam([coefficients], lr=STEP, betas=(0.5, 0.9))
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = STEP * min(1.0, (steps - step) / (DECAYS * steps))
+            shown = whitening.images(coefficients)
+            with passes or nullcontext(), _mismatches(network) as found:
+                logits = network(_moved(shown, generator))
+            loss = (
+                F.cross_entropy(logits.float(), classes)
+                + STATISTICS_WEIGHT * torch.stack(found).mean()
+                + RANGE_WEIGHT * (shown - shown.clamp(0, 1)).square().mean()
+            )
+            (coefficients.grad,) = torch.autograd.grad(loss, [coefficients])
+            optimizer.step()
+            progress(index * steps + step + 1, len(batches) * steps)
+        made.append(whitening.images(coefficients.detach()).clamp(0, 1))
+    return torch.cat(made)
+
+
+@contextmanager
+def _mismatches(network: nn.Module) -> Iterator[list[Tensor]]:
+    """How far the inputs of each layer with statistics are from them, in passes of the block."""
+    found: list[Tensor] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, _BatchNorm)
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        # Rows of channels: sums over rows are far faster than sums over images and positions.
+        rows = inputs[0].movedim(1, -1).flatten(0, -2).float()
+        mean = rows.mean(0)
+        variance = (rows.square().mean(0) - mean.square()).clamp_min(0) + module.eps
+        kept = module.running_var + module.eps
+        far = (mean - module.running_mean).square() + (variance.sqrt() - kept.sqrt()).square()
+        found.append((far / kept).mean())
+
+    hooks = [m.register_forward_pre_hook(look) for m in network.modules() if _remembers(m)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _remembers(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module.running_mean is not None
+
+
+def _moved(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The images moved by one random distance, the gap filled by reflection, mirrored or not."""
+    height, width = images.shape[2:]
+    reach = max(1, min(height, width) // 8)
+    top, left = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
+    padded = F.pad(images, (reach, reach, reach, reach), mode="reflect")
+    moved = padded[:, :, top : top + height, left : left + width]
+    return moved.flip(3) if int(torch.randint(0, 2, (1,), generator=generator)) else moved

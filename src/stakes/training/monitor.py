@@ -1,0 +1,110 @@
+"""What every method is watched by: forgetting and structural drift on the deployed path."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stakes.data.forget import ForgetSet
+from stakes.models.classifier import Classifier
+from stakes.training.losses import margins
+from stakes.training.structure import affinities, drift
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at the network found.
+
+    Attributes:
+        margins: (k,) lead of the true class over the best other one, for each forget image.
+        drift: structural drift on the watch's probes, in [0, 2]; NaN where the features are.
+        view_margins: (v,) the same lead for the views that are watched; empty where none are.
+        needed: share of the views that has to be misclassified.
+    """
+
+    margins: Tensor
+    drift: float
+    view_margins: Tensor
+    needed: float
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether every forget image is misclassified, and the share needed of their views."""
+        wrong, views = int((self.view_margins < 0).sum()), len(self.view_margins)
+        return self.forget_accuracy == 0 and (views == 0 or wrong / views >= self.needed)
+
+    @property
+    def views_accuracy(self) -> float | None:
+        """Percent of the views not known to be misclassified; None where none are watched."""
+        if not len(self.view_margins):
+            return None
+        return 100.0 * float((~(self.view_margins < 0)).float().mean())
+
+    @property
+    def forget_accuracy(self) -> float:
+        """Percent of the forget images not known to be misclassified; NaN logits show nothing."""
+        return 100.0 * float((~(self.margins < 0)).float().mean())
+
+    def __str__(self) -> str:
+        """What is still known, for the progress."""
+        copies = self.views_accuracy
+        more = "" if copies is None else f" ({copies:.0f} % of copies)"
+        return f"{self.forget_accuracy:.0f} % still known{more}"
+
+    def row(self) -> dict[str, float]:
+        """Its part of a history row."""
+        row = {"forget_accuracy": self.forget_accuracy, "drift": self.drift}
+        known = self.views_accuracy
+        return row if known is None else row | {"views_accuracy": known}
+
+
+class Watch:
+    """What every method is watched by, whatever it trains on: the deployed path, in eval mode.
+
+    Args:
+        original: the classifier before unlearning.
+        forget: the pictures to forget, on the classifier's device.
+        stakes: (c, d) anchors in feature space (see
+            :func:`stakes.training.structure.place_anchors`).
+        probes: (n, 3, h, w) mixtures of the forget images that no method trains on.
+        projector: set where the deployed path goes through one.
+        views: copies of the forget images, each (k, 3, h, w), to be forgotten as well.
+        needed: share of these views that has to be misclassified.
+    """
+
+    def __init__(
+        self,
+        original: Classifier,
+        forget: ForgetSet,
+        stakes: Tensor,
+        probes: Tensor,
+        projector: nn.Module | None = None,
+        views: Sequence[Tensor] = (),
+        needed: float = 1.0,
+    ) -> None:
+        self._k, self._needed = len(forget), needed
+        self._labels = forget.labels.repeat(1 + len(views))
+        self._stakes = stakes
+        self._images = torch.cat([forget.images, *views, probes])
+        self._projector = projector
+        with torch.no_grad():
+            self._structure = affinities(_features(original, probes), stakes)
+
+    @torch.no_grad()
+    def look(self, live: Classifier) -> Look:
+        """Measure ``live`` without moving anything in it, BatchNorm statistics included."""
+        training = live.training
+        live.eval()
+        features = _features(live, self._images)
+        live.train(training)
+        if self._projector is not None:
+            features = self._projector(features)
+        shown = len(self._labels)
+        lead = margins(live.head(features[:shown]), self._labels)
+        moved = drift(self._structure, affinities(features[shown:], self._stakes))
+        return Look(lead[: self._k], moved, lead[self._k :], self._needed)
+
+
+def _features(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
+    return torch.cat([classifier.features(batch) for batch in images.split(batch_size)])

@@ -1,0 +1,76 @@
+"""Searches that end at the weakest change that is enough."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from stakes.models.classifier import Classifier
+from stakes.progress import Report, silent
+from stakes.training.loop import FORGOTTEN, History
+from stakes.training.monitor import Watch
+
+
+def escalate(
+    live: Classifier,
+    change: Callable[[float], None],
+    strengths: Sequence[float],
+    watch: Watch,
+    *,
+    report: Report = silent,
+) -> tuple[History, str]:
+    """Try one strength after another until every forget image is misclassified.
+
+    Args:
+        live: the classifier that is changed.
+        change: puts ``live`` at a strength, whatever it was at before.
+        strengths: in the order they are tried, the weakest first; at least one.
+        watch: looks at the deployed path; it alone decides when to stop.
+        report: progress.
+
+    Returns:
+        A history row per strength (``step``, ``strength``, ``forget_accuracy`` in percent and
+        ``drift``) after a row for the start, and the reason for stopping. ``live`` stays at the
+        strength of the last row.
+    """
+    history: History = [{"step": 0.0} | watch.look(live).row()]
+    for step, strength in enumerate(strengths, 1):
+        change(strength)
+        look = watch.look(live)
+        history.append({"step": float(step), "strength": strength} | look.row())
+        report("unlearning", step, len(strengths), str(look))
+        if look.forget_accuracy == 0:
+            return history, FORGOTTEN
+    tried = f"{len(strengths)} strengths up to {strengths[-1]:.3g}"
+    return history, f"limit: {tried} tried before every image was forgotten"
+
+
+@torch.no_grad()
+def pull_back(
+    live: nn.Module, original: nn.Module, holds: Callable[[], bool], bisections: int = 8
+) -> float:
+    """Move ``live`` back along the line to ``original`` as far as ``holds()`` stays true.
+
+    Bisection over the share of the way; the last share known to hold is kept.
+
+    Returns:
+        The share in (0, 1] of the distance from ``original`` that was needed.
+    """
+    origin = dict(original.named_parameters())
+    end = {name: p.detach().clone() for name, p in live.named_parameters()}
+
+    def move(share: float) -> None:
+        for name, parameter in live.named_parameters():
+            parameter.copy_(torch.lerp(origin[name], end[name], share))
+
+    low, high = 0.0, 1.0
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        move(middle)
+        low, high = (low, middle) if holds() else (middle, high)
+    if high == 1.0:
+        for name, parameter in live.named_parameters():
+            parameter.copy_(end[name])
+    else:
+        move(high)
+    return high
