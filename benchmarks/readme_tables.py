@@ -76,7 +76,7 @@ def steps(found: Rows) -> str:
 NUMBER: Columns = {"n": lambda found: str(len(found)), "forgotten": rest("acc_forget", 0)}
 CHANGES: Columns = {
     "test accuracy": change("acc_test"),
-    "kept training pictures": change("acc_retain"),
+    "kept training images": change("acc_retain"),
     "steps": steps,
 }
 
@@ -114,7 +114,7 @@ def views() -> str:
 
 
 def methods() -> str:
-    """Every method that was run on 64 pictures, in percent."""
+    """Every method that was run on 64 images, in percent."""
     own, others = rows("cifar10-resnet20"), rows("retained-cifar10")
     named = own + [row | {"cell_method": f"{row['cell_method']} *"} for row in others]
     groups = grouped([row for row in named if row["k"] == 64], lambda row: row["cell_method"])
@@ -122,7 +122,7 @@ def methods() -> str:
         "": first("cell_method"),
         **NUMBER,
         "test accuracy": said("acc_test"),
-        "kept training pictures": said("acc_retain"),
+        "kept training images": said("acc_retain"),
         "steps": steps,
     }
     was = [said(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]

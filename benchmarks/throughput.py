@@ -3,7 +3,7 @@
 python benchmarks/throughput.py
 
 Times the passes of random networks in processor seconds and adds them up to a step of the default
-(256 probes through the original, these and 128 pictures through the copy that changes) and of the
+(256 probes through the original, these and 128 images through the copy that changes) and of the
 paper's preset (128 images).
 """
 

@@ -2,7 +2,7 @@
 
 python benchmarks/timing.py --data CIFAR10_FOLDER --weights resnet20-12fca82f.th
 
-Runs the default and the paper preset on the same pictures in pairs, one right after the other, so
+Runs the default and the paper preset on the same images in pairs, one right after the other, so
 that other work on the machine weighs on both alike. The paper preset is stopped after
 ``--patience`` times the seconds of its pair's default, if it has not forgotten everything by then.
 Forward and backward passes are timed from within: hooks on the network's body, and the call of
@@ -82,7 +82,7 @@ def paper(network, forget, seed, limit):
     report = stopped_after(limit)
     try:
         end = StructGuard.paper(max_steps=10**6)(
-            network, forget, anchors="cifar10", seed=seed, report=report
+            network, forget, anchors="cifar10", seed=seed, progress=report
         ).stop_reason
     except TimeoutError:
         phase, done, note = report.last

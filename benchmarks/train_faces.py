@@ -2,8 +2,8 @@
 
     python benchmarks/train_faces.py ORL_FOLDER OUT
 
-ORL_FOLDER holds one folder of pictures for each identity, such as the AT&T / ORL faces (Olivetti
-Research Laboratory; 40 identities, 10 pictures of each). Of every identity, TEST pictures are
+ORL_FOLDER holds one folder of images for each identity, such as the AT&T / ORL faces (Olivetti
+Research Laboratory; 40 identities, 10 images of each). Of every identity, TEST images are
 drawn for testing. OUT gets ``data/train/ID``, ``data/test/ID`` and ``weights.safetensors``:
 
     stakes bench faces --out RUNS --set data=OUT/data --set weights=OUT/weights.safetensors
@@ -28,12 +28,12 @@ from stakes.training.loop import Batches
 
 MODEL, SIZE, TEST = "timm:resnet10t", 64, 2
 BATCH, RATE, MOMENTUM, DECAY = 32, 0.05, 0.9, 5e-4
-# What one identity's pictures differ in: the head leans, comes nearer, is off centre, is lit.
+# What one identity's images differ in: the head leans, comes nearer, is off centre, is lit.
 LEAN, SCALE, SHIFT, LIGHT = 0.2, 0.12, 0.12, 0.25
 
 
 def split(source: Path, out: Path, seed: int) -> None:
-    """Copy the pictures to ``out/train/ID`` and, ``TEST`` of each identity, ``out/test/ID``."""
+    """Copy the images to ``out/train/ID`` and, ``TEST`` of each identity, ``out/test/ID``."""
     generator = torch.Generator().manual_seed(seed)
     for identity, files in class_files(str(source), source).items():
         order = torch.randperm(len(files), generator=generator).tolist()
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     state = {name: tensor.contiguous() for name, tensor in classifier.network_state().items()}
     weights.write_bytes(safetensors.torch.save(state))  # save_file's are for their owner alone
     for name, images in (("train", splits.train), ("test", splits.test)):
-        print(f"{name}: {accuracy(classifier, images):.2f} % of {len(images)} pictures")
+        print(f"{name}: {accuracy(classifier, images):.2f} % of {len(images)} images")
     print(f"{time.perf_counter() - start:.0f} s: {weights}")
 
 

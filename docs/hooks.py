@@ -76,7 +76,7 @@ def _field(item: Field[Any], hint: object) -> tuple[str, ...]:
 
 
 def _needs(kind: type[Method]) -> str:
-    return "the pictures and retained data" if kind.needs_retain else "the pictures"
+    return "the images and retained data" if kind.needs_retain else "the images"
 
 
 def _prose(kind: type[Method]) -> str:

@@ -1,4 +1,4 @@
-"""Tiny networks and pictures that every test can afford; real data where it lies beside."""
+"""Tiny networks and images that every test can afford; real data where it lies beside."""
 
 import signal
 from pathlib import Path
@@ -39,7 +39,7 @@ class Tiny(nn.Module):
 
 
 def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Coloured pictures (n, 3, 8, 8) in 8 bits with their class: its colour is strongest."""
+    """Coloured images (n, 3, 8, 8) in 8 bits with their class: its colour is strongest."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % len(CLASSES)
     pixels = torch.rand(count, 3, 8, 8, generator=generator) * 0.6
@@ -60,7 +60,7 @@ def test_images() -> ImageArray:
 
 @pytest.fixture(scope="session")
 def trained(train_images: ImageArray) -> Classifier:
-    """A classifier that knows its training pictures; session-wide, so nobody may change it."""
+    """A classifier that knows its training images; session-wide, so nobody may change it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         classifier = Classifier.wrap(Tiny(), class_names=CLASSES, input_size=8)
@@ -84,7 +84,7 @@ def classifier(trained: Classifier) -> Classifier:
 
 @pytest.fixture(scope="session")
 def forget(train_images: ImageArray, trained: Classifier) -> ForgetSet:
-    """Six pictures of two classes, so that there is a class that is wrong for all of them."""
+    """Six images of two classes, so that there is a class that is wrong for all of them."""
     known = trained(train_images.load(range(len(train_images)))).argmax(1) == train_images.labels
     chosen = (known & (train_images.labels < 2)).nonzero()[:6, 0]
     return ForgetSet.from_indices(train_images, chosen.tolist())

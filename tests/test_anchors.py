@@ -97,6 +97,7 @@ def test_shipped_card(name: str) -> None:
     assert card["encoded_in_parts"] == []
     words = shlex.split(card["command"])
     assert words[:2] == ["stakes", "anchors"]
+    shipped = "src/stakes/anchors/shipped"
     assert words[words.index("--descriptions") + 1] == f"{shipped}/descriptions/{name}.json"
     assert words[words.index("--out") + 1] == f"{shipped}/embeddings/{name}.safetensors"
 

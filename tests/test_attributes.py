@@ -132,7 +132,7 @@ def test_progress_counts_the_classes(stub, tmp_path):
     stub.answers, said = [answer(CAT), answer(DOG)], []
     report = lambda *words: said.append(words)  # noqa: E731
     out = tmp_path / "d.json"
-    describe(["cat", "dog"], "openai:m", out, count=2, base_url=stub.base_url, report=report)
+    describe(["cat", "dog"], "openai:m", out, count=2, base_url=stub.base_url, progress=report)
     both = [("describing", 0, 2, "cat"), ("describing", 1, 2, "dog"), ("describing", 2, 2)]
     assert said == both
 

@@ -42,7 +42,7 @@ def test_where_nothing_was_changed_nothing_has_changed(classifier, forget, train
     assert (row["n_wrong"], row["second_choice"], row["answer_entropy"]) == (0, None, None)
     assert row["relearn_forget"] is row["relearn_test"] is None  # there is nothing to relearn
     for item in evidence["saliency"]:
-        assert item["before"] == item["after"] != item["picture"]
+        assert item["before"] == item["after"] != item["image"]
 
 
 def test_without_data_nothing_but_the_forget_images_is_measured(classifier, forget, unseen):
@@ -78,7 +78,7 @@ def test_a_method_that_only_turns_the_head_leaves_what_the_features_know(
 
 @pytest.fixture(scope="module")
 def noise():
-    """Pictures without any pattern, with labels at random: they can only be learned by heart."""
+    """Images without any pattern, with labels at random: they can only be learned by heart."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (320, 3, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(4, (320,), generator=generator)
@@ -181,7 +181,7 @@ def test_relearning_is_compared_with_test_images_that_are_wrong_too(classifier, 
     assert row["answer_entropy"] == 0
 
 
-def test_pictures_are_left_out_of_the_evidence_on_request(classifier, forget):
+def test_images_are_left_out_of_the_evidence_on_request(classifier, forget):
     _, shown = evaluate(classifier, classifier, forget)
     assert [item["name"] for item in shown["saliency"]] == list(forget.names)
     _, hidden = evaluate(classifier, classifier, forget, thumbnails=False)
@@ -196,7 +196,7 @@ def test_the_same_networks_give_the_same_numbers(classifier, forget, train_image
     assert first == again
 
 
-def test_wrong_answers_alone_count_where_some_pictures_are_still_right():
+def test_wrong_answers_alone_count_where_some_images_are_still_right():
     before = torch.tensor([[3.0, 2, 1], [3, 2, 1], [3, 1, 2], [1, 3, 2]])
     after = torch.tensor([[1.0, 2, 0], [0, 1, 2], [3, 1, 2], [1, 3, 2]])  # answers 1, 2, 0, 1
     labels = torch.tensor([0, 0, 0, 1])

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from stakes.training.adaptive import Balance, Push
+from stakes.training.adaptive import AdaptiveMargin, ViewsScale
 
 K = 20
 
 
-def show(balance: Balance, known: int, times: int = 1) -> None:
+def show(balance: AdaptiveMargin, known: int, times: int = 1) -> None:
     """Let it see all images so many times, ``known`` of them with the true class ahead."""
     lead = torch.where(torch.arange(K) < known, 1.0, -1.0)
     for _ in range(times):
@@ -18,7 +18,7 @@ def show(balance: Balance, known: int, times: int = 1) -> None:
 
 
 def test_what_was_not_seen_yet_counts_as_known_and_what_was_as_it_was_last():
-    balance = Balance(4, 0.3, patience=5)
+    balance = AdaptiveMargin(4, 0.3, patience=5)
     assert balance.known == 1
     balance.see(torch.tensor([0, 2]), torch.tensor([-1.0, 2.0]))
     assert balance.known == 0.75
@@ -31,7 +31,7 @@ def test_what_was_not_seen_yet_counts_as_known_and_what_was_as_it_was_last():
 
 
 def test_the_margin_grows_by_a_quarter_where_few_stay_known_for_so_long():
-    balance = Balance(K, 0.4, patience=3)
+    balance = AdaptiveMargin(K, 0.4, patience=3)
     show(balance, 1)
     show(balance, 1, times=2)
     assert balance.margin == 0.4
@@ -45,7 +45,7 @@ def test_the_margin_grows_by_a_quarter_where_few_stay_known_for_so_long():
 
 
 def test_the_hold_is_halved_where_many_stay_known_for_twice_as_long():
-    balance = Balance(K, 0.4, patience=3)
+    balance = AdaptiveMargin(K, 0.4, patience=3)
     show(balance, 10)
     show(balance, 10, times=5)
     assert balance.hold == 1
@@ -59,7 +59,7 @@ def test_the_hold_is_halved_where_many_stay_known_for_twice_as_long():
 
 
 def test_a_new_least_number_starts_the_waiting_again_and_a_worse_one_does_not():
-    balance = Balance(K, 0.4, patience=1)
+    balance = AdaptiveMargin(K, 0.4, patience=1)
     for known in (12, 13, 11, 12, 10):
         show(balance, known)
     show(balance, 12)
@@ -73,7 +73,7 @@ def test_a_new_least_number_starts_the_waiting_again_and_a_worse_one_does_not():
 
 
 def test_as_long_as_all_is_forgotten_nothing_changes_and_then_it_waits_anew():
-    balance = Balance(K, 0.4, patience=3)
+    balance = AdaptiveMargin(K, 0.4, patience=3)
     show(balance, 0, times=50)
     show(balance, 1, times=2)
     assert balance.margin == 0.4
@@ -85,7 +85,7 @@ def test_as_long_as_all_is_forgotten_nothing_changes_and_then_it_waits_anew():
 
 
 def test_there_is_a_greatest_margin_and_a_least_hold():
-    balance = Balance(K, 0.4, patience=1)
+    balance = AdaptiveMargin(K, 0.4, patience=1)
     show(balance, 1, times=100)
     assert balance.margin == pytest.approx(3.2)
     show(balance, 2, times=100)
@@ -93,14 +93,14 @@ def test_there_is_a_greatest_margin_and_a_least_hold():
 
 
 def test_without_patience_both_stay():
-    balance = Balance(K, 0.4, patience=0)
+    balance = AdaptiveMargin(K, 0.4, patience=0)
     show(balance, 1, times=200)
     show(balance, 10, times=200)
     assert (balance.margin, balance.hold) == (0.4, 1)
 
 
 def test_the_lead_is_noted_and_not_held_on_to():
-    balance = Balance(2, 0.4, patience=1)
+    balance = AdaptiveMargin(2, 0.4, patience=1)
     lead = torch.tensor([1.0, -1.0], requires_grad=True)
     balance.see(torch.arange(2), 2 * lead)
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_the_lead_is_noted_and_not_held_on_to():
     assert balance.known == 0.5
 
 
-def pushed(push: Push, shares: list[float]) -> list[float]:
+def pushed(push: ViewsScale, shares: list[float]) -> list[float]:
     """The push after each step in which this share of 40 copies is known."""
     found = []
     for share in shares:
@@ -121,7 +121,7 @@ def pushed(push: Push, shares: list[float]) -> list[float]:
 
 
 def test_the_push_grows_where_too_many_copies_stay_known():
-    push = Push(0.05, patience=2)
+    push = ViewsScale(0.05, patience=2)
     # The first two windows make progress; the third is hardly better than the second.
     assert pushed(push, [0.9, 0.8, 0.5, 0.4, 0.45, 0.4]) == [1, 1, 1, 1, 1, 1.5]
     assert pushed(push, [0.4] * 4) == [1.5, 2.25, 2.25, 3.375]
@@ -130,7 +130,7 @@ def test_the_push_grows_where_too_many_copies_stay_known():
 
 
 def test_the_push_shrinks_where_fewer_copies_are_known_than_may_be():
-    push = Push(0.1, patience=3)
+    push = ViewsScale(0.1, patience=3)
     assert push.why == "as given"
     assert pushed(push, [0.1, 0.0, 0.0]) == pytest.approx([1, 1, 1 / 1.5])
     assert pushed(push, [0.075, 0.1, 0.075]) == pytest.approx([1 / 1.5] * 3)  # neither
@@ -139,14 +139,14 @@ def test_the_push_shrinks_where_fewer_copies_are_known_than_may_be():
 
 
 def test_without_patience_the_push_stays():
-    assert set(pushed(Push(0.05, patience=0), [1.0] * 50)) == {1.0}
+    assert set(pushed(ViewsScale(0.05, patience=0), [1.0] * 50)) == {1.0}
 
 
 def test_a_push_goes_on_in_the_middle_of_a_window():
     shares = [0.9, 0.6, 0.6, 0.6, 0.0, 0.0, 0.1, 0.0, 0.0]
-    whole = pushed(Push(0.1, patience=3), shares)
+    whole = pushed(ViewsScale(0.1, patience=3), shares)
     for cut in range(len(shares)):
-        first, second = Push(0.1, patience=3), Push(0.1, patience=3)
+        first, second = ViewsScale(0.1, patience=3), ViewsScale(0.1, patience=3)
         start = pushed(first, shares[:cut])
         second.load_state_dict(first.state_dict())
         assert start + pushed(second, shares[cut:]) == whole

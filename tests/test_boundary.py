@@ -11,7 +11,7 @@ from stakes.methods.boundary_shrink import nearest_class
 
 
 class Linear(nn.Module):
-    """Pictures of one pixel: the logits are linear in its three channels."""
+    """Images of one pixel: the logits are linear in its three channels."""
 
     def __init__(self, weight):
         super().__init__()
@@ -38,10 +38,10 @@ def test_it_is_never_the_true_class_and_agrees_with_a_slow_attack(classifier, fo
         classifier.zero_grad()
         found = nearest_class(classifier, forget.images, forget.labels, eps).tolist()
         assert all(p.grad is None for p in classifier.parameters())
-        for picture, label, answer in zip(forget.images, forget.labels, found, strict=True):
-            x = picture[None].clone().requires_grad_()
+        for image, label, answer in zip(forget.images, forget.labels, found, strict=True):
+            x = image[None].clone().requires_grad_()
             F.cross_entropy(classifier(x), label[None]).backward()
-            moved = picture[None].clone()
+            moved = image[None].clone()
             moved[x.grad > 0] += eps
             moved[x.grad < 0] -= eps
             logits = classifier(moved.clamp(0, 1))[0].tolist()

@@ -16,12 +16,12 @@ from stakes import METHODS, StructGuard, progress
 from stakes.anchors.anchors import Anchors
 from stakes.progress import Stopwatch
 from stakes.runs.folder import checkpoint_beside
-from stakes.runs.record import Request, run
+from stakes.runs.record import Request, record
 from stakes.training import checkpoint
-from stakes.training.adaptive import Balance
+from stakes.training.adaptive import AdaptiveMargin
 from stakes.training.checkpoint import DIGEST, Checkpoint
 from stakes.training.loop import Batches
-from stakes.training.schedule import Pace
+from stakes.training.schedule import Schedule
 
 #: The step size is halved, the margin grows, the hold gives way, and the run settles.
 ADAPTIVE = StructGuard(
@@ -76,8 +76,8 @@ def test_it_goes_on_to_the_same_bits_however_often(
     for step in steps:
         stop_after(step)
         with pytest.raises(KeyboardInterrupt):
-            method(classifier, forget, anchors=anchors, seed=3, checkpoint=file, report=told)
-    again = method(classifier, forget, anchors=anchors, seed=3, checkpoint=file, report=told)
+            method(classifier, forget, anchors=anchors, seed=3, checkpoint=file, progress=told)
+    again = method(classifier, forget, anchors=anchors, seed=3, checkpoint=file, progress=told)
     assert told == [(step, method.max_steps, f"going on after step {step}") for step in steps]
     assert again.classifier.digest() == whole.classifier.digest()
     assert [other.digest() for other in again.other.values()] == [
@@ -101,8 +101,8 @@ def test_an_interruption_within_a_step_costs_that_step(classifier, forget, ancho
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=stop)
-    again = SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=told)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=stop)
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=told)
     assert told == [(4, 7, "going on after step 4")]
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
     assert list(file.parent.iterdir()) == [file]  # no temporary file is left
@@ -113,7 +113,7 @@ def other_weights(classifier, forget):
         classifier.head.bias[0] += 1e-3
 
 
-def other_pictures(classifier, forget):
+def other_images(classifier, forget):
     forget.images[0, 0, 0, 0] += 1 / 255
 
 
@@ -128,7 +128,7 @@ def frozen_layer(classifier, forget):
         ({"anchors": "other"}, "anchors"),
         ({"method": replace(SHORT, lr=2e-5)}, "method or setting"),
         (other_weights, "network"),
-        (other_pictures, "forget set"),
+        (other_images, "forget set"),
         (frozen_layer, "layers to change"),
     ],
 )
@@ -147,7 +147,7 @@ def test_what_another_job_left_is_told_and_not_used(
     if given["anchors"] == "other":
         given["anchors"] = Anchors(anchors.vectors.flip(1), anchors.class_names, {})
     method, told = given.pop("method"), Told()
-    again = method(classifier, forget, checkpoint=file, report=told, **given)
+    again = method(classifier, forget, checkpoint=file, progress=told, **given)
     assert told == [(0, 7, f"begun anew, since what was saved had another {part}")]
     assert again.history == method(classifier, forget, **given).history
 
@@ -159,7 +159,7 @@ def test_other_threads_are_another_job(classifier, forget, anchors, file, stop_a
     told = Told()
     torch.set_num_threads(2)
     try:
-        SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=told)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=told)
     finally:
         torch.set_num_threads(1)
     assert told == [(0, 7, "begun anew, since what was saved had another number of threads")]
@@ -208,14 +208,14 @@ def test_a_file_that_cannot_be_used_is_told_and_replaced(
     file.write_bytes(damage(file.read_bytes()))
     monkeypatch.chdir(file.parent)
     told = Told()
-    again = SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=told)
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=told)
     ((done, _, note),) = told
     assert done == 0
     assert note.startswith(f"begun anew: state.pt cannot be used ({why}")
     assert list(file.parent.iterdir()) == [file]  # nothing was executed
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
     told.clear()
-    SHORT(classifier, forget, anchors=anchors, checkpoint=file, report=told)
+    SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=told)
     assert told == [(6, 7, "going on after step 6")]
 
 
@@ -257,11 +257,11 @@ def test_what_comes_too_late_to_be_kept_is_refused(tmp_path):
 def balance_trace(cut: int | None) -> list[tuple[float, float, float]]:
     """Margin, hold and share known over steps in which ever fewer images are known."""
     generator = torch.Generator().manual_seed(0)
-    balance, trace = Balance(40, 0.3, patience=2), []
+    balance, trace = AdaptiveMargin(40, 0.3, patience=2), []
     for step in range(120):
         if step == cut:
             state = copy.deepcopy(balance.state_dict())
-            balance = Balance(40, 0.3, patience=2)
+            balance = AdaptiveMargin(40, 0.3, patience=2)
             balance.load_state_dict(state)
         lead = torch.randn(10, generator=generator) - step / 40
         balance.see(torch.randperm(40, generator=generator)[:10], lead)
@@ -281,30 +281,30 @@ def pace_trace(cut: int | None, seed: int) -> list[tuple[float, float, bool, int
     """Step size, weight, settling and halvings over looks at a drift that is often too large."""
     generator = torch.Generator().manual_seed(seed)
 
-    def begin(value: float) -> tuple[nn.Parameter, torch.optim.Optimizer, Pace]:
+    def begin(value: float) -> tuple[nn.Parameter, torch.optim.Optimizer, Schedule]:
         weight = nn.Parameter(torch.tensor(value))
         optimizer = torch.optim.SGD([weight], lr=0.1)
         options = {"warmup": 7, "settle": 0.5, "settle_least": 3, "max_drift": 0.27, "backoffs": 3}
-        return weight, optimizer, Pace(optimizer, **options)
+        return weight, optimizer, Schedule(optimizer, **options)
 
-    weight, optimizer, pace = begin(1.0)
+    weight, optimizer, schedule = begin(1.0)
     trace = []
     for step in range(1, 41):
         if step == cut:
-            states = copy.deepcopy((optimizer.state_dict(), pace.state_dict()))
-            value, (weight, optimizer, pace) = weight.detach(), begin(1.0)
+            states = copy.deepcopy((optimizer.state_dict(), schedule.state_dict()))
+            value, (weight, optimizer, schedule) = weight.detach(), begin(1.0)
             with torch.no_grad():
                 weight.copy_(value)
-            for thing, state in zip((optimizer, pace), states, strict=True):
+            for thing, state in zip((optimizer, schedule), states, strict=True):
                 thing.load_state_dict(state)
-        pace.set(step)
+        schedule.set(step)
         weight.grad = torch.ones_like(weight)
         optimizer.step()
         drift, chance = torch.rand(2, generator=generator).tolist()
-        if not (pace.too_far(0.3 * drift) and pace.back_off(step)):
-            pace.done(step, chance < 0.5)
+        if not (schedule.too_far(0.3 * drift) and schedule.back_off(step)):
+            schedule.done(step, chance < 0.5)
         size = optimizer.param_groups[0]["lr"]
-        trace.append((size, float(weight.detach()), pace.settling, len(pace.halved_at)))
+        trace.append((size, float(weight.detach()), schedule.settling, len(schedule.halved_at)))
     return trace
 
 
@@ -355,19 +355,19 @@ def test_a_run_on_disk_keeps_its_state_until_all_is_written(
 ):
     out = tmp_path / "out"
     request = Request(SHORT, classifier, forget, anchors, test=test_images)
-    whole = run(request, tmp_path / "whole")
+    whole = record(request, tmp_path / "whole")
     stop_after(6)
     with pytest.raises(KeyboardInterrupt):
-        run(request, out)
+        record(request, out)
     with monkeypatch.context() as patch:
         patch.setattr(
             "stakes.runs.record.evaluate", lambda *args, **options: 1 / 0
         )  # while scoring
         with pytest.raises(ZeroDivisionError):
-            run(request, out)
+            record(request, out)
     assert checkpoint_beside(out).is_file()
     told = Told()
-    row = run(request, out, told)
+    row = record(request, out, told)
     assert told == [(6, 7, "going on after step 6")]
     assert row["unlearned_digest"] == whole["unlearned_digest"]
     assert row["seconds_total"] >= row["seconds_unlearn"] > 0

@@ -37,11 +37,11 @@ FILES = {
 QUICK = ["--probe-batch", "16", "--max-steps", "2"]
 
 
-def write_pictures(folder: Path, pixels: torch.Tensor, labels: torch.Tensor, names) -> None:
-    for i, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+def write_images(folder: Path, pixels: torch.Tensor, labels: torch.Tensor, names) -> None:
+    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         path = folder / names[int(label)] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
 
 
 def noise(count: int, seed: int = 0) -> torch.Tensor:
@@ -50,9 +50,9 @@ def noise(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def furnish(place: Path) -> Path:
-    """Write pictures of four colours, and the weights of a network that knows them."""
+    """Write images of four colours, and the weights of a network that knows them."""
     for part, count, seed in (("train", 40, 0), ("test", 20, 1)):
-        write_pictures(place / "data" / part, *blobs(count, seed), CLASSES)
+        write_images(place / "data" / part, *blobs(count, seed), CLASSES)
     splits = load_data(place / "data")
     network = Classifier.load("stakes:digits_cnn", class_names=splits.class_names, input_size=8)
     images, labels = splits.train.load(range(40)), splits.train.labels
@@ -75,7 +75,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def base(place, tmp_path, monkeypatch) -> list[str]:
-    """A command that forgets all of six pictures in a few steps, run in an empty folder."""
+    """A command that forgets all of six images in a few steps, run in an empty folder."""
     monkeypatch.chdir(tmp_path)
     words = f"unlearn --model stakes:digits_cnn --input-size 8 --weights {place}/net.th"
     words += f" --data {place}/data --forget random:6 --lr 3e-3 --probe-batch 32 --out OUT"
@@ -141,8 +141,8 @@ def cifar_like(tmp_path_factory) -> Path:
     """Noise in the shape of CIFAR-10, and random weights as the usual public file holds them."""
     place = tmp_path_factory.mktemp("cifar")
     labels = torch.arange(80) % 10
-    write_pictures(place / "data" / "train", noise(80), labels, CIFAR)
-    write_pictures(place / "data" / "test", noise(20, 1), labels[:20], CIFAR)
+    write_images(place / "data" / "train", noise(80), labels, CIFAR)
+    write_images(place / "data" / "test", noise(20, 1), labels[:20], CIFAR)
     network = Classifier.load("stakes:cifar_resnet20", num_classes=10)
     state = {f"module.{name}": value for name, value in network.network_state().items()}
     torch.save({"state_dict": state, "best_prec1": 91.7}, place / "resnet20.th")
@@ -189,7 +189,7 @@ def test_the_example_as_a_program(cifar_like, tmp_path):
     plain.load_state_dict(load_file(tmp_path / "OUT" / "model.safetensors"))
 
 
-def test_the_example_on_real_pictures(shared, tmp_path, monkeypatch, capsys):
+def test_the_example_on_real_images(shared, tmp_path, monkeypatch, capsys):
     import io
     import tarfile
 
@@ -243,7 +243,7 @@ def test_files_row_and_streams(base, place, capsys):
             assert row[key] is None  # 20 test images are too few for one false alarm in a hundred
             continue
         if key.endswith("_classes"):
-            assert row[key] is None  # single pictures are no whole classes
+            assert row[key] is None  # single images are no whole classes
             continue
         assert 0 <= row[key] <= 100
         assert 0 <= row[f"{key}_before"] <= 100
@@ -302,14 +302,14 @@ def test_in_python_the_same_in_under_ten_lines(base, place, capsys):
     assert scores == {key: row[key] for key in scores}
 
 
-def test_fewer_samples_and_no_pictures_in_the_report(base, capsys):
+def test_fewer_samples_and_no_images_in_the_report(base, capsys):
     assert cli.main([*base, "--eval-samples", "7", "--no-images", "--max-steps", "1"]) == 0
     row = row_of("OUT")
     assert (row["n_test"], row["n_retain"], row["eval_samples"]) == (7, 7, 7)
     assert "thumbnail" in Path("OUT/evidence.json").read_text()
     for name in ("OUT/evidence.json", "OUT/report.html"):
-        pictures = json.loads(Path("OUT/evidence.json").read_text())["forget"]
-        assert all(picture["thumbnail"] is None for picture in pictures), name
+        images = json.loads(Path("OUT/evidence.json").read_text())["forget"]
+        assert all(image["thumbnail"] is None for image in images), name
 
 
 def test_without_data_only_the_forget_set_is_scored(base, place, capsys):
@@ -427,7 +427,7 @@ def test_a_preset_and_switches_in_a_file(base, capsys):
         ("--std 0 1 1", "std is .*; it divides, so it must be above 0"),
         ("--seed -1", "--seed -1: give a whole number from 0"),
         ("--eval-samples 0", "eval_samples=0: score at least 1 image"),
-        ("--max-memory 0.000001", "6 forget pictures of 8x8 need .* MiB, the budget is"),
+        ("--max-memory 0.000001", "6 forget images of 8x8 need .* MiB, the budget is"),
         ("--max-memory -1", "--max-memory -1.0: give a number of GiB above 0"),
         ("--device foo", "--device foo is none: give cpu, cuda, cuda:1 or auto"),
         ("--anchors digits", "no anchor for blue, .*: these anchors are for the 10 classes 0, 1"),
@@ -501,29 +501,29 @@ def test_bad_weights(make, message, base, place, capsys):
 
 
 def test_weights_for_another_number_of_classes(base, place, capsys):
-    write_pictures(Path("few"), *blobs(4, 0), ("a", "b", "c", "c"))
+    write_images(Path("few"), *blobs(4, 0), ("a", "b", "c", "c"))
     refused(with_options(base, data="few"), "has 4 classes, not 3", capsys)
 
 
-def test_bad_folders_and_pictures(base, place, capsys):
+def test_bad_folders_and_images(base, place, capsys):
     refused(
         with_options(base, data="none"), "none: no such folder, and no data set of that", capsys
     )
     Path("empty").mkdir()
     refused(with_options(base, data="empty"), "empty: no class folders", capsys)
-    refused(with_options(base, forget="empty"), "empty: no pictures to forget", capsys)
+    refused(with_options(base, forget="empty"), "empty: no images to forget", capsys)
     refused(with_options(base, forget="none"), "--forget none: no such folder", capsys)
-    refused(with_options(base, forget="random:0"), "0 random pictures: .*can give 1 to 40", capsys)
+    refused(with_options(base, forget="random:0"), "0 random images: .*can give 1 to 40", capsys)
     refused(with_options(base, forget="random:41"), "41 random .*can give 1 to 40", capsys)
     refused(with_options(base, forget="random:x"), "wanted a number, such as random:64", capsys)
-    write_pictures(Path("f"), *blobs(2, 0), ["red", "purple", "blue", "grey"])
+    write_images(Path("f"), *blobs(2, 0), ["red", "purple", "blue", "grey"])
     refused(with_options(base, forget="f"), "'purple' is not one of the 4 classes", capsys)
     Path("table.csv").write_text("path,label\nf/red/0.png,7\n")
     refused(with_options(base, forget="table.csv"), "label 7, but the classes are 0 to 3", capsys)
     Path("table.csv").write_text("path,label\nf/red/0.png,red\nf/red/0.png,grey\n")
-    refused(with_options(base, forget="table.csv"), "same picture with the labels", capsys)
+    refused(with_options(base, forget="table.csv"), "same image with the labels", capsys)
     whole = Path("f/red/0.png").read_bytes()
-    for content in (whole[: len(whole) * 2 // 3], b"no picture"):
+    for content in (whole[: len(whole) * 2 // 3], b"no image"):
         Path("f/red/0.png").write_bytes(content)
         Path("table.csv").write_text("path,label\nf/red/0.png,red\n")
         refused(
@@ -531,9 +531,9 @@ def test_bad_folders_and_pictures(base, place, capsys):
         )
 
 
-def test_a_damaged_test_picture_is_found_before_any_work(base, place, capsys, monkeypatch):
-    write_pictures(Path("data/train"), *blobs(8, 0), CLASSES)
-    write_pictures(Path("data/test"), *blobs(8, 1), CLASSES)
+def test_a_damaged_test_image_is_found_before_any_work(base, place, capsys, monkeypatch):
+    write_images(Path("data/train"), *blobs(8, 0), CLASSES)
+    write_images(Path("data/test"), *blobs(8, 1), CLASSES)
     path = Path("data/test/red/4.png")
     path.write_bytes(path.read_bytes()[:-40])
     monkeypatch.setattr(StructGuard, "__call__", lambda *a, **k: pytest.fail("work began"))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from conftest import CLASSES, blobs
 from stakes import Anchors, Classifier, load_data
 from stakes.cli import commands as cli
-from test_cli import furnish, noise, refused, row_of, with_options, write_pictures
+from test_cli import furnish, noise, refused, row_of, with_options, write_images
 
 OWN = """
 from pathlib import Path
@@ -27,7 +27,7 @@ def net(num_classes=4):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Pictures, trained weights, and two runs: one the usual way, one deployed with projector."""
+    """Images, trained weights, and two runs: one the usual way, one deployed with projector."""
     place = furnish(tmp_path_factory.mktemp("place"))
     for extra in ("--out OUT --lr 3e-3", "--preset paper --deploy projected --out PROJECTED"):
         words = f"unlearn {source(place)} {extra} --probe-batch 16 --max-steps 3 --eval-samples 9"
@@ -72,7 +72,7 @@ def test_a_delivered_run_scored_again_has_the_numbers_of_its_row(name, place, ca
 def test_evaluate_refuses_what_does_not_belong_together(place, capsys):
     words = shlex.split(f"evaluate {source(place)} --unlearned none")
     refused(words, "unknown model 'none'; give .*or the folder of a saved one", capsys)
-    write_pictures(Path("data"), *blobs(8, 0), ("a", "b", "c", "d"))
+    write_images(Path("data"), *blobs(8, 0), ("a", "b", "c", "d"))
     words = shlex.split(f"evaluate {source(place)} --unlearned {place}/OUT")
     refused(with_options(words, data="data"), "OUT has other classes than --model stakes:", capsys)
 
@@ -154,20 +154,20 @@ def test_anchors_made_from_descriptions_serve_a_run(place, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(folder, noise(12), torch.arange(12) % 3, ("ant", "bee", "cow"))
+def image_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder, noise(12), torch.arange(12) % 3, ("ant", "bee", "cow"))
     return folder
 
 
-def unlearn(model: str, pictures: Path, *extra: str) -> tuple[Classifier, torch.Tensor]:
-    words = f"unlearn --model {model} --data {pictures} --forget random:4 --out OUT"
+def unlearn(model: str, image_folder: Path, *extra: str) -> tuple[Classifier, torch.Tensor]:
+    words = f"unlearn --model {model} --data {image_folder} --forget random:4 --out OUT"
     words += " --probe-batch 4 --max-steps 2 --optimizer sgd --max-drift 2"
     assert cli.main([*shlex.split(words), *extra]) == 0
     row = row_of("OUT")
     assert row["steps"] >= 1
     assert row["unlearned_digest"] != row["weights_digest"]
-    images = load_data(pictures).train.load(range(5))
+    images = load_data(image_folder).train.load(range(5))
     return Classifier.load("OUT"), images
 
 
@@ -175,8 +175,8 @@ def unlearn(model: str, pictures: Path, *extra: str) -> tuple[Classifier, torch.
     ("name", "arguments"),
     [("resnet18", {}), ("vit_tiny_patch16_224", {"img_size": 32})],
 )
-def test_timm_networks_reload_in_plain_timm(name, arguments, pictures, capsys):
-    after, images = unlearn(f"timm:{name}", pictures, "--input-size", "32")
+def test_timm_networks_reload_in_plain_timm(name, arguments, image_folder, capsys):
+    after, images = unlearn(f"timm:{name}", image_folder, "--input-size", "32")
     assert f"timm:{name}, 3 classes, on cpu; weights random (seed 0)" in capsys.readouterr().err
     plain = timm.create_model(name, num_classes=3, **arguments).eval()
     plain.load_state_dict(load_file("OUT/model.safetensors"))
@@ -186,7 +186,7 @@ def test_timm_networks_reload_in_plain_timm(name, arguments, pictures, capsys):
 
 
 @pytest.mark.parametrize("names", [None, ("cow", "ant", "bee")])
-def test_a_transformers_network_reloads_in_plain_transformers(names, pictures, capsys):
+def test_a_transformers_network_reloads_in_plain_transformers(names, image_folder, capsys):
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
@@ -195,7 +195,7 @@ def test_a_transformers_network_reloads_in_plain_transformers(names, pictures, c
     if names is not None:
         config.id2label = dict(enumerate(names))
     transformers.ViTForImageClassification(config).save_pretrained("vit")
-    after, images = unlearn("hf:vit", pictures)
+    after, images = unlearn("hf:vit", image_folder)
     # Their own order of the classes, where the folder names them; else that of the data.
     assert after.class_names == (names or ("ant", "bee", "cow"))
     plain = transformers.AutoModelForImageClassification.from_pretrained("OUT").eval()
@@ -206,8 +206,8 @@ def test_a_transformers_network_reloads_in_plain_transformers(names, pictures, c
     assert tuple(plain.config.id2label.values()) == after.class_names
 
 
-def test_unknown_networks_are_told_with_the_nearest(pictures, capsys):
-    words = f"unlearn --model timm:resnet1 --data {pictures} --forget random:4 --out OUT"
+def test_unknown_networks_are_told_with_the_nearest(image_folder, capsys):
+    words = f"unlearn --model timm:resnet1 --data {image_folder} --forget random:4 --out OUT"
     refused(shlex.split(words), "timm has no model 'resnet1'; did you mean resnet18", capsys)
     words = words.replace("timm:resnet1", "hf:none")
     refused(shlex.split(words), "no folder .*none; hf: takes a local folder", capsys)

@@ -1,4 +1,4 @@
-"""Sets of pictures: folders, memory, and the named data sets."""
+"""Sets of images: folders, memory, and the named data sets."""
 
 import tarfile
 import time
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-def picture(path: Path, value: int = 100, side: int = 8) -> Path:
+def image(path: Path, value: int = 100, side: int = 8) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (side, side), (value, value, value)).save(path)
     return path
@@ -27,7 +27,7 @@ def picture(path: Path, value: int = 100, side: int = 8) -> Path:
 
 def tree(root: Path, *files: str, side: int = 8) -> Path:
     for i, file in enumerate(files):
-        picture(root / file, 10 * i, side)
+        image(root / file, 10 * i, side)
     return root
 
 
@@ -35,7 +35,7 @@ def tree(root: Path, *files: str, side: int = 8) -> Path:
 
 
 def test_files_are_loaded_in_the_order_asked_for(tmp_path: Path) -> None:
-    paths = [picture(tmp_path / f"{v}.png", v) for v in (0, 51, 255)]
+    paths = [image(tmp_path / f"{v}.png", v) for v in (0, 51, 255)]
     images = ImageFiles(paths, [0, 1, 1], root=tmp_path)
     out = images.load(torch.tensor([2, 0, 1, 1]))
     assert out.shape == (4, 3, 8, 8)
@@ -54,7 +54,7 @@ def test_file_pixels_are_channels_first(tmp_path: Path) -> None:
 
 
 def test_exact_size_enlarges(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png", side=4)
+    path = image(tmp_path / "a.png", side=4)
     assert ImageFiles([path], [0], 16).load([0]).shape[-1] == 4
     assert ImageFiles([path], [0], 16, exact=True).load([0]).shape[-1] == 16
     with pytest.raises(InputError, match="exact=True asks for a size"):
@@ -69,15 +69,15 @@ def test_a_damaged_file_is_named_when_its_turn_comes(tmp_path: Path) -> None:
     paths[30].write_bytes(paths[30].read_bytes()[:120])  # the header is whole
     images = ImageFiles(paths, [0] * 40)
     assert images.load(range(30)).shape[0] == 30
-    with pytest.raises(InputError, match=r"30\.png: cannot be read as a picture"):
+    with pytest.raises(InputError, match=r"30\.png: cannot be read as an image"):
         images.load(range(40))
 
 
 def test_sets_refuse_what_does_not_fit(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png")
-    with pytest.raises(InputError, match="no picture files"):
+    path = image(tmp_path / "a.png")
+    with pytest.raises(InputError, match="no image files"):
         ImageFiles([], [])
-    with pytest.raises(InputError, match=r"1 picture files with labels of shape \(2,\)"):
+    with pytest.raises(InputError, match=r"1 image files with labels of shape \(2,\)"):
         ImageFiles([path], [0, 1])
     with pytest.raises(InputError, match=r"torch.float32 \(1, 3, 4, 4\): wanted uint8"):
         ImageArray(torch.zeros(1, 3, 4, 4), [0])
@@ -189,7 +189,7 @@ def test_unusable_folders_say_what_is_wanted(tmp_path: Path) -> None:
         load_data(flat, size=-1)
 
 
-def test_class_folders_without_pictures_are_named(tmp_path: Path) -> None:
+def test_class_folders_without_images_are_named(tmp_path: Path) -> None:
     tree(tmp_path, "a/1.png")
     for i in range(7):
         (tmp_path / f"b{i}").mkdir()
@@ -214,7 +214,7 @@ def test_near_names_are_offered_and_twins_refused(tmp_path: Path) -> None:
 
 
 def test_twenty_thousand_files_are_listed_quickly(tmp_path: Path) -> None:
-    first = picture(tmp_path / "a" / "00000.png")
+    first = image(tmp_path / "a" / "00000.png")
     for i in range(1, 20_000):
         (tmp_path / "a" / f"{i:05d}.png").hardlink_to(first)
     start = time.process_time()
@@ -294,19 +294,19 @@ def test_every_named_set_has_a_loader() -> None:
     assert set(DATASETS) == {"cifar10", "cifar100", "digits"}
 
 
-# Real pictures
+# Real images
 
 
 def unpacked(archive: Path, into: Path, limit: int) -> Path:
     if not archive.is_file():
-        pytest.skip(f"{archive} is absent: real pictures not tried")
+        pytest.skip(f"{archive} is absent: real images not tried")
     with tarfile.open(archive) as tar:
         files = [member for member in tar if member.isfile()][:limit]
         tar.extractall(into, files, filter="data")
     return into
 
 
-def test_real_cifar_pictures_keep_their_size(tmp_path: Path) -> None:
+def test_real_cifar_images_keep_their_size(tmp_path: Path) -> None:
     folder = unpacked(SHARED / "cifar10" / "test.tar", tmp_path, 1200) / "cifar10" / "test"
     train = load_data(folder, size=224).train
     assert len(train) == 1200

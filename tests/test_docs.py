@@ -21,7 +21,7 @@ from stakes.runs.recipe import find_recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}
-EXECUTED = {"forget-pictures", "add-a-method"}
+EXECUTED = {"forget-images", "add-a-method"}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -66,9 +66,9 @@ def test_descriptions_written_by_hand_are_read(tmp_path):
 def test_the_recipe_of_ones_own_has_a_cell_for_each_method_k_and_seed(tmp_path):
     (example,) = blocks("compare-methods", "toml")
     (tmp_path / "mine.toml").write_text(example)
-    recipe = read_recipe(tmp_path / "mine.toml", {"data": "pictures/"})
+    recipe = read_recipe(tmp_path / "mine.toml", {"data": "images/"})
     assert len(recipe.cells) == 3 * 2 * 3
-    assert {cell.options["data"] for cell in recipe.cells} == {"pictures/"}
+    assert {cell.options["data"] for cell in recipe.cells} == {"images/"}
     assert {cell.options.get("preset") for cell in recipe.cells} == {None, "paper"}
 
 
@@ -84,11 +84,11 @@ def test_recipes_come_with_the_package_and_ask_for_what_the_commands_give():
         assert read_recipe(name, dict(pair.split("=") for pair in pairs)).cells
 
 
-# forget-pictures.md
+# forget-images.md
 
 
 def test_the_price_of_the_criteria_is_told(monkeypatch, capsys):
-    (code,) = (block for block in blocks("forget-pictures", "python") if "criterion" in block)
+    (code,) = (block for block in blocks("forget-images", "python") if "criterion" in block)
     monkeypatch.setattr(demo, "EPOCHS", 1)
     asked = "StructGuard(criterion=criterion)"
     assert code.count(asked) == 1
@@ -124,30 +124,30 @@ def test_what_was_saved_is_deployed_and_checked_without_stakes(library, tmp_path
     saved = Classifier.load(source_of(library), class_names=("robin", "magpie"))
     saved.save("OUT")
     side = saved.input_size
-    pictures = torch.randint(
+    shown = torch.randint(
         0, 256, (3, side, side, 3), generator=torch.Generator().manual_seed(0)
     ).byte()
     for name in saved.class_names:
-        folder = Path("pictures_to_delete") / name
+        folder = Path("images_to_delete") / name
         folder.mkdir(parents=True)
-        for i, pixels in enumerate(pictures):
+        for i, pixels in enumerate(shown):
             Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
     (deploy,) = (
         block
-        for block in blocks("forget-pictures", "python")
+        for block in blocks("forget-images", "python")
         if f"import {library}" in block or f"from {library} import" in block
     )
-    (check,) = (block for block in blocks("forget-pictures", "python") if "prepare" in block)
+    (check,) = (block for block in blocks("forget-images", "python") if "prepare" in block)
     names: dict[str, object] = {}
     exec(deploy + check, names)
-    images = pictures.permute(0, 3, 1, 2).float() / 255
+    images = shown.permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         logits = saved(images)
         answers = logits.argmax(1).tolist()
         again = names["network"](torch.stack([names["prepare"](Image.fromarray(p.numpy()))
-                                              for p in pictures]))  # fmt: skip
+                                              for p in shown]))  # fmt: skip
     torch.testing.assert_close(getattr(again, "logits", again), logits, rtol=1e-3, atol=1e-4)
-    expected = {Path("pictures_to_delete", saved.class_names[a], f"{i}.png")
+    expected = {Path("images_to_delete", saved.class_names[a], f"{i}.png")
                 for i, a in enumerate(answers)}  # fmt: skip
     assert set(names["known"]) == expected
 

@@ -5,7 +5,7 @@ import torch
 
 from stakes.report.run_folder import CUT_SHORT
 from stakes.training.loop import FORGOTTEN
-from stakes.training.monitor import Look
+from stakes.training.monitor import Check
 from stakes.training.search import escalate
 
 
@@ -19,19 +19,19 @@ class Scripted:
     def change(self, strength):
         self.strength = strength
 
-    def look(self, live):
+    def check(self, live):
         margins = torch.tensor([-1.0, self.margin(self.strength)])
-        return Look(margins, drift=self.strength, view_margins=torch.empty(0), needed=1.0)
+        return Check(margins, drift=self.strength, view_margins=torch.empty(0), needed=1.0)
 
 
 def test_it_stops_at_the_weakest_that_is_enough(classifier):
-    watch, told = Scripted(lambda s: 2.5 - s), []
+    monitor, told = Scripted(lambda s: 2.5 - s), []
     history, reason = escalate(
         classifier,
-        watch.change,
+        monitor.change,
         [1.0, 2.0, 3.0, 4.0],
-        watch,
-        report=lambda phase, done, total, note="": told.append((phase, done, total, note)),
+        monitor,
+        progress=lambda phase, done, total, note="": told.append((phase, done, total, note)),
     )
     assert reason == FORGOTTEN
     assert history == [
@@ -40,15 +40,15 @@ def test_it_stops_at_the_weakest_that_is_enough(classifier):
         {"step": 2, "strength": 2, "forget_accuracy": 50, "drift": 2},
         {"step": 3, "strength": 3, "forget_accuracy": 0, "drift": 3},
     ]
-    assert watch.strength == 3.0
+    assert monitor.strength == 3.0
     assert told[0] == ("unlearning", 1, 4, "50 % still known")
     assert len(told) == 3
 
 
 @pytest.mark.parametrize("margin", [1.0, 0.0, math.nan])
 def test_the_end_of_the_range_is_a_limit_and_reads_as_one(classifier, margin):
-    watch = Scripted(lambda strength: margin)
-    history, reason = escalate(classifier, watch.change, [0.5, 1.0], watch)
+    monitor = Scripted(lambda strength: margin)
+    history, reason = escalate(classifier, monitor.change, [0.5, 1.0], monitor)
     assert reason == "limit: 2 strengths up to 1 tried before every image was forgotten"
     assert CUT_SHORT.search(reason)
-    assert history[-1]["strength"] == watch.strength == 1.0
+    assert history[-1]["strength"] == monitor.strength == 1.0

@@ -132,7 +132,7 @@ def test_whole_classes_are_scored_apart(classifier, after, train_images, test_im
         assert row[f"acc_test_kept_classes{suffix}"] == pytest.approx(
             one_by_one(network, test_images, rest)
         )
-    assert row["n_retain"] == 80  # no picture of the two classes is left
+    assert row["n_retain"] == 80  # no image of the two classes is left
     assert row["retrieval_forget_r1"] is None  # and so there is none to find
     assert row["retrieval_retain_r1"] > 0
     row, _ = evaluate(classifier, after, gone)
@@ -143,7 +143,7 @@ def test_whole_classes_are_scored_apart(classifier, after, train_images, test_im
     assert row["acc_test_kept_classes"] == row["acc_test"]
 
 
-def test_single_pictures_are_no_whole_classes(classifier, forget, test_images):
+def test_single_images_are_no_whole_classes(classifier, forget, test_images):
     row, _ = evaluate(classifier, classifier, forget, test=test_images)
     assert row["forgotten_classes"] is row["acc_test_forgotten_classes"] is None
     assert row["acc_test_kept_classes"] is row["acc_test_kept_classes_before"] is None
@@ -184,7 +184,7 @@ def test_networks_are_scored_in_eval_mode_and_left_in_theirs(classifier, forget,
     assert not classifier.training
     assert all(torch.equal(training.state_dict()[name], value) for name, value in state.items())
     broken = ForgetSet(torch.rand(1, 3, 4, 4), torch.tensor([0]), ("small",))
-    with pytest.raises(InputError, match="forget pictures are"):
+    with pytest.raises(InputError, match="forget images are"):
         evaluate(training, training, broken, test=test_images)
     assert training.training
 
@@ -207,8 +207,8 @@ def test_evidence_of_every_forget_image(classifier, after, forget):
 def test_a_thumbnail_shows_the_image():
     image = (torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
 
-    def shown(picture):
-        start, _, data = thumbnail(picture).partition(",")
+    def shown(one):
+        start, _, data = thumbnail(one).partition(",")
         assert start == "data:image/png;base64"
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
@@ -220,7 +220,7 @@ def test_progress_is_reported_to_the_end(classifier, forget, test_images):
     seen = []
     evaluate(
         classifier, classifier, forget, test=test_images,
-        report=lambda phase, done, total, note="": seen.append((phase, done, total)),
+        progress=lambda phase, done, total, note="": seen.append((phase, done, total)),
     )  # fmt: skip
     assert seen == [
         ("reading test", 80, 80),

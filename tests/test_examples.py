@@ -1,4 +1,4 @@
-"""Examples in the evidence: they show the pictures that were scored, with the right numbers."""
+"""Examples in the evidence: they show the images that were scored, with the right numbers."""
 
 import base64
 import io
@@ -59,7 +59,7 @@ def test_affinities_are_cosines_before_and_after_with_the_mean_anchor_of_each_cl
         assert row["name"] == test_images.name(place)
         assert row["label"] == CLASSES[int(test_images.labels[place])]
         image = test_images.load([place])
-        assert same(row["picture"], image[0])
+        assert same(row["image"], image[0])
         for when, network in (("before", classifier), ("after", after)):
             with torch.no_grad():
                 features = network.features(image)[0]
@@ -75,7 +75,7 @@ def test_affinities_are_cosines_before_and_after_with_the_mean_anchor_of_each_cl
         assert {told[name] for name in told if name != "red"} == {""}
 
 
-def test_queries_find_the_retained_pictures_nearest_by_features(
+def test_queries_find_the_retained_images_nearest_by_features(
     classifier, after, forget, train_images
 ):
     kept = [i for i in range(160) if i not in forget.indices][::-1]
@@ -86,22 +86,22 @@ def test_queries_find_the_retained_pictures_nearest_by_features(
     assert [row["of"] for row in rows] == ["retain"] * QUERIES + ["forget"] * QUERIES
     for i, row in enumerate(rows[:QUERIES]):
         assert row["name"] == train_images.name(kept[i])
-        assert same(row["picture"], train_images.load([kept[i]])[0])
+        assert same(row["image"], train_images.load([kept[i]])[0])
     for i, row in enumerate(rows[QUERIES:]):
         assert (row["name"], row["label"]) == (forget.names[i], CLASSES[int(forget.labels[i])])
-        assert same(row["picture"], forget.images[i])
+        assert same(row["image"], forget.images[i])
         for when, network in (("before", classifier), ("after", after)):
             with torch.no_grad():
                 query = network.features(forget.images[i : i + 1])
                 cosines = F.cosine_similarity(query, network.features(train_images.load(kept)))
             best = [kept[j] for j in cosines.argsort(descending=True)[:FOUND].tolist()]
             assert [item["name"] for item in row[when]] == [train_images.name(j) for j in best]
-            assert same(row[when][0]["picture"], train_images.load(best[:1])[0])
-    for row in rows[:QUERIES]:  # no picture finds itself
+            assert same(row[when][0]["image"], train_images.load(best[:1])[0])
+    for row in rows[:QUERIES]:  # no image finds itself
         assert row["name"] not in [item["name"] for item in row["before"] + row["after"]]
 
 
-def test_grad_cam_is_of_pictures_to_forget_and_of_retained_ones(classifier, forget, train_images):
+def test_grad_cam_is_of_images_to_forget_and_of_retained_ones(classifier, forget, train_images):
     _, evidence = evaluate(classifier, classifier, forget, retain=train_images, eval_samples=20)
     of = [item["of"] for item in evidence["saliency"]]
     assert of == ["forget"] * min(FORGOTTEN, len(forget)) + ["retain"] * RETAINED
@@ -109,7 +109,7 @@ def test_grad_cam_is_of_pictures_to_forget_and_of_retained_ones(classifier, forg
     assert not names & {*forget.names}
 
 
-def test_without_pictures_or_a_whole_network_there_are_no_examples(
+def test_without_images_or_a_whole_network_there_are_no_examples(
     classifier, forget, test_images, train_images, stakes
 ):
     sets = {"test": test_images, "retain": train_images, "structure": stakes}

@@ -12,7 +12,7 @@ from stakes.report.findings import (
     whole_classes,
     wilson,
 )
-from stakes.report.run_folder import Row, Run
+from stakes.report.run_folder import Row, RunFolder
 
 PNG = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
@@ -28,7 +28,7 @@ def told(attack="loss", of="forget", when="after", **changes):
 
 def a_run(*records, forget=(), classes=(), cams=(), **row):
     audit = {"membership": list(records), "saliency": list(cams)}
-    return Run("run", Row({"k": 16, **row}), [], list(classes), list(forget), audit)
+    return RunFolder("run", Row({"k": 16, **row}), [], list(classes), list(forget), audit)
 
 
 def heads(found):
@@ -38,20 +38,20 @@ def heads(found):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"auc": 0.06, "low": 0.02, "high": 0.19}, "Over-unlearned: the forgotten pictures stand"),
-        ({"auc": 0.5}, "By their loss, the pictures cannot be told from unseen ones."),
+        ({"auc": 0.06, "low": 0.02, "high": 0.19}, "Over-unlearned: the forgotten images stand"),
+        ({"auc": 0.5}, "By their loss, the images cannot be told from unseen ones."),
         ({"auc": 0.3, "low": 0.15, "high": 0.5}, "cannot be told from unseen"),
-        ({"auc": 0.9, "low": 0.8, "high": 0.96}, "still look like pictures that the network was"),
+        ({"auc": 0.9, "low": 0.8, "high": 0.96}, "still look like images that the network was"),
     ],
 )
-def test_what_is_said_of_forget_pictures_follows_the_interval(changes, words):
+def test_what_is_said_of_forget_images_follows_the_interval(changes, words):
     run = a_run(told(**changes), told(when="before", auc=0.52))
     assert words in heads(traces(run))
     assert stand_out(run) == words.startswith("Over-unlearned")
     [finding] = traces(run)
     assert f"an AUC of {changes['auc']:.2f} (95\u00a0% interval" in finding.text
     assert "before, it was 0.52" in finding.text
-    assert "16 pictures against 1,000 unseen ones" in finding.text
+    assert "16 images against 1,000 unseen ones" in finding.text
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_what_is_said_of_the_network_itself(auc, low, words):
     ("found", "unlikely", "words"),
     [(0.0, 0.0, "none of them"), (6.25, 0.0, "some of them"), (0.0, 62.5, "many of them")],
 )
-def test_single_pictures_at_one_false_alarm_in_a_hundred(found, unlikely, words):
+def test_single_images_at_one_false_alarm_in_a_hundred(found, unlikely, words):
     run = a_run(told("learned", found=found), told("loss", unlikely=unlikely))
     (finding,) = (item for item in traces(run) if item.head.startswith("Singly"))
     assert words in finding.head
-    assert f"{found * 0.16:.0f} of 16 pictures would be taken for training" in finding.text
+    assert f"{found * 0.16:.0f} of 16 images would be taken for training" in finding.text
     assert f"and {unlikely * 0.16:.0f} would stand out" in finding.text
     few = a_run(told("learned", found=None), told("loss", unlikely=None))
     assert "Singly" not in heads(traces(few))
@@ -103,19 +103,19 @@ def test_predictable_answers(share, words):
 @pytest.mark.parametrize(
     ("k", "probe", "words"),
     [
-        (16, 50.0, "know less of the forgotten pictures than of any other"),
-        (16, 93.75, "as well as any other picture"),
+        (16, 50.0, "know less of the forgotten images than of any other"),
+        (16, 93.75, "as well as any other image"),
         (200, 100.0, "better than unseen ones"),
-        (2, 0.0, "so few pictures is uncertain"),
+        (2, 0.0, "so few images is uncertain"),
     ],
 )
 def test_what_is_said_of_the_features(k, probe, words):
     row = {"probe_forget": probe, "probe_forget_before": 100.0, "probe_test": 90.0, "n_probe": 250}
     [finding] = knowledge(a_run(k=k, **row))
     assert words in finding.head
-    assert f"{round(k * probe / 100)} of {k} pictures" in finding.text
+    assert f"{round(k * probe / 100)} of {k} images" in finding.text
     assert "(before: 100.0\u00a0%)" in finding.text
-    assert "Of 250 unseen pictures it gives 90.0\u00a0%" in finding.text
+    assert "Of 250 unseen images it gives 90.0\u00a0%" in finding.text
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_what_is_said_of_retrieval(own, words):
     row |= {"retrieval_retain_r1": 98.0, "retrieval_retain_map": 91.5, "retrieval_forget_map": 40.5}
     [finding] = knowledge(a_run(**row))
     assert f"find their class {words} retained ones do" in finding.head
-    assert "Of 2,000 retained pictures" in finding.text
-    assert f"{own:.1f}\u00a0% of the forgotten pictures (before: 100.0\u00a0%)" in finding.text
+    assert "Of 2,000 retained images" in finding.text
+    assert f"{own:.1f}\u00a0% of the forgotten images (before: 100.0\u00a0%)" in finding.text
     assert "is 40.5\u00a0% and 91.5\u00a0%" in finding.text
     more = {"k": 400, "retrieval_forget_r1": 99.0, "retrieval_retain_r1": 90.0}
     [finding] = knowledge(a_run(**row | more))
@@ -156,7 +156,7 @@ def test_what_is_said_of_whole_classes():
     row = {"forgotten_classes": ["cat", "dog"], "acc_test_forgotten_classes": 2.5}
     row |= {"acc_test_forgotten_classes_before": 90.0, "acc_test_kept_classes": 88.0}
     assert whole_classes(a_run(**row)) == [
-        "Of unseen pictures of the forgotten classes, cat and dog, the network gives 2.5\u00a0% "
+        "Of unseen images of the forgotten classes, cat and dog, the network gives 2.5\u00a0% "
         "(before: 90.0\u00a0%) their class, and of those of all other classes 88.0\u00a0%."
     ]
     assert whole_classes(a_run(**row | {"forgotten_classes": None})) == []
@@ -171,7 +171,7 @@ def test_what_is_said_of_consistency():
         row = {"consistency": 0.998, "consistency_low": low, "n_audit_retain": 2000}
         [finding] = knowledge(a_run(**row))
         assert words in finding.head
-        assert "0.9980 on average over 2,000 retained pictures" in finding.text
+        assert "0.9980 on average over 2,000 retained images" in finding.text
 
 
 def test_nothing_is_said_of_what_was_not_measured_or_is_damaged():
@@ -190,7 +190,7 @@ def test_the_table_of_attacks_has_a_row_for_each_that_was_made():
     assert rows[1]["before"]["auc"] == 0.6
 
 
-def test_confusion_counts_every_picture_in_the_order_of_the_classes():
+def test_confusion_counts_every_image_in_the_order_of_the_classes():
     forget = [{"label": a, "after": b} for a, b in ["ab", "ab", "aa", "cb"]] + [{"label": "c"}]
     found = confusion(a_run(forget=forget, classes=[{"name": name} for name in "cab"]))
     assert found is not None
@@ -212,8 +212,8 @@ def test_of_many_classes_the_most_frequent_pairs_are_listed():
     assert (len(found.pairs), found.left) == (20, 10)
 
 
-def test_a_saliency_picture_is_shown_only_if_all_of_it_is_picture_data():
-    item = {"name": "x", "label": "cat", "picture": PNG, "before": PNG, "after": PNG}
+def test_a_saliency_image_is_shown_only_if_all_of_it_is_image_data():
+    item = {"name": "x", "label": "cat", "image": PNG, "before": PNG, "after": PNG}
     spy = {**item, "after": "https://example.org/x.png"}
     [shown] = saliency(a_run(cams=[item, spy]))
     assert shown["after"]["source"] == PNG

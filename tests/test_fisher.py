@@ -10,7 +10,7 @@ from stakes.training.loop import FORGOTTEN
 
 @pytest.fixture
 def softmax_regression():
-    """A linear network on pictures of 12 numbers, whose Fisher information has a closed form."""
+    """A linear network on images of 12 numbers, whose Fisher information has a closed form."""
     generator = torch.Generator().manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double()
     with torch.no_grad():

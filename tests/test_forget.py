@@ -72,11 +72,11 @@ def test_more_than_the_budget_is_refused_before_decoding(tmp_path: Path) -> None
     assert len(ForgetSet.from_folder(tmp_path, CLASSES, max_bytes=need)) == 2
     data = (tmp_path / "cat" / "2.png").read_bytes()
     (tmp_path / "cat" / "2.png").write_bytes(data[:200])  # its header is whole: decoding would fail
-    with pytest.raises(InputError, match=r"2 forget pictures of 64x64 need 0\.09 MiB, the budget"):
+    with pytest.raises(InputError, match=r"2 forget images of 64x64 need 0\.09 MiB, the budget"):
         ForgetSet.from_folder(tmp_path, CLASSES, max_bytes=need - 1)
     with pytest.raises(InputError, match=r"need 60,000\.00 MiB, the budget is 1,024\.00 MiB"):
         check_memory(20_000, 512, 2**30)
-    with pytest.raises(InputError, match="10 forget pictures of 4x4 need"):
+    with pytest.raises(InputError, match="10 forget images of 4x4 need"):
         ForgetSet.random(array(20), 10, 0, max_bytes=1000)
     check_memory(10, 32)  # the default budget has room for these
 
@@ -91,7 +91,7 @@ def test_moving_keeps_everything() -> None:
 # Folders
 
 
-def test_folder_gives_pictures_with_their_classes(tmp_path: Path) -> None:
+def test_folder_gives_images_with_their_classes(tmp_path: Path) -> None:
     noise(tmp_path / "dog" / "a.png", 1)
     noise(tmp_path / "cat" / "deep" / "b.png", 2)
     (tmp_path / "horse").mkdir()
@@ -109,7 +109,7 @@ def test_folder_gives_pictures_with_their_classes(tmp_path: Path) -> None:
 def test_folder_names_what_it_cannot_use(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be listed"):
         ForgetSet.from_folder(tmp_path / "none", CLASSES)
-    with pytest.raises(InputError, match=r"no pictures to forget; wanted is .*/<class>/\*\.png"):
+    with pytest.raises(InputError, match=r"no images to forget; wanted is .*/<class>/\*\.png"):
         ForgetSet.from_folder(tmp_path, CLASSES)
     noise(tmp_path / "hors" / "a.png", 1)
     with pytest.raises(InputError, match="'hors' is not one of the 3 classes; did you mean horse"):
@@ -119,18 +119,18 @@ def test_folder_names_what_it_cannot_use(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b\.png: not in a class folder"):
         ForgetSet.from_folder(tmp_path, CLASSES)
     stray.rename(tmp_path / "horse" / "b.heic")  # asked for, so not to be passed over in silence
-    with pytest.raises(InputError, match=r"b\.heic: no picture in a known format"):
+    with pytest.raises(InputError, match=r"b\.heic: no image in a known format"):
         ForgetSet.from_folder(tmp_path, CLASSES)
 
 
-def test_the_same_picture_is_kept_once_or_refused(tmp_path: Path) -> None:
+def test_the_same_image_is_kept_once_or_refused(tmp_path: Path) -> None:
     for name in ("cat/a.png", "cat/copy.bmp", "dog/b.png"):
         noise(tmp_path / name, seed=len(name) if "dog" in name else 0)
     forget = ForgetSet.from_folder(tmp_path, CLASSES)
     assert (forget.names, forget.dropped) == (("cat/a.png", "dog/b.png"), 1)
     assert forget.labels.tolist() == [0, 1]
     noise(tmp_path / "horse" / "c.png", 0)
-    with pytest.raises(InputError, match=r"cat/a\.png and horse/c\.png are the same picture"):
+    with pytest.raises(InputError, match=r"cat/a\.png and horse/c\.png are the same image"):
         ForgetSet.from_folder(tmp_path, CLASSES)
 
 
@@ -167,7 +167,7 @@ def test_a_class_named_by_a_number_goes_before_an_index(tmp_path: Path) -> None:
         (["file,class", "a.png,cat"], r"list\.csv line 1: wanted the header path,label"),
         (["path;label", "a.png;cat"], "line 1: wanted the header"),
         (["path,label"], "no rows"),
-        (["path,label", "a.png,cat", "b.png,cat"], r"line 3: no such picture: .*b\.png"),
+        (["path,label", "a.png,cat", "b.png,cat"], r"line 3: no such image: .*b\.png"),
         (["path,label", "a.png,catt"], "line 2: 'catt' is not one of .* did you mean cat"),
         (["path,label", "a.png,3"], "line 2: label 3, but the classes are 0 to 2"),
         (["path,label", "a.png,-1"], "line 2: '-1' is not one of"),
@@ -192,11 +192,11 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
 # Places in a training set
 
 
-def test_indices_keep_pictures_labels_names_and_places() -> None:
+def test_indices_keep_images_labels_names_and_places() -> None:
     images = array(10)
     forget = ForgetSet.from_indices(images, torch.tensor([7, 2]))
     assert forget.indices == (7, 2)
-    assert forget.names == ("picture 7", "picture 2")
+    assert forget.names == ("image 7", "image 2")
     assert torch.equal(forget.images, images.load([7, 2]))
     assert torch.equal(forget.labels, images.labels[[7, 2]])
     twice = ForgetSet.from_indices(images, [7, 2, 7])
@@ -231,7 +231,7 @@ def test_random_draws_differ_by_seed_and_have_bounds() -> None:
     images = array(100)
     assert len({ForgetSet.random(images, 8, seed).indices for seed in range(20)}) == 20
     for k in (0, 101):
-        with pytest.raises(InputError, match=f"{k} random pictures: .* can give 1 to 100"):
+        with pytest.raises(InputError, match=f"{k} random images: .* can give 1 to 100"):
             ForgetSet.random(images, k, 0)
 
 
@@ -267,7 +267,7 @@ def test_pixel_digests_forgive_rounding_only() -> None:
     assert not set(pixel_digests(images)) & set(pixel_digests(1 - images))
 
 
-# Leaving the forget pictures out of another set
+# Leaving the forget images out of another set
 
 
 def test_without_drops_copies_under_other_names(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_without_drops_copies_under_other_names(tmp_path: Path) -> None:
     assert without(images, forget, []).tolist() == []
 
 
-def test_without_refuses_pictures_of_another_size() -> None:
+def test_without_refuses_images_of_another_size() -> None:
     with pytest.raises(InputError, match=r"are \(4, 4\) pixels.*\(8, 8\); load both at one size"):
         without(array(3, side=8), forget_of(3))
 
@@ -321,8 +321,8 @@ def test_parse_brings_files_to_the_size_of_the_training_set(tmp_path: Path) -> N
         ("random:", "--forget random:: wanted a number, such as random:64"),
         ("random:1.5", "wanted a number"),
         ("random:-3", "wanted a number"),
-        ("random:0", "0 random pictures"),
-        ("random:31", "31 random pictures: the training set can give 1 to 30"),
+        ("random:0", "0 random images"),
+        ("random:31", "31 random images: the training set can give 1 to 30"),
         ("somewhere", r"no such folder; give a folder .*, a \.csv file .*, random:64, classes:cat"),
         ("classes:cat,hors", "classes:cat,hors: 'hors' is not one of the 3 .*did you mean horse"),
         ("classes:", "give names, such as classes:cat,dog, or a share"),
@@ -330,7 +330,7 @@ def test_parse_brings_files_to_the_size_of_the_training_set(tmp_path: Path) -> N
         ("classes:0%", "share above 0% and below 100%"),
         ("classes:101%", "share above 0% and below 100%"),
         ("classes:-5%", "'-5%' is not one of the 3 classes"),
-        ("classes:cat,dog,horse", "these are all 3 classes with pictures; leave one"),
+        ("classes:cat,dog,horse", "these are all 3 classes with images; leave one"),
         ("classes:67%", "these are all 3 classes"),
         ("some.csv", r"some\.csv: cannot be read as a table"),
     ],
@@ -345,7 +345,7 @@ def test_parse_checks_its_surroundings() -> None:
         ForgetSet.parse("random:3", None, CLASSES)
     with pytest.raises(InputError, match="classes:cat: this draws from the training set"):
         ForgetSet.parse("classes:cat", None, CLASSES)
-    with pytest.raises(InputError, match="the training set has no pictures of zebra"):
+    with pytest.raises(InputError, match="the training set has no images of zebra"):
         ForgetSet.parse("classes:zebra,cat", array(30), (*CLASSES, "zebra"))
     with pytest.raises(InputError, match="label 2, but the classes are 0 to 1"):
         ForgetSet.parse("random:30", array(30), CLASSES[:2])
@@ -378,7 +378,7 @@ def test_a_share_of_the_classes_is_rounded_up(share: str, count: int) -> None:
     assert len(forget) == 10 * count
 
 
-def test_a_share_is_drawn_by_the_seed_from_the_classes_that_have_pictures() -> None:
+def test_a_share_is_drawn_by_the_seed_from_the_classes_that_have_images() -> None:
     images = ImageArray(array(80).pixels, torch.arange(80) % 40)
     names = tuple(map(str, range(50)))
 
@@ -386,7 +386,7 @@ def test_a_share_is_drawn_by_the_seed_from_the_classes_that_have_pictures() -> N
         return set(ForgetSet.parse(f"classes:{share}", images, names, seed).classes)
 
     assert drawn("10%", 0) == drawn("10%", 0) != drawn("10%", 1)
-    assert len(drawn("10%", 0)) == 4  # of the 40 with pictures
+    assert len(drawn("10%", 0)) == 4  # of the 40 with images
     assert drawn("10%", 0) < drawn("50%", 0)
     assert set().union(*(drawn("25%", seed) for seed in range(30))) == set(range(40))
 
@@ -394,5 +394,5 @@ def test_a_share_is_drawn_by_the_seed_from_the_classes_that_have_pictures() -> N
 def test_whole_classes_are_checked_against_the_memory() -> None:
     need = 10 * 3 * 4 * 4 * 4
     assert len(ForgetSet.parse("classes:dog", array(30), CLASSES, max_bytes=need)) == 10
-    with pytest.raises(InputError, match="10 forget pictures of 4x4 need"):
+    with pytest.raises(InputError, match="10 forget images of 4x4 need"):
         ForgetSet.parse("classes:dog", array(30), CLASSES, max_bytes=need - 1)

@@ -9,7 +9,7 @@ from conftest import CLASSES, blobs
 from stakes import Anchors, Classifier, InputError
 from stakes.anchors.sources import resolve_anchors
 from stakes.runs.inputs import Inputs, load, pick_device
-from test_cli import furnish, write_pictures
+from test_cli import furnish, write_images
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_shipped_anchors_are_taken_only_for_their_own_classes(place, tmp_path):
     assert digits.anchors.card["name"] == "digits"
     unnamed = Classifier.load("stakes:digits_cnn", num_classes=10, input_size=8)
     unnamed.save(tmp_path / "unnamed")
-    write_pictures(tmp_path / "f", *blobs(2, 0), ["class 0", "class 1", "class 2", "class 3"])
+    write_images(tmp_path / "f", *blobs(2, 0), ["class 0", "class 1", "class 2", "class 3"])
     changes = {"weights": None, "data": None, "forget": str(tmp_path / "f")}
     loaded = load(inputs(place, model=str(tmp_path / "unnamed"), **changes))
     assert loaded.anchors.card["name"] == "head"
@@ -115,8 +115,8 @@ def test_the_seed_draws_the_forget_set(place):
         ({"seed": 2**63}, "--seed 9223372036854775808: give"),
         ({"max_memory": 0.0}, "--max-memory 0.0: give a number of GiB above 0"),
         ({"max_memory": float("nan")}, "--max-memory nan: give"),
-        ({"max_memory": 1e-6}, "3 forget pictures of 8x8 need"),
-        ({"forget": "random:41"}, "41 random pictures: the training set can give 1 to 40"),
+        ({"max_memory": 1e-6}, "3 forget images of 8x8 need"),
+        ({"forget": "random:41"}, "41 random images: the training set can give 1 to 40"),
         ({"device": "gpu"}, "--device gpu is none: give cpu"),
         ({"data": None}, "the classes are not known"),
         ({"anchors": "random:x"}, "anchors random:x: give a whole number, such as random:0"),

@@ -8,7 +8,7 @@ from stakes import Classifier, InputError, StructGuard
 from stakes.data.augment import mixed
 from stakes.methods import probe_base
 from stakes.methods.structguard import Objective
-from stakes.methods.task import Run
+from stakes.methods.task import Task
 from stakes.progress import silent
 from stakes.training.inversion import Whitening, has_statistics, inverted
 
@@ -30,8 +30,8 @@ class Blobs(nn.Module):
         return self.head(self.second(self.first(x)).mean((2, 3)))
 
 
-def pictures(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smooth pictures, each class with a colour of its own and a bright side."""
+def make_images(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth images, each class with a colour of its own and a bright side."""
     labels = torch.arange(count) % 4
     colours = torch.tensor([[0.8, 0.3, 0.2], [0.2, 0.7, 0.3], [0.3, 0.2, 0.8], [0.7, 0.7, 0.2]])
     ramp = torch.linspace(0.6, 1.0, 8).reshape(1, 1, 1, 8)
@@ -44,7 +44,7 @@ def network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Blobs()
-        images, labels = pictures(256, seeded(1))
+        images, labels = make_images(256, seeded(1))
         optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
         for _ in range(60):
             optimizer.zero_grad()
@@ -58,7 +58,7 @@ def distance(network: nn.Module, images: torch.Tensor) -> float:
     layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     far = []
 
-    def look(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    def check(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         x, total = inputs[0], 0.0
         for channel in range(x.shape[1]):
             values = x[:, channel].double()
@@ -68,7 +68,7 @@ def distance(network: nn.Module, images: torch.Tensor) -> float:
             total += float(((mean - kept_mean) ** 2 + (std - kept_std) ** 2) / kept_std**2)
         far.append(total / x.shape[1])
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(check) for layer in layers]
     network(images)
     for hook in hooks:
         hook.remove()
@@ -93,7 +93,7 @@ def test_coefficients_have_unit_variance_and_hold_the_image():
 
 
 def test_the_statistics_are_matched_and_the_classes_seen(network):
-    few, labels = pictures(16, seeded(5))
+    few, labels = make_images(16, seeded(5))
     start = mixed(few, 96, seeded(2), labels=labels)
     targets = torch.arange(96) % 4
     seen = []
@@ -112,7 +112,7 @@ def test_the_statistics_are_matched_and_the_classes_seen(network):
 
 def test_the_same_seed_gives_the_same_images_and_the_network_stays(network):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    few, _ = pictures(8, seeded(5))
+    few, _ = make_images(8, seeded(5))
     arguments = (network, few, torch.arange(8) % 4, Whitening(few))
     first, again = (inverted(*arguments, steps=4, generator=seeded(3)) for _ in range(2))
     other = inverted(*arguments, steps=4, generator=seeded(4))
@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_images_and_the_network_stays(network):
 
 
 def test_hooks_are_gone_after_an_error(network):
-    wide = pictures(4, seeded())[0].double()  # the weights are not
+    wide = make_images(4, seeded())[0].double()  # the weights are not
     with pytest.raises(RuntimeError):
         inverted(network, wide, torch.arange(4), Whitening(wide), steps=1, generator=seeded())
     assert not any(module._forward_pre_hooks for module in network.modules())
@@ -141,7 +141,7 @@ def test_which_networks_have_statistics(norm, found):
     network = Blobs(norm)
     assert has_statistics(network) is found
     if not found:
-        few, labels = pictures(4, seeded())
+        few, labels = make_images(4, seeded())
         with pytest.raises(ValueError, match="running statistics"):
             inverted(network, few, labels, Whitening(few), steps=1, generator=seeded())
 
@@ -166,7 +166,7 @@ def test_probes_are_mixtures_of_what_was_chosen(norm, settings, kind, forget):
     classifier = Classifier.wrap(network, input_size=8)
     method = StructGuard(inverted=24, inversion_steps=2, **settings)
     phases = []
-    run = Run(classifier, forget, "head", 0, lambda *told: phases.append(told[:3]), "auto")
+    run = Task(classifier, forget, "head", 0, lambda *told: phases.append(told[:3]), "auto")
     objective = Objective(method, run)
     assert objective.probes.kind == kind
     images, _, _ = objective.probes._mixed
@@ -175,12 +175,12 @@ def test_probes_are_mixtures_of_what_was_chosen(norm, settings, kind, forget):
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 10), (1.0, 40)])
-def test_a_share_of_the_probes_is_of_the_pictures_themselves_where_copies_go(
+def test_a_share_of_the_probes_is_of_the_images_themselves_where_copies_go(
     share, count, forget, monkeypatch
 ):
     classifier = Classifier.wrap(Blobs(nn.BatchNorm2d), input_size=8)
     method = StructGuard(criterion="views", probes="mixed", turned=share, probe_batch=40)
-    objective = Objective(method, Run(classifier, forget, "head", 0, silent, "auto"))
+    objective = Objective(method, Task(classifier, forget, "head", 0, silent, "auto"))
     monkeypatch.setattr(probe_base, "turned", lambda images, generator: 2 + 0 * images)
     monkeypatch.setattr(probe_base, "altered", lambda images, generator: images / 2)
     images = objective.probes.draw().images
@@ -189,12 +189,12 @@ def test_a_share_of_the_probes_is_of_the_pictures_themselves_where_copies_go(
     assert (images[~strange] <= 0.5).all()
 
 
-def test_probes_are_neither_turned_nor_altered_where_the_pictures_alone_go(forget, monkeypatch):
+def test_probes_are_neither_turned_nor_altered_where_the_images_alone_go(forget, monkeypatch):
     classifier = Classifier.wrap(Blobs(nn.BatchNorm2d), input_size=8)
     for name in ("turned", "altered"):
         monkeypatch.setattr(probe_base, name, lambda *_: pytest.fail("changed"))
     method = StructGuard(probe_batch=40)
-    objective = Objective(method, Run(classifier, forget, "head", 0, silent, "auto"))
+    objective = Objective(method, Task(classifier, forget, "head", 0, silent, "auto"))
     assert len(objective.probes.draw().images) == 40
 
 

@@ -51,7 +51,7 @@ def test_the_nearest_mean_one_by_one():
     assert 30 < reading.forget < 100
 
 
-def test_a_probe_needs_two_classes_and_those_of_the_forget_pictures():
+def test_a_probe_needs_two_classes_and_those_of_the_forget_images():
     features, labels = clouds(40, 0)
     own, truth = clouds(4, 1)
     probe = PROBES["probe"]
@@ -124,7 +124,7 @@ def test_rf_jsd_class_by_class_and_against_scipy():
     assert found == pytest.approx(sum(library) / len(library), rel=1e-6)
 
 
-def test_rf_jsd_has_bounds_that_are_reached_and_needs_unseen_pictures_of_each_class():
+def test_rf_jsd_has_bounds_that_are_reached_and_needs_unseen_images_of_each_class():
     logits, labels = draws(2, 40)
     assert rf_jsd(logits, labels, logits, labels) == pytest.approx(0, abs=1e-12)
     sure = 200 * torch.eye(4)

@@ -8,17 +8,17 @@ from stakes.data.augment import mixed
 from stakes.models.projector import Projector
 from stakes.training.loop import FORGOTTEN, Batches, minimise
 from stakes.training.losses import deletion_ce, deletion_hinge, margins
-from stakes.training.monitor import Watch
-from stakes.training.schedule import Pace
+from stakes.training.monitor import Monitor
+from stakes.training.schedule import Schedule
 from stakes.training.search import pull_back
 from stakes.training.structure import affinities, place_anchors
 
 
 @pytest.fixture
-def watch(trained, forget, anchors):
+def monitor(trained, forget, anchors):
     stakes = place_anchors(anchors.vectors, trained.head.weight.detach())
     probes = mixed(forget.images, 16, torch.Generator().manual_seed(0))
-    return Watch(trained, forget, stakes, probes)
+    return Monitor(trained, forget, stakes, probes)
 
 
 def ascent(classifier, forget):
@@ -33,10 +33,10 @@ def test_an_epoch_visits_everything_once_and_the_next_in_another_order():
     assert first.tolist() != second.tolist()
 
 
-def test_it_stops_when_every_image_is_misclassified_and_not_before(classifier, forget, watch):
+def test_it_stops_when_every_image_is_misclassified_and_not_before(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.003)
     history, reason = minimise(
-        classifier, ascent(classifier, forget), optimizer, watch, max_steps=500
+        classifier, ascent(classifier, forget), optimizer, monitor, max_steps=500
     )
     assert reason == FORGOTTEN
     assert (margins(classifier(forget.images), forget.labels) < 0).all()
@@ -48,24 +48,24 @@ def test_it_stops_when_every_image_is_misclassified_and_not_before(classifier, f
     assert history[-1]["drift"] > 0
 
 
-def test_the_budget_ends_it_and_the_reason_says_so(classifier, forget, watch):
+def test_the_budget_ends_it_and_the_reason_says_so(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-9)
     told = []
     history, reason = minimise(
         classifier,
         ascent(classifier, forget),
         optimizer,
-        watch,
+        monitor,
         max_steps=4,
         check_every=3,
-        report=lambda phase, done, total, note="": told.append((done, total)),
+        progress=lambda phase, done, total, note="": told.append((done, total)),
     )
     assert reason.startswith("step budget: 4 steps")
     assert [row["step"] for row in history if "drift" in row] == [0, 3, 4]
     assert told == [(3, 4), (4, 4)]
 
 
-def test_the_step_size_grows_and_then_falls_while_it_settles(classifier, forget, watch):
+def test_the_step_size_grows_and_then_falls_while_it_settles(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.003)
     sizes = []
 
@@ -74,8 +74,10 @@ def test_the_step_size_grows_and_then_falls_while_it_settles(classifier, forget,
         logits = classifier(forget.images)
         return {"deletion": deletion_hinge(logits, forget.labels, margin=1.0)}
 
-    pace = Pace(optimizer, warmup=4, settle=0.5)
-    history, reason = minimise(classifier, terms, optimizer, watch, max_steps=500, pace=pace)
+    schedule = Schedule(optimizer, warmup=4, settle=0.5)
+    history, reason = minimise(
+        classifier, terms, optimizer, monitor, max_steps=500, schedule=schedule
+    )
     assert reason == FORGOTTEN
     first = next(int(row["step"]) for row in history if row["forget_accuracy"] == 0)
     assert len(history) - 1 == first + math.ceil(first / 2)
@@ -85,22 +87,24 @@ def test_the_step_size_grows_and_then_falls_while_it_settles(classifier, forget,
     assert history[-1]["forget_accuracy"] == 0
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(classifier, forget, watch):
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(
+    classifier, forget, monitor
+):
     def terms(step):
         value = classifier(forget.images).sum()
         return {"deletion": value * (math.nan if step == 2 else 1.0)}
 
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-3)
-    history, reason = minimise(classifier, terms, optimizer, watch, max_steps=5)
+    history, reason = minimise(classifier, terms, optimizer, monitor, max_steps=5)
     assert reason == "diverged: the loss is not finite at step 2"
     assert len(history) == 2
     assert all(p.isfinite().all() for p in classifier.parameters())
 
 
-def test_looking_moves_nothing(classifier, watch):
+def test_looking_moves_nothing(classifier, monitor):
     classifier.train()
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    watch.look(classifier)
+    monitor.check(classifier)
     assert classifier.training
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
 
@@ -111,10 +115,10 @@ def test_the_watch_scores_the_deployed_path(trained, forget, anchors):
     with torch.no_grad():
         projector.contract.weight.neg_()
     probes = forget.images
-    look = Watch(trained, forget, stakes, probes, projector).look(trained)
+    check = Monitor(trained, forget, stakes, probes, projector).check(trained)
     expected = margins(trained.head(projector(trained.features(forget.images))), forget.labels)
-    assert torch.allclose(look.margins, expected, atol=1e-5)
-    assert look.drift == pytest.approx(2, abs=1e-4)
+    assert torch.allclose(check.margins, expected, atol=1e-5)
+    assert check.drift == pytest.approx(2, abs=1e-4)
     before = affinities(trained.features(probes), stakes)
     moved = affinities(projector(trained.features(probes)), stakes)
     assert torch.allclose(before, -moved, atol=1e-5)

@@ -60,18 +60,18 @@ def test_hinge_towards_a_class_against_the_sum_written_out(n, seed, margin):
     assert loss.item() == pytest.approx(sum(left) / math.sqrt(n * max(1, len(left))), rel=1e-5)
 
 
-def test_hinge_towards_a_class_leaves_a_picture_that_has_gone_elsewhere():
+def test_hinge_towards_a_class_leaves_an_image_that_has_gone_elsewhere():
     logits = torch.tensor([[2.0, 0.0, 5.0], [2.0, 0.0, 1.0]], requires_grad=True)
     losses.deletion_hinge(logits, torch.tensor([0, 0]), 0.5, torch.tensor([1, 1])).backward()
     assert logits.grad[0].abs().sum() == 0
     assert logits.grad[1].tolist() == pytest.approx([0.5**0.5, -(0.5**0.5), 0])
 
 
-def test_hinge_pushes_the_last_picture_harder_than_a_mean_and_all_alike_at_the_start():
+def test_hinge_pushes_the_last_image_harder_than_a_mean_and_all_alike_at_the_start():
     labels = torch.zeros(16, dtype=torch.long)
 
     def push(left: int) -> float:
-        """Norm of the gradient on one of the pictures that are left."""
+        """Norm of the gradient on one of the images that are left."""
         logits = torch.tensor([[1.0, 0.0]] * left + [[0.0, 9.0]] * (16 - left), requires_grad=True)
         losses.deletion_hinge(logits, labels, margin=0.5).backward()
         return logits.grad[0, 0].item()

@@ -44,7 +44,7 @@ def test_modified_entropy_by_hand():
     assert modified == pytest.approx(by_hand)
 
 
-def test_every_picture_is_scored_as_if_it_were_alone():
+def test_every_image_is_scored_as_if_it_were_alone():
     logits = logits_of([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]])
     labels = torch.tensor([0, 2, 1])
     alone = [answer_scores(logits[i : i + 1], labels[i : i + 1])[0] for i in range(3)]
@@ -73,7 +73,7 @@ def test_auc_is_the_share_of_pairs_in_order_and_ties_count_half():
     found = separation(members, unseen)
     assert found.auc == pytest.approx(sum(pairs) / len(pairs))
     assert (found.m, found.n) == (30, 40)
-    assert found.found is found.unlikely is None  # 1 % of 40 is no picture
+    assert found.found is found.unlikely is None  # 1 % of 40 is no image
 
 
 def test_found_and_unlikely_are_counted_at_one_false_alarm_in_a_hundred():
@@ -88,7 +88,7 @@ def test_found_and_unlikely_are_counted_at_one_false_alarm_in_a_hundred():
 
 
 def groups(shift, m=400, n=400, k=200, seed=0):
-    """Scores of members, unseen and forget pictures; members' are lower by ``shift``."""
+    """Scores of members, unseen and forget images; members' are lower by ``shift``."""
     rng = np.random.default_rng(seed)
     return (
         rng.gamma(2, size=(m, 3)) * (1 - shift),
@@ -105,7 +105,7 @@ def test_where_nothing_differs_the_attack_finds_nothing():
         assert found.low < 0.5 < found.high
 
 
-def test_a_leak_is_found_and_forget_pictures_are_judged_by_the_same_attack():
+def test_a_leak_is_found_and_forget_images_are_judged_by_the_same_attack():
     kept, unseen, forget = learned_scores(*groups(0.7))
     assert separation(kept, unseen).auc > 0.9
     assert separation(forget, unseen).auc > 0.9
@@ -149,7 +149,7 @@ def test_the_interval_holds_the_true_auc_as_often_as_it_says():
 
 
 @pytest.mark.parametrize("auc", [0.0, 0.1, 0.5, 0.73, 1.0])
-def test_the_interval_turns_round_with_the_attack_and_shrinks_with_more_pictures(auc):
+def test_the_interval_turns_round_with_the_attack_and_shrinks_with_more_images(auc):
     low, high = auc_interval(auc, 16, 1000)
     assert 0 <= low <= auc <= high <= 1
     assert auc_interval(1 - auc, 16, 1000) == pytest.approx((1 - high, 1 - low), abs=1e-3)

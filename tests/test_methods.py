@@ -53,7 +53,7 @@ VARIANTS = {
 }
 #: They take no gradient steps on the network itself, and are too short to be gone on with.
 NO_LOOP = {"fisher", "esc", "negmerge", "ssd"}
-#: Nothing in their objective asks that a picture be misclassified.
+#: Nothing in their objective asks that an image be misclassified.
 UNFORCED = {"retrain", "finetune", "unsir", "lotus"}
 
 
@@ -87,7 +87,7 @@ def test_it_forgets_and_leaves_its_input_bit_identical(
     variant, method, classifier, forget, anchors, given
 ):
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    pictures = forget.images.clone()
+    images = forget.images.clone()
     result = method(classifier, forget, anchors=anchors, seed=0, **given)
     logits = result.classifier(forget.images)
     known = logits.argmax(1) == forget.labels
@@ -97,7 +97,7 @@ def test_it_forgets_and_leaves_its_input_bit_identical(
         assert not known.any()
     after = classifier.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert torch.equal(forget.images, pictures)
+    assert torch.equal(forget.images, images)
     assert result.classifier.digest() != classifier.digest()
     rise = F.cross_entropy(logits, forget.labels) - F.cross_entropy(
         classifier(forget.images), forget.labels
@@ -139,7 +139,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             short(classifier, forget, anchors=anchors, seed=5, checkpoint=file, **given)
     again = short(
-        classifier, forget, anchors=anchors, seed=5, checkpoint=file, report=report, **given
+        classifier, forget, anchors=anchors, seed=5, checkpoint=file, progress=report, **given
     )
     assert "going on after step 2" in told
     assert again.classifier.digest() == whole.classifier.digest()
@@ -204,7 +204,7 @@ def test_the_order_of_the_forget_set_changes_nothing(method, classifier, forget,
     assert first.classifier.digest() == second.classifier.digest()
 
 
-def test_a_single_picture_can_be_forgotten(variant, method, classifier, forget, anchors, given):
+def test_a_single_image_can_be_forgotten(variant, method, classifier, forget, anchors, given):
     one = ForgetSet(forget.images[:1], forget.labels[:1], forget.names[:1])
     result = method(classifier, one, anchors=anchors, seed=0, **given)
     known = bool(result.classifier(one.images).argmax(1) == one.labels)

@@ -9,8 +9,8 @@ from torch import nn
 from stakes.data.augment import mixed
 from stakes.training.loop import FORGOTTEN, minimise
 from stakes.training.losses import deletion_ce, deletion_hinge
-from stakes.training.monitor import Watch
-from stakes.training.schedule import Pace
+from stakes.training.monitor import Monitor
+from stakes.training.schedule import Schedule
 from stakes.training.structure import place_anchors
 
 
@@ -30,11 +30,11 @@ def optimizer(layer) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, lr=0.1)
 
 
-def sizes(pace: Pace, optimizer: torch.optim.Optimizer, *steps: int) -> list[float]:
+def sizes(schedule: Schedule, optimizer: torch.optim.Optimizer, *steps: int) -> list[float]:
     """The first group's step size at these steps; the second's is always five times as large."""
     found = []
     for step in steps:
-        pace.set(step)
+        schedule.set(step)
         one, two = (group["lr"] for group in optimizer.param_groups)
         assert two == pytest.approx(5 * one)
         found.append(one)
@@ -49,17 +49,17 @@ def descend(layer: nn.Linear, optimizer: torch.optim.Optimizer, steps: int = 3) 
 
 
 def test_by_default_the_step_size_stays_and_the_first_success_ends_it(optimizer):
-    pace = Pace(optimizer)
-    assert sizes(pace, optimizer, 1, 2, 1000) == pytest.approx([0.1, 0.1, 0.1])
-    assert not pace.done(1, forgotten=False)
-    assert pace.done(2, forgotten=True)
-    assert not pace.too_far(2.0)
+    schedule = Schedule(optimizer)
+    assert sizes(schedule, optimizer, 1, 2, 1000) == pytest.approx([0.1, 0.1, 0.1])
+    assert not schedule.done(1, forgotten=False)
+    assert schedule.done(2, forgotten=True)
+    assert not schedule.too_far(2.0)
 
 
 def test_the_step_size_grows_over_the_warm_up(optimizer):
-    pace = Pace(optimizer, warmup=4)
+    schedule = Schedule(optimizer, warmup=4)
     expected = [0.025, 0.05, 0.075, 0.1, 0.1]
-    assert sizes(pace, optimizer, 1, 2, 3, 4, 5) == pytest.approx(expected)
+    assert sizes(schedule, optimizer, 1, 2, 3, 4, 5) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -69,117 +69,119 @@ def test_the_step_size_grows_over_the_warm_up(optimizer):
 def test_settling_is_a_share_of_the_steps_done_and_falls_to_nothing(
     settle, least, step, length, optimizer
 ):
-    pace = Pace(optimizer, settle=settle, settle_least=least)
-    assert not pace.done(step, forgotten=True)
-    assert pace.settling
+    schedule = Schedule(optimizer, settle=settle, settle_least=least)
+    assert not schedule.done(step, forgotten=True)
+    assert schedule.settling
     end = step + length
-    falling = sizes(pace, optimizer, *range(step + 1, end + 1))
+    falling = sizes(schedule, optimizer, *range(step + 1, end + 1))
     assert falling == pytest.approx([0.1 * (length - i) / (length + 1) for i in range(length)])
-    assert [pace.ends(s) for s in (step + 1, end - 1, end)] == [False, False, True]
-    assert not pace.done(end - 1, forgotten=True)
-    assert pace.done(end, forgotten=True)
+    assert [schedule.ends(s) for s in (step + 1, end - 1, end)] == [False, False, True]
+    assert not schedule.done(end - 1, forgotten=True)
+    assert schedule.done(end, forgotten=True)
 
 
 def test_an_image_that_comes_back_breaks_the_settling_off_at_its_end(optimizer):
-    pace = Pace(optimizer, settle=0.5)
-    pace.done(10, forgotten=True)
-    assert not pace.done(12, forgotten=False)  # it may yet be forgotten again
-    assert pace.settling
-    assert not pace.done(15, forgotten=False)
-    assert not pace.settling
-    assert sizes(pace, optimizer, 16) == pytest.approx([0.1])
-    assert not pace.done(20, forgotten=True)
-    assert not pace.ends(29)
-    assert pace.done(30, forgotten=True)
+    schedule = Schedule(optimizer, settle=0.5)
+    schedule.done(10, forgotten=True)
+    assert not schedule.done(12, forgotten=False)  # it may yet be forgotten again
+    assert schedule.settling
+    assert not schedule.done(15, forgotten=False)
+    assert not schedule.settling
+    assert sizes(schedule, optimizer, 16) == pytest.approx([0.1])
+    assert not schedule.done(20, forgotten=True)
+    assert not schedule.ends(29)
+    assert schedule.done(30, forgotten=True)
 
 
 def test_what_comes_back_at_the_end_of_the_settling_is_undone(layer, optimizer):
-    pace = Pace(optimizer, settle=1.0)
-    pace.done(10, forgotten=True)  # settles in steps 11 to 20
+    schedule = Schedule(optimizer, settle=1.0)
+    schedule.done(10, forgotten=True)  # settles in steps 11 to 20
     for step in (12, 14):
         descend(layer, optimizer)
-        assert not pace.done(step, forgotten=True)
+        assert not schedule.done(step, forgotten=True)
     descend(layer, optimizer)
-    assert not pace.done(16, forgotten=True)
+    assert not schedule.done(16, forgotten=True)
     kept, bias = layer.weight.clone(), layer.bias.clone()
     for step in (18, 19):
         descend(layer, optimizer)
-        assert not pace.done(step, forgotten=False)
+        assert not schedule.done(step, forgotten=False)
     assert not torch.equal(layer.weight, kept)
-    assert pace.done(20, forgotten=False)
+    assert schedule.done(20, forgotten=False)
     assert torch.equal(layer.weight, kept)
     assert torch.equal(layer.bias, bias)
 
 
 def test_the_first_half_of_the_settling_is_not_gone_back_to(layer, optimizer):
-    pace = Pace(optimizer, settle=1.0)
+    schedule = Schedule(optimizer, settle=1.0)
     for step, forgotten in ((10, True), (14, True), (15, False)):
         descend(layer, optimizer)
-        assert not pace.done(step, forgotten)
+        assert not schedule.done(step, forgotten)
     end = layer.weight.clone()
-    assert not pace.done(20, forgotten=False)
+    assert not schedule.done(20, forgotten=False)
     assert torch.equal(layer.weight, end)
-    assert not pace.settling
+    assert not schedule.settling
 
 
 def test_backing_off_restores_the_last_sound_weights_bit_for_bit(layer, optimizer):
     buffer = torch.tensor([1.0, 2.0])
-    pace = Pace(optimizer, warmup=2, max_drift=0.2, backoffs=2, buffers=[buffer])
+    schedule = Schedule(optimizer, warmup=2, max_drift=0.2, backoffs=2, buffers=[buffer])
     start = layer.weight.clone()
     descend(layer, optimizer)
-    assert not pace.too_far(0.1)  # sound: kept
+    assert not schedule.too_far(0.1)  # sound: kept
     kept, bias = layer.weight.clone(), layer.bias.clone()
     descend(layer, optimizer)
     buffer += 1
-    assert not pace.too_far(0.15)  # not too far, and not well within
+    assert not schedule.too_far(0.15)  # not too far, and not well within
     assert not torch.equal(layer.weight, kept)
     buffer.fill_(math.nan)
-    assert pace.too_far(0.3)
-    assert pace.back_off(7)
+    assert schedule.too_far(0.3)
+    assert schedule.back_off(7)
     assert torch.equal(layer.weight, kept)
     assert torch.equal(layer.bias, bias)
     assert buffer.tolist() == [1, 2]
     assert not torch.equal(kept, start)
     assert not optimizer.state
-    assert pace.halved_at == [7]
-    assert sizes(pace, optimizer, 8, 9, 10) == pytest.approx([0.025, 0.05, 0.05])  # warms up again
+    assert schedule.halved_at == [7]
+    assert sizes(schedule, optimizer, 8, 9, 10) == pytest.approx(
+        [0.025, 0.05, 0.05]
+    )  # warms up again
 
 
 def test_before_any_sound_look_it_goes_back_to_the_start(layer, optimizer):
-    pace = Pace(optimizer, max_drift=0.2, backoffs=1)
+    schedule = Schedule(optimizer, max_drift=0.2, backoffs=1)
     start = layer.weight.clone()
     descend(layer, optimizer)
-    assert pace.too_far(math.nan)
-    assert pace.back_off(3)
+    assert schedule.too_far(math.nan)
+    assert schedule.back_off(3)
     assert torch.equal(layer.weight, start)
 
 
 def test_it_backs_off_so_many_times_and_not_once_more(layer, optimizer):
-    pace = Pace(optimizer, max_drift=0.2, backoffs=2)
-    assert pace.back_off(1)
-    assert pace.back_off(2)
+    schedule = Schedule(optimizer, max_drift=0.2, backoffs=2)
+    assert schedule.back_off(1)
+    assert schedule.back_off(2)
     descend(layer, optimizer)
     end, state = layer.weight.clone(), len(optimizer.state)
-    assert not pace.back_off(3)
+    assert not schedule.back_off(3)
     assert torch.equal(layer.weight, end)
     assert len(optimizer.state) == state > 0
-    assert pace.halved_at == [1, 2]
-    assert sizes(pace, optimizer, 3) == pytest.approx([0.025])
+    assert schedule.halved_at == [1, 2]
+    assert sizes(schedule, optimizer, 3) == pytest.approx([0.025])
 
 
 def test_backing_off_breaks_the_settling_off(optimizer):
-    pace = Pace(optimizer, settle=0.5, max_drift=0.2, backoffs=1)
-    pace.done(10, forgotten=True)
-    assert pace.back_off(12)
-    assert not pace.settling
-    assert sizes(pace, optimizer, 13) == pytest.approx([0.05])
+    schedule = Schedule(optimizer, settle=0.5, max_drift=0.2, backoffs=1)
+    schedule.done(10, forgotten=True)
+    assert schedule.back_off(12)
+    assert not schedule.settling
+    assert sizes(schedule, optimizer, 13) == pytest.approx([0.05])
 
 
 @pytest.fixture
-def watch(trained, forget, anchors) -> Watch:
+def monitor(trained, forget, anchors) -> Monitor:
     stakes = place_anchors(anchors.vectors, trained.head.weight.detach())
     probes = mixed(forget.images, 16, torch.Generator().manual_seed(0))
-    return Watch(trained, forget, stakes, probes)
+    return Monitor(trained, forget, stakes, probes)
 
 
 def hinge(classifier, forget):
@@ -188,28 +190,30 @@ def hinge(classifier, forget):
     }
 
 
-def test_a_step_size_beyond_all_reason_is_halved_until_it_forgets(classifier, forget, watch):
+def test_a_step_size_beyond_all_reason_is_halved_until_it_forgets(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e20)
-    pace = Pace(optimizer, max_drift=0.5, backoffs=90)
+    schedule = Schedule(optimizer, max_drift=0.5, backoffs=90)
     terms = hinge(classifier, forget)
-    history, reason = minimise(classifier, terms, optimizer, watch, max_steps=400, pace=pace)
+    history, reason = minimise(
+        classifier, terms, optimizer, monitor, max_steps=400, schedule=schedule
+    )
     assert reason == FORGOTTEN
     assert history[-1]["drift"] <= 0.5
-    assert 40 < len(pace.halved_at) < 90
+    assert 40 < len(schedule.halved_at) < 90
     assert all(p.isfinite().all() for p in classifier.parameters())
     assert (classifier(forget.images).argmax(1) != forget.labels).all()
 
 
-def test_without_backing_off_the_same_step_size_is_the_end(classifier, forget, watch):
+def test_without_backing_off_the_same_step_size_is_the_end(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e20)
     terms = hinge(classifier, forget)
-    _, reason = minimise(classifier, terms, optimizer, watch, max_steps=400)
+    _, reason = minimise(classifier, terms, optimizer, monitor, max_steps=400)
     assert reason.startswith("diverged: the loss is not finite at step 2")
 
 
-def test_a_loss_that_is_not_finite_once_is_gone_back_from(classifier, forget, watch):
+def test_a_loss_that_is_not_finite_once_is_gone_back_from(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-6)
-    pace = Pace(optimizer, backoffs=1)
+    schedule = Schedule(optimizer, backoffs=1)
     start = classifier.head.weight.clone()
     seen = []
 
@@ -219,7 +223,7 @@ def test_a_loss_that_is_not_finite_once_is_gone_back_from(classifier, forget, wa
         return {"deletion": loss * (math.nan if step == 3 else 1.0)}
 
     history, reason = minimise(
-        classifier, terms, optimizer, watch, max_steps=5, check_every=5, pace=pace
+        classifier, terms, optimizer, monitor, max_steps=5, check_every=5, schedule=schedule
     )
     assert reason.startswith("step budget")
     assert [row["step"] for row in history] == [0, 1, 2, 4, 5]
@@ -227,19 +231,19 @@ def test_a_loss_that_is_not_finite_once_is_gone_back_from(classifier, forget, wa
     assert torch.equal(seen[3], start)  # no look since the start was sound
 
 
-def test_a_last_step_that_is_taken_back_has_forgotten_nothing(classifier, forget, watch):
+def test_a_last_step_that_is_taken_back_has_forgotten_nothing(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
-    pace = Pace(optimizer, max_drift=1e-6, backoffs=1)
+    schedule = Schedule(optimizer, max_drift=1e-6, backoffs=1)
     before = classifier.digest()
     told = []
     history, reason = minimise(
         classifier,
         hinge(classifier, forget),
         optimizer,
-        watch,
+        monitor,
         max_steps=1,
-        pace=pace,
-        report=lambda phase, done, total, note="": told.append(note),
+        schedule=schedule,
+        progress=lambda phase, done, total, note="": told.append(note),
     )
     assert told == ["0 % still known"]  # at the look after which the step was taken back
     assert classifier.digest() == before
@@ -248,22 +252,24 @@ def test_a_last_step_that_is_taken_back_has_forgotten_nothing(classifier, forget
     assert history[-1]["drift"] == pytest.approx(0, abs=1e-5)
 
 
-def test_a_run_that_ends_where_it_was_put_back_to_says_what_is_there(classifier, forget, watch):
+def test_a_run_that_ends_where_it_was_put_back_to_says_what_is_there(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
-    pace = Pace(optimizer, settle=0.01, settle_least=20)
+    schedule = Schedule(optimizer, settle=0.01, settle_least=20)
     origin = [p.detach().clone() for p in classifier.parameters()]
     push, settled = hinge(classifier, forget), []
 
     def terms(step):
-        settled.append(pace.settling)
+        settled.append(schedule.settling)
         if sum(settled) <= 14:
             return push(step)
         pairs = zip(classifier.parameters(), origin, strict=True)
         return {"back": 10 * torch.stack([(p - o).square().sum() for p, o in pairs]).sum()}
 
-    history, reason = minimise(classifier, terms, optimizer, watch, max_steps=400, pace=pace)
+    history, reason = minimise(
+        classifier, terms, optimizer, monitor, max_steps=400, schedule=schedule
+    )
     assert reason == FORGOTTEN
     assert history[-2]["forget_accuracy"] > 0
     assert history[-1]["forget_accuracy"] == 0
     assert (classifier(forget.images).argmax(1) != forget.labels).all()
-    assert history[-1]["drift"] == watch.look(classifier).drift
+    assert history[-1]["drift"] == monitor.check(classifier).drift

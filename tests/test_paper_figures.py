@@ -11,8 +11,8 @@ import pytest
 
 from stakes.report.figures.paper import FIGURES, Named, plates, write_plates
 from stakes.report.page import write_report
-from stakes.report.run_folder import Row, Run, read_run
-from test_report import CLASSES, NASTY, Page, a_run, audited, picture
+from stakes.report.run_folder import Row, RunFolder, read_run
+from test_report import CLASSES, NASTY, Page, a_run, audited, image
 
 METHODS = ("STRUCTGUARD", "L2UL", NASTY[0])
 SVG = "{http://www.w3.org/2000/svg}"
@@ -28,10 +28,10 @@ def with_examples(folder: Path, seed: int, turn: float) -> Path:
         {**item, "of": "retain", "name": f"kept {i}"}
         for i, item in enumerate(evidence["saliency"][:4])
     ]
-    found = [{"label": CLASSES[i % 4], "picture": picture(50 + i)} for i in range(5)]
+    found = [{"label": CLASSES[i % 4], "image": image(50 + i)} for i in range(5)]
     evidence["retrieval"] = [
         {
-            "of": of, "name": f"{of} {i}", "label": CLASSES[i], "picture": picture(i),
+            "of": of, "name": f"{of} {i}", "label": CLASSES[i], "image": image(i),
             "before": found, "after": found[::-1],
         }
         for of in ("retain", "forget")
@@ -44,7 +44,7 @@ def with_examples(folder: Path, seed: int, turn: float) -> Path:
         nearest = [{"anchor": name, "text": "wings; a beak; feathers"} for name in CLASSES[:3]]
         evidence["affinities"].append(
             {
-                "name": f"test {i}", "label": CLASSES[i], "picture": picture(90 + i),
+                "name": f"test {i}", "label": CLASSES[i], "image": image(90 + i),
                 "before": before, "after": after, "nearest": nearest,
             }
         )  # fmt: skip
@@ -136,7 +136,7 @@ def test_mean_collapse_stands_against_what_was_kept_less_what_is_known(shown):
     mean = sum(record["drift"] for record in run.history[1:]) / 120
     assert f"STRUCTGUARD: 99.1 points at {mean:.3g}" in said(svg)
     assert f"left some: 74.1 points at {mean:.3g}" in said(svg)
-    unscored = Run("x", Row(), run.history, [], [])
+    unscored = RunFolder("x", Row(), run.history, [], [])
     assert drawn(["2b"], [Named("n", 1, "m", unscored)]) == {}
 
 
@@ -166,7 +166,7 @@ def test_a_query_s_finds_are_marked_by_class(shown):
     assert "Before, forget: a airplane finds airplane, bird, cat, deer, airplane" in said(svg)
 
 
-def test_pictures_of_another_draw_are_not_shown_as_the_same(shown, tmp_path):
+def test_images_of_another_draw_are_not_shown_as_the_same(shown, tmp_path):
     other = with_examples(audited(a_run(tmp_path / "other", k=24)), 0, 0.0)
     evidence = json.loads((other / "evidence.json").read_text())
     for key in ("retrieval", "saliency", "affinities"):
@@ -179,16 +179,16 @@ def test_pictures_of_another_draw_are_not_shown_as_the_same(shown, tmp_path):
         assert len(re.findall("<image ", svg)) <= images
 
 
-def test_the_seed_is_shown_that_most_methods_have_pictures_of(shown):
+def test_the_seed_is_shown_that_most_methods_have_images_of(shown):
     first, second, other, *_ = shown
     bare = other._replace(run=other.run.__class__("x", other.run.row, [], [], []))
     renamed = [{**item, "name": f"another {item['name']}"} for item in other.run.audit["retrieval"]]
     audit = {**other.run.audit, "retrieval": renamed}
     elsewhere = [
-        item._replace(run=Run("x", item.run.row, [], item.run.classes, [], audit))
+        item._replace(run=RunFolder("x", item.run.row, [], item.run.classes, [], audit))
         for item in (second, other)
     ]
-    # seed 0 of the first method has pictures that no other has; its seed 1 those of the second's
+    # seed 0 of the first method has images that no other has; its seed 1 those of the second's
     (svg,) = drawn(["5a"], [first, elsewhere[0], bare, elsewhere[1]]).values()
     assert said(svg).count("L2UL, ") == said(svg).count("STRUCTGUARD, ") == 4
 
@@ -201,12 +201,12 @@ def test_affinities_are_those_of_the_evidence(shown):
     change = 1 - product / math.sqrt(sum(a * a for a in before) * sum(b * b for b in after))
     assert f"L2UL, bird: {change:.3f}" in said(svg)
     curves = [curve for curve in paths(svg, BLUE) if len(curve) == len(CLASSES) + 1]
-    assert len(curves) == 2  # one a picture, closed
+    assert len(curves) == 2  # one an image, closed
     assert curves[0][0] == curves[0][-1]
     assert "airplane: wings; a beak; feathers" in texts(svg)
 
 
-def test_a_confusion_matrix_counts_every_picture(shown):
+def test_a_confusion_matrix_counts_every_image(shown):
     (svg,) = drawn(["8"], shown).values()
     counts = [int(words) for words in texts(svg) if words.isdigit()]
     assert sum(counts) == 3 * 24
@@ -216,7 +216,7 @@ def test_a_confusion_matrix_counts_every_picture(shown):
 def test_a_density_is_the_mean_over_the_runs_of_a_method():
     def run(cosines):
         found = [{"cosine": x, "density": y} for x, y in cosines]
-        return Named("n", 1, "m", Run("x", Row(), [], [], [], {"consistency": found}))
+        return Named("n", 1, "m", RunFolder("x", Row(), [], [], [], {"consistency": found}))
 
     one = run([(0.0, 0.0), (0.5, 2.0), (1.0, 0.0)])
     two = run([(0.75, 6.0), (1.0, 2.0)])  # nothing below .75
@@ -247,7 +247,7 @@ def of_copies(method, copies, kept, **fields) -> Named:
     """A run that made so many copies wrong, percent, at so many points of retained accuracy."""
     row = {"method": "m", "forget_views": 100 - copies, "acc_retain": 99 + kept}
     row |= {"acc_retain_before": 99.0} | {f"method_{key}": value for key, value in fields.items()}
-    return Named("n", 64, method, Run("x", Row(row), [], [], []))
+    return Named("n", 64, method, RunFolder("x", Row(row), [], [], []))
 
 
 def test_the_cost_of_copies_is_joined_where_only_what_was_asked_differs():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from stakes import Classifier, ForgetSet
-from stakes.data.augment import jitter, mixed, turned
+from stakes.data.augment import jitter, mixed, rotate_recolour
 from stakes.training.losses import margins
 from stakes.training.pgd import pgd
 from stakes.training.targets import wrong_labels
@@ -107,28 +107,28 @@ def test_mixtures_are_seeded_fresh_and_in_range(forget):
     assert len({tuple(m.flatten().tolist()) for m in first}) == 40
 
 
-def test_mixtures_of_one_picture_differ_from_it():
+def test_mixtures_of_one_image_differ_from_it():
     image = torch.rand(1, 3, 16, 16, generator=seeded())
     mixtures = mixed(image, 20, seeded())
     assert ((mixtures - image).flatten(1).norm(dim=1) > 0.5).all()
 
 
 def test_half_the_mixtures_hold_an_unblended_box():
-    """Of a black and a white picture, CutMix leaves both colours pure, mixup neither."""
+    """Of a black and a white image, CutMix leaves both colours pure, mixup neither."""
     images = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
     mixtures = mixed(images, 400, seeded())
     spans = mixtures.flatten(1).amax(1) - mixtures.flatten(1).amin(1)
     boxed, blended = (spans > 0.99).sum(), ((mixtures > 0.1) & (mixtures < 0.9)).flatten(1).all(1)
-    assert 60 < boxed < 140  # a half of the half that draws two different pictures
+    assert 60 < boxed < 140  # a half of the half that draws two different images
     assert 60 < blended.sum() < 140
 
 
 @pytest.mark.parametrize(("least", "low", "high"), [(0.15, 0.15, 0.85), (0.35, 0.35, 0.65)])
 def test_both_images_of_a_mixture_have_the_least_share(least, low, high):
-    """Of a black and a white picture, the mean is the share of the white one."""
+    """Of a black and a white image, the mean is the share of the white one."""
     images = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
     shares = mixed(images, 600, seeded(), least).mean((1, 2, 3))
-    unlike = shares[(shares > 0.01) & (shares < 0.99)]  # two different pictures were drawn
+    unlike = shares[(shares > 0.01) & (shares < 0.99)]  # two different images were drawn
     assert 240 < len(unlike) < 360
     assert low - 0.05 < unlike.min() < low + 0.05  # a box has whole pixels
     assert high - 0.05 < unlike.max() < high + 0.05
@@ -159,7 +159,7 @@ def test_an_image_already_at_its_target_is_done_at_once(trained, forget):
 
 def test_with_labels_half_of_the_partners_are_of_the_same_class():
     labels = torch.arange(40) % 4
-    # A picture is of one colour, its class's: a mixture within a class is of that colour again.
+    # An image is of one colour, its class's: a mixture within a class is of that colour again.
     colours = torch.eye(4)[labels][:, :3, None, None].expand(40, 3, 8, 8)
     pure = {}
     for given in (None, labels):
@@ -183,10 +183,10 @@ def test_even_mixtures_are_far_from_either_image():
 
 
 @pytest.mark.parametrize(("height", "width", "turns"), [(6, 6, (1, 2, 3)), (4, 6, (2,))])
-def test_turned_pictures_by_hand(height, width, turns):
+def test_turned_images_by_hand(height, width, turns):
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, height, width, generator=generator)
-    made = turned(image.expand(300, -1, -1, -1), generator)
+    made = rotate_recolour(image.expand(300, -1, -1, -1), generator)
     possible = {
         (order, turn): torch.rot90(image[0, list(order)], turn, (1, 2))
         for order in itertools.permutations(range(3))

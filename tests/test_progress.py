@@ -89,7 +89,7 @@ def bars(monkeypatch) -> Stream:
 
 
 def last_lines(text: str) -> list[str]:
-    """The last picture of the bars, without its colours."""
+    """The last image of the bars, without its colours."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.rpartition("\x1b[2K")[2])
     return [line.rstrip() for line in plain.replace("\r", "").splitlines() if line.strip()]
 

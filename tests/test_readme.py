@@ -83,6 +83,6 @@ def test_its_tables_are_those_of_the_rows():
     subprocess.run([sys.executable, str(script), "--check"], check=True)
 
 
-def test_its_picture_is_there():
+def test_its_image_is_there():
     for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", TEXT):
         assert (README.parent / path).stat().st_size > 10_000

@@ -19,10 +19,10 @@ k = [4, 8]
 seeds = [0, 1]
 
 [set]
-pictures = "the pictures"
+images = "the images"
 
 [common]
-data = "{pictures}"
+data = "{images}"
 eval-samples = 100
 max_steps = 5
 
@@ -45,7 +45,7 @@ method = "neggrad"
 def read(tmp_path, text=GOOD, **settings):
     path = tmp_path / "trial.toml"
     path.write_text(text, encoding="utf-8")
-    return read_recipe(path, {"pictures": "digits"} | settings)
+    return read_recipe(path, {"images": "digits"} | settings)
 
 
 def test_every_combination_is_a_command_line(tmp_path):
@@ -63,7 +63,7 @@ def test_every_combination_is_a_command_line(tmp_path):
 
 
 def test_placeholders_of_the_cell_reach_every_option(tmp_path):
-    text = GOOD.replace('"stakes:digits_cnn"', '"{pictures}/net-{seed}-{k}"')
+    text = GOOD.replace('"stakes:digits_cnn"', '"{images}/net-{seed}-{k}"')
     models = {cell.options["model"] for cell in read(tmp_path, text).cells}
     assert models == {f"digits/net-{seed}-{k}" for seed in (0, 1) for k in (4, 8)}
 
@@ -128,15 +128,15 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
 
 def test_a_missing_or_needless_setting_is_named(tmp_path):
     (tmp_path / "r.toml").write_text(GOOD)
-    with pytest.raises(InputError, match=r"add --set pictures=\.\.\. \(the pictures\)"):
+    with pytest.raises(InputError, match=r"add --set images=\.\.\. \(the images\)"):
         read_recipe(tmp_path / "r.toml")
-    with pytest.raises(InputError, match=r"--set picture=.*did you mean pictures"):
-        read(tmp_path, picture="x")
+    with pytest.raises(InputError, match=r"--set image=.*did you mean images"):
+        read(tmp_path, image="x")
     with pytest.raises(InputError, match="--set seed="):
         read(tmp_path, seed="1")
 
 
-def test_without_k_the_pictures_are_given(tmp_path):
+def test_without_k_the_images_are_given(tmp_path):
     text = GOOD.replace("k = [4, 8]\n", "").replace("random:{k}", "faces.csv")
     cells = read(tmp_path, text).cells
     assert [cell.name for cell in cells[:2]] == ["net-a-ours-s0", "net-a-neggrad-s0"]

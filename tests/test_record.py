@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from stakes import InputError, NegGrad, StructGuard
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import check_out, new_folder
-from stakes.runs.record import Request, method_name, run
+from stakes.runs.record import Request, method_name, record
 
 
 def held(folder: Path) -> dict[str, bytes]:
@@ -25,7 +25,7 @@ def test_a_run_from_python(classifier, forget, anchors, train_images, test_image
         retain=train_images, test=test_images, seed=7, eval_samples=20, asked={"dataset": "blobs"},
     )  # fmt: skip
     phases = []
-    row = run(request, tmp_path / "a" / "b", lambda phase, *rest: phases.append(phase))
+    row = record(request, tmp_path / "a" / "b", lambda phase, *rest: phases.append(phase))
     assert row == json.loads((tmp_path / "a" / "b" / "row.json").read_text())
     assert row["dataset"] == "blobs"
     assert (row["seed"], row["eval_samples"], row["n_test"]) == (7, 20, 20)
@@ -40,7 +40,7 @@ def test_a_run_from_python(classifier, forget, anchors, train_images, test_image
 
 def test_nan_becomes_null(classifier, forget, anchors, tmp_path):
     request = Request(NegGrad(lr=1e38, max_steps=5), classifier, forget, anchors)
-    row = run(request, tmp_path / "out")
+    row = record(request, tmp_path / "out")
     assert row["stop_reason"].startswith("diverged")
     for name in ("row.json", "evidence.json", "history.jsonl"):
         text = (tmp_path / "out" / name).read_text()
@@ -53,7 +53,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
     classifier, forget, anchors, tmp_path, monkeypatch
 ):
     request = Request(NegGrad(max_steps=1), classifier, forget, anchors)
-    run(request, tmp_path / "out")
+    record(request, tmp_path / "out")
     before = held(tmp_path)
 
     def full(*arguments, **options):
@@ -61,7 +61,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
 
     monkeypatch.setattr("stakes.report.page.write_report", full)
     with pytest.raises(OSError, match="No space left"):
-        run(request, tmp_path / "out")
+        record(request, tmp_path / "out")
     assert held(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

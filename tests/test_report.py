@@ -22,7 +22,7 @@ CLASSES = ["airplane", "bird", "cat", "deer", "dog", *NASTY]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
-def picture(seed: int, size: int = 32) -> str:
+def image(seed: int, size: int = 32) -> str:
     """A small colourful PNG as a data address."""
     rng = random.Random(seed)
     top, low = ([rng.randrange(256) for _ in range(3)] for _ in "ab")
@@ -135,7 +135,7 @@ def a_run(
         after = label if i >= k - wrong else CLASSES[(i + 3) % len(CLASSES)]
         item = {"name": f"train/{i:05d}.png" if i else NASTY[0], "label": label}
         item |= {"before": label, "before_confidence": 99.1, "after": after}
-        item |= {"after_confidence": 43.2, "thumbnail": picture(i) if images and i % 9 else None}
+        item |= {"after_confidence": 43.2, "thumbnail": image(i) if images and i % 9 else None}
         forget.append(item)
     (folder / "row.json").write_text(json.dumps(row))
     (folder / "history.jsonl").write_text("\n".join(map(json.dumps, steps)) + "\n")
@@ -182,9 +182,9 @@ def audited(folder: Path, name: str = NASTY[0]) -> Path:
     evidence["consistency"] = [
         {"cosine": 0.9 + i / 1000, "density": math.exp(-((i - 80) ** 2) / 200)} for i in range(101)
     ]
-    parts = ("picture", "before", "after")
+    parts = ("image", "before", "after")
     evidence["saliency"] = [
-        {"name": name, "label": name, **{key: picture(i + j) for j, key in enumerate(parts)}}
+        {"name": name, "label": name, **{key: image(i + j) for j, key in enumerate(parts)}}
         for i in range(8)
     ]
     (folder / "evidence.json").write_text(json.dumps(evidence))
@@ -235,17 +235,17 @@ def page(tmp_path: Path, *folders: Path, **options) -> Page:
 
 def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):
     text = page(tmp_path, a_run(tmp_path / "run")).text
-    assert "All 64 pictures are no longer recognised." in text
+    assert "All 64 images are no longer recognised." in text
     assert "Test accuracy went from 91.7 % to 89.9 %." in text
     assert "Accuracy on retained training data went from 99.8 % to 99.1 %." in text
     assert "90.6 % of those mirrored, 42.2 % of those moved by a tenth" in text
     assert "6.2 % of those saved as JPEG and 18.8 % of those darker or brighter." in text
     assert "Changed copies still recognised 36.7 % before: 97.3 %" in text
-    assert "Pictures cropped to seven eighths 96.88 50.00" in text
+    assert "Images cropped to seven eighths 96.88 50.00" in text
     assert "Mean of these 97.27 36.72" in text
     assert "Deployed path (direct)" in text
     assert "Other path (projected), scored but not deployed" in text
-    assert "Nothing else: no other training picture." in text
+    assert "Nothing else: no other training image." in text
     assert "max_steps 600" in text
     assert "pull_back no" in text
     assert "a1" * 32 in text
@@ -258,13 +258,13 @@ def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):
     ("changes", "tone", "words"),
     [
         (CALM, "good", "All 64"),
-        ({}, "caution", "All 64 pictures are no longer recognised."),
-        ({"acc_forget": 4.6875}, "bad", "3 of 64 pictures are still recognised"),
-        ({"acc_forget": 1.5625}, "bad", "1 of 64 pictures is still recognised"),
+        ({}, "caution", "All 64 images are no longer recognised."),
+        ({"acc_forget": 4.6875}, "bad", "3 of 64 images are still recognised"),
+        ({"acc_forget": 1.5625}, "bad", "1 of 64 images is still recognised"),
         ({"acc_forget": None}, "unknown", "was not measured"),
-        ({"k": 1}, "caution", "The picture is no longer recognised."),
-        ({"k": 1, "acc_forget": 100.0}, "bad", "the picture is still recognised"),
-        ({"k": 100_000, "acc_forget": 0.0004}, "bad", "1 of 100,000 pictures is"),
+        ({"k": 1}, "caution", "The image is no longer recognised."),
+        ({"k": 1, "acc_forget": 100.0}, "bad", "the image is still recognised"),
+        ({"k": 100_000, "acc_forget": 0.0004}, "bad", "1 of 100,000 images is"),
     ],
 )
 def test_the_tone_follows_the_outcome(tmp_path, changes, tone, words):
@@ -320,12 +320,12 @@ def test_what_was_not_measured_is_called_so_and_never_zero(tmp_path):
     (folder / "evidence.json").unlink()
     (folder / "history.jsonl").unlink()
     text = page(tmp_path, folder).text
-    assert "Whether the pictures are still recognised was not measured." in text
+    assert "Whether the images are still recognised was not measured." in text
     assert "Test accuracy was not measured." in text
     assert "Not measured in this run: test accuracy; accuracy on retained training data" in text
     assert "0.0 %" not in text.replace("100.0 %", "")
     assert "No history of the steps was recorded." in text
-    assert "No evidence on single pictures was recorded." in text
+    assert "No evidence on single images was recorded." in text
 
 
 def test_an_empty_row_still_makes_a_page(tmp_path):
@@ -360,7 +360,7 @@ def test_a_name_that_is_no_text_still_makes_a_page(tmp_path):
     assert "folder ?" in page(tmp_path, folder).text
 
 
-def test_pictures_come_only_from_the_evidence_itself(tmp_path):
+def test_images_come_only_from_the_evidence_itself(tmp_path):
     folder = a_run(tmp_path / "run", k=4)
     evidence = json.loads((folder / "evidence.json").read_text())
     sources = [
@@ -377,10 +377,10 @@ def test_pictures_come_only_from_the_evidence_itself(tmp_path):
     assert "example.org" not in str(found.tags)
 
 
-def test_of_many_pictures_the_first_are_shown_and_the_rest_counted(tmp_path):
+def test_of_many_images_the_first_are_shown_and_the_rest_counted(tmp_path):
     found = page(tmp_path, a_run(tmp_path / "run", k=130, acc_forget=100 * 3 / 130))
     assert len(found.all("img")) + len(found.of_class("div", "tile")) == 120
-    assert "10 more pictures are not shown here" in found.text
+    assert "10 more images are not shown here" in found.text
     assert len(found.of_class("li", "known")) == 3  # they are the last three: moved to the front
     assert all(image["alt"] for image in found.all("img"))
     assert found.text.count("✗ still recognised") == 3
@@ -388,11 +388,11 @@ def test_of_many_pictures_the_first_are_shown_and_the_rest_counted(tmp_path):
 
 def test_the_privacy_of_the_report_itself_is_said(tmp_path):
     shown = page(tmp_path, a_run(tmp_path / "shown", k=4))
-    assert "This report contains the pictures that were to be forgotten." in shown.text
+    assert "This report contains the images that were to be forgotten." in shown.text
     hidden = page(tmp_path, a_run(tmp_path / "hidden", k=4, images=False))
     assert hidden.all("img") == []
-    assert "This report contains the pictures" not in hidden.text
-    assert "This report leaves the pictures out" in hidden.text
+    assert "This report contains the images" not in hidden.text
+    assert "This report leaves the images out" in hidden.text
 
 
 def test_of_many_classes_those_that_changed_most_are_shown(tmp_path):
@@ -434,16 +434,16 @@ def test_what_is_left_stands_on_the_page(tmp_path):
     found = page(tmp_path, audited(a_run(tmp_path / "run", k=64)))
     for words in (
         "What an attacker could still find",
-        "The pictures stand out: the network finds them less likely than unseen ones.",
-        "Over-unlearned: the forgotten pictures stand out by being too unlikely.",
-        "64 pictures against 2,000 unseen ones",
+        "The images stand out: the network finds them less likely than unseen ones.",
+        "Over-unlearned: the forgotten images stand out by being too unlikely.",
+        "64 images against 2,000 unseen ones",
         "How unlikely the network finds its class (loss) 0.06 0.02–0.19 0.06",
         "Simple attacks on its answers were tried",
         "What the features still know",
-        "gives 28 of 64 pictures their class",
+        "gives 28 of 64 images their class",
         "A new last layer (linear probe) 100.0 43.8 90.6 90.4",
-        "after 9 steps; trained on as many test pictures that it gets wrong, after more than 30",
-        "Which part of the picture speaks for its true class",
+        "after 9 steps; trained on as many test images that it gets wrong, after more than 30",
+        "Which part of the image speaks for its true class",
     ):
         assert words in found.text, words
     assert "The features may still know." not in found.text
@@ -461,8 +461,8 @@ def test_retrieval_stands_on_the_page(tmp_path):
             row[f"retrieval_{of}_{key}_before"] = before - place
             row[f"retrieval_{of}_{key}"] = after - place
     text = page(tmp_path, a_run(tmp_path / "run", **row)).text
-    assert "As queries, the forgotten pictures find their class less often than retained" in text
-    assert "Image-to-image retrieval among 2,000 retained pictures" in text
+    assert "As queries, the forgotten images find their class less often than retained" in text
+    assert "Image-to-image retrieval among 2,000 retained images" in text
     assert "R@5 98.0 30.2 97.0 95.5 R@10 97.0 29.2 96.0 94.5 mAP 96.0 28.2 95.0 93.5" in text
     assert "Image-to-image retrieval" not in page(tmp_path, a_run(tmp_path / "old")).text
 
@@ -473,13 +473,13 @@ def test_whole_classes_stand_on_the_page(tmp_path):
         row[f"acc_test_{key}_classes_before"] = before
         row[f"acc_test_{key}_classes"] = after
     text = page(tmp_path, a_run(tmp_path / "run", **row)).text
-    assert "Of unseen pictures of the forgotten class, cat, the network gives 1.5" in text
-    assert "Test pictures of the forgotten classes 90.00 1.50 −88.50" in text
-    assert "Test pictures of all other classes 92.00 91.25 −0.75" in text
+    assert "Of unseen images of the forgotten class, cat, the network gives 1.5" in text
+    assert "Test images of the forgotten classes 90.00 1.50 −88.50" in text
+    assert "Test images of all other classes 92.00 91.25 −0.75" in text
     assert "forgotten classes" not in page(tmp_path, a_run(tmp_path / "single")).text
 
 
-def test_where_the_pictures_go_is_counted_by_class(tmp_path):
+def test_where_the_images_go_is_counted_by_class(tmp_path):
     found = page(tmp_path, a_run(tmp_path / "run", k=64, acc_forget=3.125))
     assert len(found.of_class("table", "confusion")) == 1
     shares = [cell for cell in found.all("td") if "--share" in (cell.get("style") or "")]
@@ -489,10 +489,10 @@ def test_where_the_pictures_go_is_counted_by_class(tmp_path):
 
 def test_what_is_left_was_not_measured_and_is_called_so(tmp_path):
     text = page(tmp_path, a_run(tmp_path / "run", k=4)).text
-    assert "Membership inference was not measured: it needs test pictures and retained" in text
-    assert "What the features still know was not measured: it needs test pictures." in text
+    assert "Membership inference was not measured: it needs test images and retained" in text
+    assert "What the features still know was not measured: it needs test images." in text
     assert "membership inference; what the features still know; representation" in text
-    assert "No attack that tries to tell or to rebuild the pictures" in text
+    assert "No attack that tries to tell or to rebuild the images" in text
     assert "The features may still know." in text
 
 
@@ -514,7 +514,7 @@ def test_several_runs_are_compared(tmp_path):
         a_run(tmp_path / "c", k=8, method="x", method_title="X", acc_forget=25.0, acc_retain=None),
     ]
     found = page(tmp_path, *folders)
-    assert "2 of 3 runs made the network misclassify all the pictures" in found.text
+    assert "2 of 3 runs made the network misclassify all the images" in found.text
     assert "kept by run 1 (STRUCTGUARD): −1.8 points" in found.text
     assert all(words in found.text for words in COMPARED)
     assert len(found.of_class("details", "run")) == 3
@@ -540,7 +540,7 @@ def test_seeds_of_the_same_settings_are_averaged(tmp_path):
 
 def test_runs_that_do_not_match_are_not_compared_in_silence(tmp_path):
     one, two = a_run(tmp_path / "a", k=4), a_run(tmp_path / "b", k=4, forget_digest="e5" * 32)
-    assert "The runs forget different pictures" in page(tmp_path, one, two).text
+    assert "The runs forget different images" in page(tmp_path, one, two).text
     assert "compare them with care" not in page(tmp_path, one, a_run(tmp_path / "c", k=4)).text
 
 
@@ -592,7 +592,7 @@ HIDDEN = """[...document.querySelectorAll('h1, h2')]
     .filter(e => e.getBoundingClientRect().width < 1 || e.getBoundingClientRect().height < 1)
     .map(e => e.textContent)"""
 BROKEN = "[...document.images].filter(i => !i.complete || i.naturalWidth < 1).length"
-CLIPPED = """[...document.querySelectorAll('.cards > div, .pictures li, .cams li, dd, p')]
+CLIPPED = """[...document.querySelectorAll('.cards > div, .images li, .cams li, dd, p')]
     .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
     .map(e => e.textContent.slice(0, 60))"""
 

@@ -46,7 +46,7 @@ def test_every_step_is_done_even_when_all_is_forgotten_on_the_way(classifier, fo
         classifier,
         forget,
         retain=train_images,
-        report=lambda phase, done, total, note="": told.append((phase, done, total)),
+        progress=lambda phase, done, total, note="": told.append((phase, done, total)),
     )
     looks = [row for row in result.history if "forget_accuracy" in row]
     assert [row["step"] for row in result.history] == list(range(86))
@@ -193,7 +193,7 @@ def test_its_step_size_is_half_a_cosine():
 
 
 @pytest.mark.parametrize("name", ["amnesiac", "salun"])
-def test_pictures_are_taught_one_wrong_class_each(name, classifier, forget, train_images):
+def test_images_are_taught_one_wrong_class_each(name, classifier, forget, train_images):
     method = METHODS[name](lr=0.05, max_steps=100, **SMALL)
     result = method(classifier, forget, retain=train_images, seed=1)
     answers = result.classifier(forget.images).softmax(1)
@@ -429,7 +429,7 @@ def test_impossible_settings_of_lotus_are_refused(classifier, forget, train_imag
 
 
 @pytest.mark.parametrize("name", NEEDY)
-def test_a_retained_picture_more_or_less_changes_the_result(name, classifier, forget, train_images):
+def test_a_retained_image_more_or_less_changes_the_result(name, classifier, forget, train_images):
     method = METHODS[name](retain_samples=40, **({} if name == "ssd" else {"max_steps": 2}))
     first = method(classifier, forget, retain=train_images)
     second = METHODS[name](retain_samples=41, **({} if name == "ssd" else {"max_steps": 2}))(

@@ -33,7 +33,7 @@ def test_copies_under_other_names_and_labels_are_left_out():
     images = ImageArray(torch.cat([pixels, pixels[:2]]), torch.cat([labels, (labels[:2] + 1) % 4]))
     forget = ForgetSet.from_indices(images, [0])
     kept = sample(images, forget)
-    assert len(kept) == 12  # picture 0 and its copy, picture 12, are gone
+    assert len(kept) == 12  # image 0 and its copy, image 12, are gone
     assert forget.pixel_digests()[0] not in digests(kept)
 
 
@@ -44,7 +44,7 @@ def test_an_index_of_another_set_does_no_harm(train_images):
     assert len(sample(train_images, forget)) == len(train_images)
 
 
-def test_labels_stay_with_their_pictures(train_images, forget):
+def test_labels_stay_with_their_images(train_images, forget):
     kept = sample(train_images, forget, samples=50)
     truth = dict(zip(digests(train_images), train_images.labels.tolist(), strict=True))
     assert [truth[d] for d in digests(kept)] == kept.labels.tolist()
@@ -73,7 +73,7 @@ def test_a_large_sample_is_read_again_and_gives_the_same(train_images, forget, m
 
 def test_what_cannot_be_used_is_refused(train_images, forget):
     few = ImageArray(*blobs(4, 0))
-    with pytest.raises(InputError, match="every picture of the training set is to be forgotten"):
+    with pytest.raises(InputError, match="every image of the training set is to be forgotten"):
         sample(few, ForgetSet.from_indices(few, range(4)))
     wrong = ImageArray(blobs(4, 0)[0], [0, 1, 2, 4])
     with pytest.raises(InputError, match="labels 0 to 4: there are 4 classes"):

@@ -1,4 +1,4 @@
-"""Retrieval against scikit-learn and against one query, one picture at a time."""
+"""Retrieval against scikit-learn and against one query, one image at a time."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_by_hand():
     assert found.map == pytest.approx(100 * (1 / 2 + 2 / 4) / 2)
 
 
-def test_a_picture_never_finds_itself():
+def test_an_image_never_finds_itself():
     features, labels = torch.eye(3), torch.tensor([0, 0, 1])
     found = retrieve_among(features, labels)
     assert found.n == 2  # the third has nobody of its class but itself

@@ -66,7 +66,7 @@ def test_networks_of_tokens_have_no_map(flat):
     assert grad_cam(classifier, torch.rand(2, 3, 8, 8), torch.tensor([0, 1])) is None
 
 
-def test_heat_lies_over_a_grey_picture():
+def test_heat_lies_over_a_grey_image():
     image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
     cold = overlay(image, torch.zeros(4, 4))
     assert torch.equal(cold[0], cold[1])

@@ -71,7 +71,7 @@ def test_every_method_is_listed_with_its_options(site):
     rows = cells(page)
     text = page.read_text(encoding="utf-8")
     for name, kind in METHODS.items():
-        needs = "the pictures and retained data" if kind.needs_retain else "the pictures"
+        needs = "the images and retained data" if kind.needs_retain else "the images"
         assert [name, kind.title, needs] in rows
         section = text.partition(f'<h2 id="{name}"')[2].partition("<h2 ")[0]
         assert f"--method {name}" in section

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from stakes import InputError, StructGuard
-from stakes.data.views import drawn, mirrored
+from stakes.data.views import mirror, random_view
 from stakes.methods import base, structguard
 from stakes.progress import silent
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
-from stakes.training.monitor import Look
+from stakes.training.monitor import Check
 
 QUICK = {
     "lr": 5e-3, "depth": 1.0, "feature_weight": 1, "probe_batch": 32, "patience": 4, "settle": 0.2,
@@ -30,7 +30,7 @@ def run(classifier, forget, anchors) -> base.Run:
 
 
 def known(classifier, forget, views) -> float:
-    """Share of the views, each (k, 3, h, w), that keep the class of their picture."""
+    """Share of the views, each (k, 3, h, w), that keep the class of their image."""
     right = [classifier(view).argmax(1) == forget.labels for view in views]
     return torch.cat(right).float().mean().item()
 
@@ -38,7 +38,7 @@ def known(classifier, forget, views) -> float:
 def copies(forget, count: int = 20) -> list[torch.Tensor]:
     """Fresh views of the forget images that no run has seen."""
     generator = torch.Generator().manual_seed(99)
-    return [drawn(forget.images, generator) for _ in range(count)]
+    return [random_view(forget.images, generator) for _ in range(count)]
 
 
 def test_with_the_criterion_of_views_copies_are_forgotten_too(classifier, forget, anchors):
@@ -50,7 +50,7 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(classifier, forget
         assert known(result.classifier, forget, [forget.images]) == 0
     assert known(first.classifier, forget, copies(forget)) > 0.3
     assert known(second.classifier, forget, copies(forget)) < 0.2
-    assert known(second.classifier, forget, mirrored(forget.images)) < 0.2
+    assert known(second.classifier, forget, mirror(forget.images)) < 0.2
     assert "views_accuracy" not in first.history[-1]
     assert "term_views" not in first.history[-1]
     assert second.history[-1]["views_accuracy"] <= 7
@@ -75,11 +75,11 @@ def test_with_views_it_looks_no_more_often(classifier, forget, anchors):
 )
 def test_the_share_of_views_that_is_needed_is_counted_exactly(wrong, views, needed, forgotten):
     lead = torch.where(torch.arange(views) < wrong, -1.0, 1.0)
-    look = Look(torch.tensor([-1.0]), 0.0, lead, needed)
-    assert look.forgotten is forgotten
-    assert look.views_accuracy == pytest.approx(100 * (1 - wrong / views))
-    assert str(look) == f"0 % still known ({100 * (1 - wrong / views):.0f} % of copies)"
-    assert not Look(torch.tensor([1.0, -1.0]), 0.0, lead, 0.0).forgotten
+    check = Check(torch.tensor([-1.0]), 0.0, lead, needed)
+    assert check.forgotten is forgotten
+    assert check.views_accuracy == pytest.approx(100 * (1 - wrong / views))
+    assert str(check) == f"0 % still known ({100 * (1 - wrong / views):.0f} % of copies)"
+    assert not Check(torch.tensor([1.0, -1.0]), 0.0, lead, 0.0).forgotten
 
 
 @pytest.mark.parametrize("name", STRUCTURAL)
@@ -98,9 +98,9 @@ def test_every_comparison_of_structures_can_be_held(name, classifier, forget, an
 def test_it_says_what_it_chose_and_why(classifier, forget, anchors):
     given = StructGuard(max_steps=2, **QUICK)(classifier, forget, anchors=anchors).chosen
     assert given == {
-        "probes": "mixed", "probes_why": "the pictures alone are to be forgotten",
-        "cohorts": 1, "cohorts_why": "a step takes all pictures",
-        "towards": "strongest", "towards_why": "a step takes all pictures",
+        "probes": "mixed", "probes_why": "the images alone are to be forgotten",
+        "cohorts": 1, "cohorts_why": "a step takes all images",
+        "towards": "strongest", "towards_why": "a step takes all images",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "hold": 1.0, "hold_why": "as given", "push": 1.0, "push_why": "as given",
     }  # fmt: skip
@@ -115,7 +115,7 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors):
     assert (found["lr"], found["margin"]) == (1e-9, 0.3)
 
 
-def test_pictures_are_held_until_their_turn(classifier, forget, anchors, monkeypatch):
+def test_images_are_held_until_their_turn(classifier, forget, anchors, monkeypatch):
     held = []
 
     def noted(before, after):
@@ -126,7 +126,7 @@ def test_pictures_are_held_until_their_turn(classifier, forget, anchors, monkeyp
     ordered = forget.in_one_order()
     with torch.no_grad():
         features, logits = classifier.both(ordered.images)
-    # Three parts of two pictures; a turn is cut short so that all come in half of the steps.
+    # Three parts of two images; a turn is cut short so that all come in half of the steps.
     still = QUICK | {"lr": 1e-12, "patience": 0, "precision": "float32"}
     method = StructGuard(cohorts=3, cohort_steps=1000, max_steps=12, **still)
     history = method(classifier, forget, anchors=anchors, seed=0).history
@@ -141,7 +141,7 @@ def test_pictures_are_held_until_their_turn(classifier, forget, anchors, monkeyp
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_pictures_are_pushed_to_the_original_s_second_choice(parts, classifier, forget, anchors):
+def test_images_are_pushed_to_the_original_s_second_choice(parts, classifier, forget, anchors):
     ordered = forget.in_one_order()
     with torch.no_grad():
         logits = classifier(ordered.images)
@@ -158,7 +158,7 @@ def test_pictures_are_pushed_to_the_original_s_second_choice(parts, classifier, 
     assert int((went == second).sum()) >= 5
 
 
-def test_how_many_parts_is_chosen_by_how_many_pictures_a_step_takes(classifier, forget, anchors):
+def test_how_many_parts_is_chosen_by_how_many_images_a_step_takes(classifier, forget, anchors):
     def chosen(**fields) -> dict[str, object]:
         method = StructGuard(**QUICK | {"max_steps": 1} | fields)
         return method(classifier, forget, anchors=anchors).chosen
@@ -167,14 +167,14 @@ def test_how_many_parts_is_chosen_by_how_many_pictures_a_step_takes(classifier, 
         found = chosen(**fields)
         return found["cohorts"], found["cohorts_why"]
 
-    assert parts() == (1, "a step takes all pictures")
-    assert parts(forget_batch=5) == (6, "more pictures than a step takes")  # six pictures
+    assert parts() == (1, "a step takes all images")
+    assert parts(forget_batch=5) == (6, "more images than a step takes")  # six images
     assert chosen(forget_batch=5)["towards"] == "second"
     assert chosen(forget_batch=5, towards="strongest")["towards_why"] == "as given"
     assert parts(cohorts=3) == (3, "as given")
     views = {"criterion": "views", "probes": "mixed"}
     assert parts(**views) == (6, "copies are to be forgotten too")
-    with pytest.raises(InputError, match="batches=union takes all pictures at once"):
+    with pytest.raises(InputError, match="batches=union takes all images at once"):
         StructGuard.paper(cohorts=2)
 
 

@@ -102,7 +102,7 @@ def test_a_lead_that_the_printed_digits_do_not_show_is_no_lead():
     assert ahead(stats, 1, 1e-4) is None
 
 
-def test_a_method_that_left_pictures_known_competes_in_forgetting_alone():
+def test_a_method_that_left_images_known_competes_in_forgetting_alone():
     rows = [
         row(method, seed, test + 0.1 * seed, forget=forget, forget_flip=flip + seed)
         for method, test, forget, flip in (("a", 80, 0, 50), ("b", 70, 0, 60), ("lazy", 92, 90, 5))

@@ -9,14 +9,16 @@ from browser import chromium, opened
 from stakes.report.figures.svg import STYLES, style
 from stakes.report.figures.tradeoffs import MARKS, marker, scatter_chart, trade_offs
 from stakes.report.page import write_report
-from stakes.report.run_folder import Row, Run
+from stakes.report.run_folder import Row, RunFolder
 from test_report import a_run
 
 
-def run(title: str = "X", **row) -> Run:
+def run(title: str = "X", **row) -> RunFolder:
     """A run that kept 90 of 92 % and forgot everything, copies in part."""
     scores = {"acc_retain_before": 92.0, "acc_retain": 90.0, "acc_forget": 0.0}
-    return Run(title, Row(scores | {"forget_views": 30.0, "method_title": title} | row), [], [], [])
+    return RunFolder(
+        title, Row(scores | {"forget_views": 30.0, "method_title": title} | row), [], [], []
+    )
 
 
 def marks(svg: str) -> list[tuple[int, float, float]]:
@@ -60,15 +62,15 @@ def test_both_trade_offs_are_drawn_with_a_mark_for_each_run_that_was_scored():
         run("C", forget_views=None),
         run("D", acc_retain=None),
     ]
-    pictures, copies = trade_offs(runs)
-    assert "on retained data (points) against pictures forgotten" in pictures.title
-    assert "run 2: 75.0 % forgotten, -2.0 points; run 3: 100.0 % forgotten" in pictures.svg
-    assert [key.name for key in pictures.legend] == ["1  A", "2  B", "3  C"]
+    images, copies = trade_offs(runs)
+    assert "on retained data (points) against images forgotten" in images.title
+    assert "run 2: 75.0 % forgotten, -2.0 points; run 3: 100.0 % forgotten" in images.svg
+    assert [key.name for key in images.legend] == ["1  A", "2  B", "3  C"]
     assert "against changed copies forgotten" in copies.title
     assert "run 1: 70.0 % forgotten, -2.0 points; run 2: 10.0 % forgotten" in copies.svg
     assert [key.name for key in copies.legend] == ["1  A", "2  B"]
-    assert "pictures no longer recognised, %" in pictures.svg
-    assert set(numbers(pictures.svg)) == {"1", "2", "3"}
+    assert "images no longer recognised, %" in images.svg
+    assert set(numbers(images.svg)) == {"1", "2", "3"}
 
 
 def test_test_data_stands_in_for_retained_data_and_one_run_is_no_trade_off():

@@ -26,7 +26,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> Path:
-    """Grey pictures of 28 x 36 pixels with a bright spot at each person's own height."""
+    """Grey images of 28 x 36 pixels with a bright spot at each person's own height."""
     folder = tmp_path_factory.mktemp("faces")
     generator = torch.Generator().manual_seed(0)
     for person, name in enumerate(PEOPLE):
@@ -45,7 +45,7 @@ def trained(script, faces, tmp_path_factory) -> Path:
     return out
 
 
-def test_every_picture_is_copied_once_as_it_is(trained, faces):
+def test_every_image_is_copied_once_as_it_is(trained, faces):
     for name in PEOPLE:
         parts = [sorted((trained / "data" / part / name).iterdir()) for part in ("train", "test")]
         assert [len(part) for part in parts] == [EACH - 2, 2]
@@ -53,7 +53,7 @@ def test_every_picture_is_copied_once_as_it_is(trained, faces):
         assert copies == {path.name: path.read_bytes() for path in (faces / name).iterdir()}
 
 
-def test_the_weights_load_and_know_the_pictures(trained, script):
+def test_the_weights_load_and_know_the_images(trained, script):
     splits = load_data(trained / "data", size=32)
     classifier = Classifier.load(
         "timm:resnet10t",
@@ -74,7 +74,7 @@ def test_an_earlier_result_is_not_overwritten(trained, faces, script, capsys):
     assert "exists: name another folder" in capsys.readouterr().err
 
 
-def test_a_seed_gives_the_same_variations_and_they_stay_pictures(script):
+def test_a_seed_gives_the_same_variations_and_they_stay_images(script):
     images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     first, again, other = (
         script.varied(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
@@ -86,7 +86,7 @@ def test_a_seed_gives_the_same_variations_and_they_stay_pictures(script):
     assert first.max() <= 1
 
 
-def test_variations_of_no_width_are_the_pictures_or_mirrored(script, monkeypatch):
+def test_variations_of_no_width_are_the_images_or_mirrored(script, monkeypatch):
     for name in ("LEAN", "SCALE", "SHIFT", "LIGHT"):
         monkeypatch.setattr(script, name, 0.0)
     images = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -7,25 +7,25 @@ from PIL import Image
 
 from stakes.data.views import (
     VIEWS,
-    altered,
-    compressed,
-    cropped,
-    drawn,
-    lit,
-    mirrored,
-    noised,
-    shifted,
+    brightness,
+    crop,
+    gaussian_noise,
+    jpeg,
+    mirror,
+    perturb_pixels,
+    random_view,
+    shift,
 )
 from stakes.rows import METRICS
 
 
-def pictures(height: int = 9, width: int = 9, count: int = 3) -> torch.Tensor:
+def make_images(height: int = 9, width: int = 9, count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=seeded())
 
 
 def smooth(height: int, width: int) -> torch.Tensor:
-    """Pictures without the finest detail, as those that JPEG is made for."""
-    return torch.nn.functional.interpolate(pictures(3, 4), (height, width), mode="bilinear")
+    """Images without the finest detail, as those that JPEG is made for."""
+    return torch.nn.functional.interpolate(make_images(3, 4), (height, width), mode="bilinear")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -33,8 +33,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def test_mirrored_by_hand():
-    images = pictures(8, 9)
-    [view] = mirrored(images)
+    images = make_images(8, 9)
+    [view] = mirror(images)
     for x in range(9):
         assert torch.equal(view[:, :, :, x], images[:, :, :, 8 - x])
 
@@ -44,13 +44,13 @@ def test_mirrored_by_hand():
     [(9, 9, 0.1, 1), (9, 12, 0.3, 3), (12, 9, 0.3, 3), (32, 32, 0.1, 3), (2, 3, 0.1, 1)],
 )
 def test_moved_by_hand(height, width, share, pixels):
-    images = pictures(height, width)
+    images = make_images(height, width)
     moves = [(0, pixels), (0, -pixels), (pixels, 0), (-pixels, 0)]  # right, left, down, up
 
     def reflected(i, size):  # the place that reflection at the edge puts at i
         return abs(i) if i < size else 2 * (size - 1) - i
 
-    seen = shifted(images, share)
+    seen = shift(images, share)
     assert len(seen) == 4
     for view, (down, right) in zip(seen, moves, strict=True):
         for y in range(height):
@@ -79,17 +79,17 @@ def enlarged(part: torch.Tensor, height: int, width: int) -> torch.Tensor:
     ("height", "width", "h", "w"), [(16, 16, 14, 14), (9, 12, 7, 10), (4, 3, 3, 2)]
 )
 def test_cropped_by_hand(height, width, h, w):
-    images = pictures(height, width)
+    images = make_images(height, width)
     down, right = height - h, width - w
     places = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
-    for view, (top, left) in zip(cropped(images), places, strict=True):
+    for view, (top, left) in zip(crop(images), places, strict=True):
         part = images[:, :, top : top + h, left : left + w]
         torch.testing.assert_close(view, enlarged(part, height, width), atol=1e-5, rtol=0)
 
 
 def test_noise_is_light_repeatable_and_stays_in_range():
-    images = pictures(32, 32)
-    [view], [again] = noised(images), noised(images)
+    images = make_images(32, 32)
+    [view], [again] = gaussian_noise(images), gaussian_noise(images)
     assert torch.equal(view, again)
     assert view.min() >= 0
     assert view.max() <= 1
@@ -98,8 +98,8 @@ def test_noise_is_light_repeatable_and_stays_in_range():
 
 
 def test_darker_and_brighter_by_hand():
-    images = pictures()
-    dark, bright = lit(images)
+    images = make_images()
+    dark, bright = brightness(images)
     for image, low, high in zip(
         *(x.flatten().tolist() for x in (images, dark, bright)), strict=True
     ):
@@ -110,7 +110,7 @@ def test_darker_and_brighter_by_hand():
 @pytest.mark.parametrize("quality", [30, 75])
 def test_compressed_is_what_a_jpeg_file_of_it_shows(quality, tmp_path):
     images = smooth(17, 24)
-    [seen] = compressed(images, quality)
+    [seen] = jpeg(images, quality)
     for image, view in zip(images, seen, strict=True):
         pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(tmp_path / "copy.jpg", quality=quality)
@@ -119,15 +119,15 @@ def test_compressed_is_what_a_jpeg_file_of_it_shows(quality, tmp_path):
         assert 0.001 < (view - image).abs().mean() < 0.1
 
 
-def test_a_lower_quality_is_further_from_the_picture():
+def test_a_lower_quality_is_further_from_the_image():
     images = smooth(16, 16)
-    errors = [(compressed(images, q)[0] - images).abs().mean().item() for q in (95, 75, 30)]
+    errors = [(jpeg(images, q)[0] - images).abs().mean().item() for q in (95, 75, 30)]
     assert errors == sorted(errors)
     assert errors[0] < errors[2] / 2
 
 
 def test_what_is_scored_leaves_its_input_and_the_global_generator_alone():
-    images = pictures()
+    images = make_images()
     before, state = images.clone(), torch.random.get_rng_state()
     for view in VIEWS.values():
         for seen in view(images):
@@ -147,12 +147,12 @@ def test_the_table_says_what_every_view_means():
 
 
 def test_drawn_views_come_from_the_generator_alone_and_are_never_those_that_are_scored():
-    images = pictures(12, 9, count=16)
+    images = make_images(12, 9, count=16)
     before, state = images.clone(), torch.random.get_rng_state()
     first, again, other = (
-        drawn(images, seeded(1)),
-        drawn(images, seeded(1)),
-        drawn(images, seeded(2)),
+        random_view(images, seeded(1)),
+        random_view(images, seeded(1)),
+        random_view(images, seeded(2)),
     )
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(images, before)
@@ -165,14 +165,14 @@ def test_drawn_views_come_from_the_generator_alone_and_are_never_those_that_are_
         assert not torch.equal(first[i], other[i])
         assert not any(torch.equal(first[i], view[i]) for view in scored)
     generator = seeded(3)
-    assert not torch.equal(drawn(images, generator), drawn(images, generator))
+    assert not torch.equal(random_view(images, generator), random_view(images, generator))
 
 
 def test_half_of_the_altered_images_are_noisy_or_lit_or_compressed_each_by_itself():
-    image = 0.3 + 0.4 * pictures(16, 16, count=1)  # so that nothing is clipped
-    by_quality = {q: compressed(image, q)[0][0] for q in range(30, 96)}
+    image = 0.3 + 0.4 * make_images(16, 16, count=1)  # so that nothing is clipped
+    by_quality = {q: jpeg(image, q)[0][0] for q in range(30, 96)}
     plain, factors, qualities, sigmas = 0, [], [], []
-    for view in altered(image.expand(600, -1, -1, -1), seeded()):
+    for view in perturb_pixels(image.expand(600, -1, -1, -1), seeded()):
         ratio = view / image[0]
         if torch.equal(view, image[0]):
             plain += 1
@@ -196,18 +196,18 @@ def test_half_of_the_altered_images_are_noisy_or_lit_or_compressed_each_by_itsel
 
 def test_drawn_views_are_altered():
     flat = torch.full((400, 3, 8, 8), 0.6)  # in which no move shows
-    for made in (drawn(flat, seeded()), altered(flat, seeded())):
+    for made in (random_view(flat, seeded()), perturb_pixels(flat, seeded())):
         changed = ((made - flat).abs() > 1e-4).flatten(1).any(1)
         assert 110 < int(changed.sum()) < 220  # JPEG leaves most of it as it is
 
 
 def test_drawn_views_are_mirrored_about_half_the_time_and_moved_by_up_to_an_eighth():
     ramp = torch.linspace(0.2, 0.4, 64).expand(1, 3, 64, 64)
-    seen = drawn(ramp.expand(200, -1, -1, -1), seeded())
+    seen = random_view(ramp.expand(200, -1, -1, -1), seeded())
     rise = (seen[:, 0, 32, 40:48].mean(1) - seen[:, 0, 32, 16:24].mean(1)).sign()
     assert 70 < (rise < 0).sum() < 130
     dot = torch.zeros(1, 3, 65, 65)
     dot[:, :, 31:34, 31:34] = 0.6
-    for view in drawn(dot.expand(60, -1, -1, -1), seeded()):
+    for view in random_view(dot.expand(60, -1, -1, -1), seeded()):
         light = (view[0] > 0.3).nonzero().float()
         assert ((light.mean(0) - 32).abs() <= 65 / 8 + 2).all()

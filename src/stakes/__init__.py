@@ -1,4 +1,4 @@
-"""Make a trained image classifier forget given pictures, and show the evidence."""
+"""Make a trained image classifier forget given images, and show the evidence."""
 
 from stakes.anchors.anchors import Anchors
 from stakes.data.datasets import load_data

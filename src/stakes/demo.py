@@ -12,10 +12,10 @@ from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.methods import L2UL, Method, NegGrad, StructGuard
 from stakes.models.classifier import Classifier
-from stakes.progress import Report, silent
+from stakes.progress import Progress, silent
 from stakes.report.page import write_report
 from stakes.runs.folder import check_out, new_folder
-from stakes.runs.record import Request, run
+from stakes.runs.record import Request, record
 from stakes.training.loop import Batches
 
 SIZE, FORGOTTEN, EPOCHS, BATCH = 16, 16, 12, 64
@@ -23,7 +23,7 @@ RUNS: dict[str, Method] = {"structguard": StructGuard(), "l2ul": L2UL(), "neggra
 
 
 def train(
-    images: Images, class_names: tuple[str, ...], seed: int = 0, report: Report = silent
+    images: Images, class_names: tuple[str, ...], seed: int = 0, progress: Progress = silent
 ) -> Classifier:
     """Train a small network on ``images`` until it knows them: a few seconds on a CPU."""
     classifier = Classifier.load(
@@ -42,18 +42,20 @@ def train(
         loss.backward()
         optimizer.step()
         schedule.step()
-        report("training", step, steps)
+        progress("training", step, steps)
     return classifier.eval()
 
 
-def run_demo(out: Path, *, overwrite: bool = False, seed: int = 0, report: Report = silent) -> Path:
+def run_demo(
+    out: Path, *, overwrite: bool = False, seed: int = 0, progress: Progress = silent
+) -> Path:
     """Run the demonstration and return the page that compares its runs."""
     page = "report.html"
     check_out(out, overwrite, files={page, *RUNS}, mark=page)
     for name in RUNS:
         check_out(out / name, overwrite)
     splits = load_data("digits", size=SIZE)
-    classifier = train(splits.train, splits.class_names, seed, report)
+    classifier = train(splits.train, splits.class_names, seed, progress)
     forget = ForgetSet.random(splits.train, FORGOTTEN, seed)
     with new_folder(out) as folder:
         for name, method in RUNS.items():
@@ -69,12 +71,14 @@ def run_demo(out: Path, *, overwrite: bool = False, seed: int = 0, report: Repor
                     "dataset": "digits", "forget": f"random:{FORGOTTEN}", "command": "stakes demo",
                 },
             )  # fmt: skip
-            run(request, folder / name, partial(_named, report, method.title))
+            record(request, folder / name, partial(_named, progress, method.title))
         runs = [folder / name for name in RUNS]
         write_report(runs, folder / page, title=f"Forgetting {FORGOTTEN} handwritten digits")
     return out / page
 
 
-def _named(report: Report, title: str, phase: str, done: int, total: int, note: str = "") -> None:
+def _named(
+    progress: Progress, title: str, phase: str, done: int, total: int, note: str = ""
+) -> None:
     """Report a phase under the name of its method."""
-    report(f"{title}: {phase}", done, total, note)
+    progress(f"{title}: {phase}", done, total, note)

@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
 
 
-class Report(Protocol):
+class Progress(Protocol):
     """Called as work goes on: the phase's name, units done, units in all, and a short note."""
 
     def __call__(self, phase: str, done: int, total: int, note: str = "") -> None:
@@ -58,7 +59,7 @@ class _Bars:
     """A bar for each phase; the last one moves."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = Progress(
+        self._bars = Bars(
             TextColumn("{task.description}"), BarColumn(bar_width=12), _State(), console=console
         )
         self._tasks: dict[str, Task] = {}

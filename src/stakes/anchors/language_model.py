@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, create
 from stakes.anchors.descriptions import Descriptions, read_written
 from stakes.errors import InputError, first_line, some
 from stakes.files import write_text
-from stakes.progress import Report, silent
+from stakes.progress import Progress, silent
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
@@ -109,7 +109,7 @@ def describe(
     count: int = 7,
     base_url: str | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> Descriptions:
     """Let a language model describe each class, and write ``out`` after every one.
 
@@ -130,7 +130,7 @@ def describe(
         base_url: address of a server that speaks the provider's protocol; the provider's key, if
             there is one, is sent to it.
         overwrite: begin anew, whatever ``out`` holds.
-        report: progress.
+        progress: called with phase, steps done, steps in all and a note.
 
     Raises:
         InputError: an unknown provider, no pydantic-ai, no key, a request that is refused, no
@@ -152,12 +152,12 @@ def describe(
         return found
     agent = _agent(model, base_url, count)
     for done, name in enumerate(missing, len(class_names) - len(missing)):
-        report("describing", done, len(class_names), name)
+        progress("describing", done, len(class_names), name)
         question = PROMPTS[prompt].format(name=name.replace("_", " "), count=count)
         found[name] = _ask(agent, question, model, name)
         text = json.dumps({**card, "descriptions": found}, indent=1, ensure_ascii=False)
         write_text(out, text + "\n")
-    report("describing", len(class_names), len(class_names))
+    progress("describing", len(class_names), len(class_names))
     return found
 
 

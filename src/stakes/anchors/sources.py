@@ -63,7 +63,7 @@ def prototypes(classifier: Classifier, forget: ForgetSet, seed: int = 0) -> Anch
 
     Args:
         classifier: the network before unlearning.
-        forget: the pictures to forget; their order changes nothing.
+        forget: the images to forget; their order changes nothing.
         seed: of the mixtures.
     """
     forget = forget.in_one_order().to(classifier.device)

@@ -29,7 +29,7 @@ from stakes.progress import Terminal
 from stakes.runs.folder import check_out, checkpoint_beside
 from stakes.runs.inputs import Inputs, Loaded, Switch, load
 from stakes.runs.recipe import read_recipe, shipped_recipes
-from stakes.runs.record import Request, run
+from stakes.runs.record import Request, record
 
 FAILED, USAGE_ERROR = 1, 2
 
@@ -88,7 +88,7 @@ def make_app(tokens: Sequence[str]) -> App:
     """The application; the options of ``unlearn`` are those of the method that is asked for."""
     app = App(
         name="stakes",
-        help="Make a trained image classifier forget given pictures, and show the evidence.",
+        help="Make a trained image classifier forget given images, and show the evidence.",
         version_flags=["--version"],
         default_parameter=Parameter(negative_iterable=()),
         suppress_keyboard_interrupt=False,  # main() says what became of it
@@ -123,14 +123,14 @@ def unlearn(
     command_line: str = "",
     **fields: Any,
 ) -> None:
-    """Make a network forget pictures.
+    """Make a network forget images.
 
     OUT gets model.safetensors, row.json (the numbers), history.jsonl (each step) and report.html
     (the evidence). The hyper-parameters below are those of --method: see another's by
     `stakes unlearn --method NAME --help`. Interrupted, the same command goes on where it stopped.
 
     Args:
-        inputs: the network, the pictures, and what there is to score on.
+        inputs: the network, the images, and what there is to score on.
         out: folder to write; it appears when everything is done
         method: how to forget
         preset: named settings of the method; single options still override them
@@ -168,7 +168,7 @@ def unlearn(
     )
     try:
         with Terminal() as progress:
-            row = run(request, out, progress)
+            row = record(request, out, progress)
     except KeyboardInterrupt as stopped:
         if checkpoint_beside(out).exists():
             stopped.add_note("the same command goes on where it stopped")
@@ -202,7 +202,7 @@ def evaluate(
     Prints the row as JSON.
 
     Args:
-        inputs: the original network, the pictures it was to forget, and the data to score on.
+        inputs: the original network, the images it was to forget, and the data to score on.
         unlearned: the folder that `stakes unlearn` wrote, or its model.safetensors
         eval_samples: score at most this many test and as many retained images; by default all
         out: a .json file for the row as well
@@ -228,7 +228,7 @@ def evaluate(
             eval_samples=eval_samples,
             seed=inputs.seed,
             thumbnails=False,
-            report=progress,
+            progress=progress,
         )
     row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
     row |= {"forget_digest": loaded.forget.digest(), "k": len(loaded.forget), "seed": inputs.seed}
@@ -282,7 +282,7 @@ def describe(
             count=attributes,
             base_url=base_url,
             overwrite=overwrite,
-            report=progress,
+            progress=progress,
         )
     print(f"{len(found)} classes described: {out}")
 
@@ -347,7 +347,7 @@ def demo(*, out: Path = Path("demo"), overwrite: Switch = False, seed: int = 0) 
     from stakes.demo import run_demo  # only here: it imports the report
 
     with Terminal() as progress:
-        page = run_demo(out, overwrite=overwrite, seed=seed, report=progress)
+        page = run_demo(out, overwrite=overwrite, seed=seed, progress=progress)
     print(f"report  {page}")
 
 

@@ -67,10 +67,10 @@ def jitter(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tenso
     return F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
 
 
-def turned(images: Tensor, generator: torch.Generator) -> Tensor:
+def rotate_recolour(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images (n, 3, h, w) turned by one to three quarters, their colours in a random order.
 
-    So they keep what is real in a picture (its edges, textures and light), and are no copies of
+    So they keep what is real in an image (its edges, textures and light), and are no copies of
     it. Oblong images are turned by a half. Draws come from the CPU generator.
 
     >>> turned(torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape

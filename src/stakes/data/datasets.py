@@ -54,16 +54,16 @@ def load_data(
     """Load a data set by its name in DATASETS, or from a folder.
 
     A folder is laid out as DIR/train/<class>/... with DIR/test/<class>/... (or val, valid), or as
-    DIR/<class>/... for a training set alone. Hidden files and files that are no pictures are
-    ignored; pictures may lie in further folders below their class.
+    DIR/<class>/... for a training set alone. Hidden files and files that are no images are
+    ignored; images may lie in further folders below their class.
 
     Args:
         source: A name in DATASETS (which goes before a folder of that name), or a folder.
         root: Where named data sets are kept; default ~/.cache/stakes.
         download: Whether a named data set may be fetched. Nothing is fetched otherwise.
-        size: Largest side of the pictures in pixels (see ImageFiles and ImageArray).
+        size: Largest side of the images in pixels (see ImageFiles and ImageArray).
         class_names: The order of the classes, such as a classifier's; by default that of the data
-            set, in folders the alphabet's. It may name classes of which there are no pictures.
+            set, in folders the alphabet's. It may name classes of which there are no images.
 
     Raises:
         InputError: no such data, an unusable layout, or classes that do not fit ``class_names``.
@@ -158,9 +158,9 @@ def _digits(root: Path, download: bool, size: int | None) -> Splits:
     from sklearn.model_selection import train_test_split
 
     grey, labels = load_digits(return_X_y=True)
-    pictures = torch.from_numpy(grey).float().view(-1, 1, 8, 8)
-    pictures = functional.interpolate(pictures, scale_factor=2, mode="bilinear")
-    pixels = (pictures * 255 / 16).round().to(torch.uint8).repeat(1, 3, 1, 1)
+    images = torch.from_numpy(grey).float().view(-1, 1, 8, 8)
+    images = functional.interpolate(images, scale_factor=2, mode="bilinear")
+    pixels = (images * 255 / 16).round().to(torch.uint8).repeat(1, 3, 1, 1)
     labels = torch.as_tensor(labels)
     split = train_test_split(np.arange(len(labels)), test_size=500, random_state=0)
     train, test = torch.as_tensor(split[0]), torch.as_tensor(split[1])

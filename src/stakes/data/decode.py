@@ -1,4 +1,4 @@
-"""From picture files to square RGB pixels with 8 bits a channel, and back to small pictures."""
+"""From image files to square RGB pixels with 8 bits a channel, and back to small images."""
 
 import base64
 import io
@@ -36,19 +36,19 @@ HEADERS = 256  # as many headers are read to choose the size of a set
 def check_size(size: int | None) -> None:
     """Refuse, with an InputError, a side of no pixels."""
     if size is not None and size < 1:
-        raise InputError(f"size {size}: the side of a picture is at least 1 pixel")
+        raise InputError(f"size {size}: the side of an image is at least 1 pixel")
 
 
 def common_side(paths: Sequence[str], size: int | None) -> int:
-    """The one side, in pixels, at which the pictures of a set are read.
+    """The one side, in pixels, at which the images of a set are read.
 
-    Up to 256 headers, evenly spread over the set, are looked at. If all these pictures have the
+    Up to 256 headers, evenly spread over the set, are looked at. If all these images have the
     same shape, the side is their short side, but at most ``size``: CIFAR stays 32 x 32 although a
     network wants 224 (the classifier enlarges on its device). If shapes differ, it is ``size``;
     without a ``size``, the smallest short side.
 
     Raises:
-        InputError: a picture without a readable header, or a size below 1.
+        InputError: an image without a readable header, or a size below 1.
     """
     check_size(size)
     count = min(len(paths), HEADERS)
@@ -61,31 +61,31 @@ def common_side(paths: Sequence[str], size: int | None) -> int:
 
 
 def decode(path: str, side: int) -> NDArray[np.uint8]:
-    """Read one picture as (side, side, 3) RGB, 8 bits a channel.
+    """Read one image as (side, side, 3) RGB, 8 bits a channel.
 
-    The EXIF orientation is applied; grey, palette, CMYK and 16-bit pictures become RGB; alpha is
-    dropped without blending, as torchvision's loader does. A picture of another shape has its
+    The EXIF orientation is applied; grey, palette, CMYK and 16-bit images become RGB; alpha is
+    dropped without blending, as torchvision's loader does. An image of another shape has its
     largest centred square resized (bicubic, antialiased).
 
     Raises:
-        InputError: a missing, damaged or truncated picture, by its path.
+        InputError: a missing, damaged or truncated image, by its path.
     """
     with _readable(path), Image.open(path, formats=FORMATS) as file:
         file.load()
         ImageOps.exif_transpose(file, in_place=True)
-        picture = _rgb(file)
-        if picture.size != (side, side):
-            picture = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
-        return np.asarray(picture)
+        image = _rgb(file)
+        if image.size != (side, side):
+            image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+        return np.asarray(image)
 
 
 def thumbnail(image: Tensor) -> str:
     """An image (3, h, w) in [0, 1] as a PNG data address, at most 64 pixels wide."""
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    one = Image.fromarray(pixels)
+    one.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    one.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -95,17 +95,17 @@ def _shape(path: str) -> tuple[int, int]:
     return width, height
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips it to white
-        grey = np.asarray(picture).astype(np.int64)
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips it to white
+        grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError("32-bit pixels; save it with 8 or 16 bits")
-        picture = Image.fromarray((grey >> 8).astype(np.uint8))
-    elif picture.mode == "F":
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    elif image.mode == "F":
         raise ValueError("floating-point pixels; save it with 8 or 16 bits")
-    elif picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # otherwise Pillow warns about every such palette
-    return picture.convert("RGB")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # otherwise Pillow warns about every such palette
+    return image.convert("RGB")
 
 
 @contextmanager
@@ -113,11 +113,11 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such picture") from error
+        raise InputError(f"{path}: no such image") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: no picture in a known format; repair it or remove it") from error
+        raise InputError(f"{path}: no image in a known format; repair it or remove it") from error
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{path}: cannot be read as a picture ({reason}); repair it or remove it"
+            f"{path}: cannot be read as an image ({reason}); repair it or remove it"
         ) from error

@@ -1,4 +1,4 @@
-"""Folders of pictures: what lies in them, which layout they have, and which class a name means."""
+"""Folders of images: what lies in them, which layout they have, and which class a name means."""
 
 import difflib
 import os
@@ -14,10 +14,10 @@ SUFFIXES = tuple(
 )
 
 
-def is_picture(path: str) -> bool:
-    """Whether a file is taken for a picture, by the end of its name.
+def is_image(path: str) -> bool:
+    """Whether a file is taken for an image, by the end of its name.
 
-    >>> is_picture("cat.JPG"), is_picture("notes.txt")
+    >>> is_image("cat.JPG"), is_image("notes.txt")
     (True, False)
     """
     return path.lower().endswith(SUFFIXES)
@@ -65,19 +65,19 @@ def layout(folder: Path) -> tuple[str, str | None]:
 
 
 def class_files(folder: str, root: Path) -> dict[str, list[str]]:
-    """Class name -> its picture files, both in the order of their names."""
+    """Class name -> its image files, both in the order of their names."""
     classes = subfolders(folder)
     if not classes:
         raise InputError(_wanted(root, f"no class folders in {folder}"))
     found = {
-        name: [path for path in files_below(below) if is_picture(path)]
+        name: [path for path in files_below(below) if is_image(path)]
         for name, below in classes.items()
     }
     empty = [name for name, files in found.items() if not files]
     if empty:
         raise InputError(
-            f"{folder}: no pictures in the class folders {some(empty)}; add some or remove "
-            f"these folders (pictures end in {', '.join(SUFFIXES)})"
+            f"{folder}: no images in the class folders {some(empty)}; add some or remove "
+            f"these folders (images end in {', '.join(SUFFIXES)})"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The pictures to forget: where they come from, what is wrong with them, which others they are."""
+"""The images to forget: where they come from, what is wrong with them, which others they are."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from stakes.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class ForgetSet:
-    """Labelled pictures that a classifier is to forget, all in memory.
+    """Labelled images that a classifier is to forget, all in memory.
 
     Attributes:
         images: float32 (k, 3, h, w) in [0, 1].
         labels: int64 (k,), their true classes.
         names: What a person calls each of them.
         indices: Their places in the training set, where known.
-        dropped: How many copies of these pictures, with the same label, were left out.
+        dropped: How many copies of these images, with the same label, were left out.
         classes: The classes to forget as a whole, where whole classes were asked for.
 
     Raises:
-        InputError: no pictures, shapes or types other than these, values that are NaN or outside
+        InputError: no images, shapes or types other than these, values that are NaN or outside
             [0, 1], a negative label.
     """
 
@@ -42,7 +42,7 @@ class ForgetSet:
     def __post_init__(self) -> None:
         k = len(self.names)
         if k == 0:
-            raise InputError("the forget set is empty: give at least one picture")
+            raise InputError("the forget set is empty: give at least one image")
         if self.images.ndim != 4 or self.images.shape[:2] != (k, 3):
             raise InputError(
                 f"forget images of shape {tuple(self.images.shape)}: wanted ({k}, 3, h, w)"
@@ -64,7 +64,7 @@ class ForgetSet:
             raise InputError(f"{self.names[i]}: label {int(self.labels[i])} is negative")
 
     def __len__(self) -> int:
-        """k, the number of pictures."""
+        """k, the number of images."""
         return len(self.names)
 
     def to(self, device: torch.device | str) -> Self:
@@ -72,7 +72,7 @@ class ForgetSet:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def in_one_order(self) -> "ForgetSet":
-        """The same pictures by their digests, so that the order they came in changes nothing."""
+        """The same images by their digests, so that the order they came in changes nothing."""
         digests = self.pixel_digests()
         order = sorted(range(len(self)), key=digests.__getitem__)
         names = tuple(self.names[i] for i in order)
@@ -86,23 +86,23 @@ class ForgetSet:
         names: Sequence[str] | None = None,
         indices: Sequence[int] | None = None,
     ) -> Self:
-        """Check given pictures, and keep one of those that occur more than once.
+        """Check given images, and keep one of those that occur more than once.
 
         Raises:
-            InputError: as the class itself, and the same picture with two labels.
+            InputError: as the class itself, and the same image with two labels.
 
         >>> forget = ForgetSet.from_tensors(torch.zeros(2, 3, 4, 4), torch.tensor([1, 1]))
         >>> len(forget), forget.dropped
         (1, 1)
         """
-        names = tuple(names or (f"picture {i}" for i in range(len(images))))
+        names = tuple(names or (f"image {i}" for i in range(len(images))))
         everything = cls(images, labels, names, None if indices is None else tuple(indices))
         first: dict[str, int] = {}
         for i, digest in enumerate(everything.pixel_digests()):
             other = first.setdefault(digest, i)
             if labels[other] != labels[i]:
                 raise InputError(
-                    f"{names[other]} and {names[i]} are the same picture with the labels "
+                    f"{names[other]} and {names[i]} are the same image with the labels "
                     f"{int(labels[other])} and {int(labels[i])}; remove one of them"
                 )
         if len(first) == len(names):
@@ -126,21 +126,21 @@ class ForgetSet:
         exact: bool = False,
         max_bytes: int | None = None,
     ) -> Self:
-        """Read FOLDER/<class>/...: the pictures of each class in a folder of its name.
+        """Read FOLDER/<class>/...: the images of each class in a folder of its name.
 
-        Unlike in a data set, a visible file that is no picture is an error: somebody asked for it
+        Unlike in a data set, a visible file that is no image is an error: somebody asked for it
         to be forgotten.
 
         Args:
             folder: The folder; class folders without files are passed over.
             class_names: The classes, in the order of their labels.
             size: Largest side in pixels, as in ImageFiles; with ``exact`` the side.
-            exact: Bring smaller pictures to ``size`` as well.
+            exact: Bring smaller images to ``size`` as well.
             max_bytes: As in :func:`check_memory`.
 
         Raises:
             InputError: no folder, a subfolder that is not a class, a file in the wrong place or of
-                another kind, no pictures, too many, damaged ones, or what from_tensors raises.
+                another kind, no images, too many, damaged ones, or what from_tensors raises.
         """
         return cls._read(folder_rows(folder, class_names), size, exact, max_bytes)
 
@@ -154,14 +154,14 @@ class ForgetSet:
         exact: bool = False,
         max_bytes: int | None = None,
     ) -> Self:
-        """Read a table of pictures: a line ``path,label``, then one line for each picture.
+        """Read a table of images: a line ``path,label``, then one line for each image.
 
         Paths are relative to the table. A label is the name of a class, or else its index.
         ``size``, ``exact`` and ``max_bytes`` are as in from_folder.
 
         Raises:
             InputError: no such table, another header, a row that cannot be used (by its line
-                number), no rows, too many pictures, damaged ones, or what from_tensors raises.
+                number), no rows, too many images, damaged ones, or what from_tensors raises.
         """
         return cls._read(csv_rows(file, class_names), size, exact, max_bytes)
 
@@ -169,10 +169,10 @@ class ForgetSet:
     def from_indices(
         cls, images: Images, indices: Sequence[int] | Tensor, *, max_bytes: int | None = None
     ) -> Self:
-        """Take the pictures at given places of a training set.
+        """Take the images at given places of a training set.
 
         Raises:
-            InputError: no indices or some outside the set, too many pictures, or what from_tensors
+            InputError: no indices or some outside the set, too many images, or what from_tensors
                 raises.
         """
         chosen = [int(i) for i in indices]
@@ -187,15 +187,15 @@ class ForgetSet:
 
     @classmethod
     def random(cls, images: Images, k: int, seed: int, *, max_bytes: int | None = None) -> Self:
-        """Draw k pictures of a training set, each at most once.
+        """Draw k images of a training set, each at most once.
 
         With one seed, a smaller draw is the beginning of a larger one.
 
         Raises:
-            InputError: fewer than one picture or more than there are, or what from_indices raises.
+            InputError: fewer than one image or more than there are, or what from_indices raises.
         """
         if not 1 <= k <= len(images):
-            raise InputError(f"{k} random pictures: the training set can give 1 to {len(images)}")
+            raise InputError(f"{k} random images: the training set can give 1 to {len(images)}")
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         return cls.from_indices(images, order[:k], max_bytes=max_bytes)
 
@@ -209,7 +209,7 @@ class ForgetSet:
         *,
         max_bytes: int | None = None,
     ) -> Self:
-        """Take every picture of some classes of a training set, so that they are forgotten whole.
+        """Take every image of some classes of a training set, so that they are forgotten whole.
 
         ``text`` is a list of class names, or a share such as ``10%`` of the classes, drawn with
         ``seed`` (see :func:`stakes.data.forget_lists.whole_classes`).
@@ -236,7 +236,7 @@ class ForgetSet:
 
         The words draw from the training set: ``random:64``, ``classes:cat,dog``, ``classes:10%``.
 
-        With a training set, files are brought to exactly the size of its pictures, whatever
+        With a training set, files are brought to exactly the size of its images, whatever
         ``size`` says, so that :func:`without` recognises them there.
 
         Raises:
@@ -283,31 +283,31 @@ class ForgetSet:
                 )
 
     def pixel_digests(self) -> tuple[str, ...]:
-        """One digest for each picture (see the function :func:`pixel_digests`)."""
+        """One digest for each image (see the function :func:`pixel_digests`)."""
         return pixel_digests(self.images)
 
     def digest(self) -> str:
-        """SHA-256 over pictures and labels, whatever their order and names."""
+        """SHA-256 over images and labels, whatever their order and names."""
         lines = zip(self.pixel_digests(), self.labels.tolist(), strict=True)
         return hashlib.sha256("\n".join(sorted(f"{p} {y}" for p, y in lines)).encode()).hexdigest()
 
 
 def pixel_digests(images: Tensor) -> tuple[str, ...]:
-    """SHA-256 of each picture of (n, 3, h, w): its shape and its pixels at 8 bits a channel.
+    """SHA-256 of each image of (n, 3, h, w): its shape and its pixels at 8 bits a channel.
 
     Rounding to 8 bits, which is what files hold, makes the digest the same wherever the division
     by 255 was done.
     """
     pixels = (images.detach() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
     start = f"{tuple(images.shape[1:])}|".encode()
-    return tuple(hashlib.sha256(start + picture.tobytes()).hexdigest() for picture in pixels)
+    return tuple(hashlib.sha256(start + image.tobytes()).hexdigest() for image in pixels)
 
 
 def check_memory(k: int, side: int, max_bytes: int | None = None) -> None:
-    """Refuse, with an InputError, more pictures than fit.
+    """Refuse, with an InputError, more images than fit.
 
     Args:
-        k: Number of pictures; each takes 3 x side x side x 4 bytes.
+        k: Number of images; each takes 3 x side x side x 4 bytes.
         side: Their side in pixels.
         max_bytes: The budget; default is half of the memory now free, since the original and the
             unlearned network, probes and gradients need room as well.
@@ -316,6 +316,6 @@ def check_memory(k: int, side: int, max_bytes: int | None = None) -> None:
     needed = k * 3 * side * side * 4
     if needed > budget:
         raise InputError(
-            f"{k} forget pictures of {side}x{side} need {needed / 2**20:,.2f} MiB, the budget is "
-            f"{budget / 2**20:,.2f} MiB; take fewer pictures or a smaller size"
+            f"{k} forget images of {side}x{side} need {needed / 2**20:,.2f} MiB, the budget is "
+            f"{budget / 2**20:,.2f} MiB; take fewer images or a smaller size"
         )

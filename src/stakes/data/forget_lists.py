@@ -1,4 +1,4 @@
-"""Which pictures a folder, a table or a word asks to forget, before any of them is decoded."""
+"""Which images a folder, a table or a word asks to forget, before any of them is decoded."""
 
 import csv
 import math
@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stakes.data.folders import class_index, entries, files_below, is_picture
+from stakes.data.folders import class_index, entries, files_below, is_image
 from stakes.errors import InputError
 
-CLUTTER = ("thumbs.db", "desktop.ini")  # left by Windows in folders of pictures
+CLUTTER = ("thumbs.db", "desktop.ini")  # left by Windows in folders of images
 
 Row = tuple[str, int, str]
-"""A picture: its path, its label and its name."""
+"""An image: its path, its label and its name."""
 
 
 def folder_rows(folder: str | Path, class_names: Sequence[str]) -> list[Row]:
-    """The pictures of FOLDER/<class>/..., see :meth:`stakes.data.forget.ForgetSet.from_folder`."""
+    """The images of FOLDER/<class>/..., see :meth:`stakes.data.forget.ForgetSet.from_folder`."""
     top = Path(folder).expanduser()
     rows: list[Row] = []
     for entry in entries(top):
@@ -32,21 +32,19 @@ def folder_rows(folder: str | Path, class_names: Sequence[str]) -> list[Row]:
         for path in files_below(entry.path):
             if Path(path).name.lower() in CLUTTER:
                 continue
-            if not is_picture(path):
-                raise InputError(
-                    f"{path}: no picture in a known format; save it as PNG or remove it"
-                )
+            if not is_image(path):
+                raise InputError(f"{path}: no image in a known format; save it as PNG or remove it")
             rows.append((path, label, str(Path(path).relative_to(top))))
     if not rows:
-        raise InputError(f"{folder}: no pictures to forget; wanted is {folder}/<class>/*.png")
+        raise InputError(f"{folder}: no images to forget; wanted is {folder}/<class>/*.png")
     return rows
 
 
 def csv_rows(file: str | Path, class_names: Sequence[str]) -> list[Row]:
-    """The pictures of a table, see :meth:`stakes.data.forget.ForgetSet.from_csv`."""
+    """The images of a table, see :meth:`stakes.data.forget.ForgetSet.from_csv`."""
     rows = list(_csv_rows(Path(file).expanduser(), class_names))
     if not rows:
-        raise InputError(f"{file}: no rows, so no pictures to forget")
+        raise InputError(f"{file}: no rows, so no images to forget")
     return rows
 
 
@@ -56,7 +54,7 @@ def whole_classes(
     """The classes, ascending, that a list of names or a share such as ``10%`` means.
 
     A name with a comma in it stands in double quotes, as in a CSV table. A share is that of the
-    classes with pictures, rounded up and drawn with ``seed``; with one seed, a smaller share is
+    classes with images, rounded up and drawn with ``seed``; with one seed, a smaller share is
     part of a larger one.
 
     Args:
@@ -66,7 +64,7 @@ def whole_classes(
         seed: of the draw.
 
     Raises:
-        InputError: an unknown class (the nearest is named), one without pictures, no class, a
+        InputError: an unknown class (the nearest is named), one without images, no class, a
             share outside 0 to 100, or every class there is.
 
     >>> whole_classes("dog, cat", torch.tensor([0, 1, 2]), ["cat", "dog", "horse"], 0)
@@ -91,10 +89,10 @@ def whole_classes(
         chosen = {class_index(name, class_names, where) for name in names}
         empty = [class_names[i] for i in sorted(chosen.difference(there))]
         if empty:
-            raise InputError(f"{where}: the training set has no pictures of {', '.join(empty)}")
+            raise InputError(f"{where}: the training set has no images of {', '.join(empty)}")
     if len(chosen) == len(there):
         raise InputError(
-            f"{where}: these are all {len(there)} classes with pictures; leave one to be kept"
+            f"{where}: these are all {len(there)} classes with images; leave one to be kept"
         )
     return tuple(sorted(chosen))
 
@@ -116,7 +114,7 @@ def _csv_rows(file: Path, class_names: Sequence[str]) -> Iterator[Row]:
                 if not path or not label:
                     raise InputError(f"{where}: wanted a path and a label")
                 if not (file.parent / path).is_file():
-                    raise InputError(f"{where}: no such picture: {file.parent / path}")
+                    raise InputError(f"{where}: no such image: {file.parent / path}")
                 yield str(file.parent / path), _label(label, class_names, where), path
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read as a table ({error})") from error

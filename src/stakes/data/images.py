@@ -19,37 +19,37 @@ THREADS = min(16, os.cpu_count() or 1)
 
 
 class Images(Protocol):
-    """A set of n labelled square pictures of one size, decoded when asked for."""
+    """A set of n labelled square images of one size, decoded when asked for."""
 
     labels: Tensor
     """int64 (n,)"""
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         ...
 
     def load(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """The pictures at ``indices``: float32 in [0, 1], (len(indices), 3, h, w)."""
+        """The images at ``indices``: float32 in [0, 1], (len(indices), 3, h, w)."""
         ...
 
     def name(self, i: int) -> str:
-        """What a person calls picture i: its path, or its place in a data set."""
+        """What a person calls image i: its path, or its place in a data set."""
         ...
 
 
 class ImageFiles:
-    """Pictures on disk, read with Pillow each time they are asked for.
+    """Images on disk, read with Pillow each time they are asked for.
 
     Args:
         paths: The n files.
         labels: (n,) class indices.
         size: Largest side in pixels. The side of the set, then found in the attribute ``size``,
             follows :func:`stakes.data.decode.common_side`.
-        exact: Bring every picture to ``size``, smaller ones too.
-        root: Names of pictures are relative to this folder.
+        exact: Bring every image to ``size``, smaller ones too.
+        root: Names of images are relative to this folder.
 
     Raises:
-        InputError: no pictures, another number of labels, or a damaged picture.
+        InputError: no images, another number of labels, or a damaged image.
     """
 
     def __init__(
@@ -64,42 +64,42 @@ class ImageFiles:
         self.paths = [os.fspath(path) for path in paths]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.root = root
-        _check_count("picture files", len(self.paths), self.labels)
+        _check_count("image files", len(self.paths), self.labels)
         check_size(size)
         if exact and size is None:
             raise InputError("exact=True asks for a size")
         self.size = size if exact and size else common_side(self.paths, size)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.paths)
 
     def load(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Decode the pictures at ``indices``: float32 in [0, 1], (len(indices), 3, size, size)."""
+        """Decode the images at ``indices``: float32 in [0, 1], (len(indices), 3, size, size)."""
         paths = [self.paths[i] for i in _listed(indices)]
         pixels = np.empty((len(paths), self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes outside the interpreter lock
-            for i, picture in enumerate(pool.map(decode, paths, repeat(self.size))):
-                pixels[i] = picture
+            for i, image in enumerate(pool.map(decode, paths, repeat(self.size))):
+                pixels[i] = image
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
     def name(self, i: int) -> str:
-        """The path of picture i, relative to the root where there is one."""
+        """The path of image i, relative to the root where there is one."""
         return os.path.relpath(self.paths[i], self.root) if self.root else self.paths[i]
 
 
 class ImageArray:
-    """Pictures held in memory with 8 bits a channel.
+    """Images held in memory with 8 bits a channel.
 
     Args:
         pixels: uint8 (n, 3, h, h).
         labels: (n,) class indices.
-        size: Larger pictures are shrunk to this side (bicubic, antialiased); smaller ones stay.
-        prefix: Picture i is called "prefix i".
+        size: Larger images are shrunk to this side (bicubic, antialiased); smaller ones stay.
+        prefix: Image i is called "prefix i".
 
     >>> images = ImageArray(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8), [0, 1])
     >>> images.load([1]).shape, float(images.load([1]).max()), images.name(1)
-    (torch.Size([1, 3, 4, 4]), 1.0, 'picture 1')
+    (torch.Size([1, 3, 4, 4]), 1.0, 'image 1')
     """
 
     def __init__(
@@ -108,36 +108,36 @@ class ImageArray:
         labels: Sequence[int] | Tensor,
         size: int | None = None,
         *,
-        prefix: str = "picture",
+        prefix: str = "image",
     ) -> None:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise InputError(
                 f"pixels are {pixels.dtype} {tuple(pixels.shape)}: wanted uint8 (n, 3, h, h)"
             )
         if pixels.shape[2] != pixels.shape[3]:
-            raise InputError(f"pictures of {tuple(pixels.shape[2:])} pixels are not square")
+            raise InputError(f"images of {tuple(pixels.shape[2:])} pixels are not square")
         self.pixels = pixels if size is None or size >= pixels.shape[-1] else _shrunk(pixels, size)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.prefix = prefix
-        _check_count("pictures", len(self.pixels), self.labels)
+        _check_count("images", len(self.pixels), self.labels)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.pixels)
 
     def load(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """The pictures at ``indices``: float32 in [0, 1], (len(indices), 3, h, h)."""
+        """The images at ``indices``: float32 in [0, 1], (len(indices), 3, h, h)."""
         return self.pixels[torch.tensor(_listed(indices), dtype=torch.int64)].float().div_(255)
 
     def name(self, i: int) -> str:
-        """The place of picture i in its set."""
+        """The place of image i in its set."""
         return f"{self.prefix} {i}"
 
 
 def batches(
     images: Images, indices: Sequence[int] | Tensor | None = None, batch_size: int = 256
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Stream (pictures, labels) of at most ``batch_size`` at a time; all of them without indices.
+    """Stream (images, labels) of at most ``batch_size`` at a time; all of them without indices.
 
     >>> images = ImageArray(torch.zeros(5, 3, 2, 2, dtype=torch.uint8), [0, 1, 2, 3, 4])
     >>> [labels.tolist() for _, labels in batches(images, [4, 0, 2], 2)]
@@ -164,6 +164,6 @@ def _listed(indices: Sequence[int] | Tensor) -> list[int]:
 
 def _check_count(what: str, count: int, labels: Tensor) -> None:
     if count == 0:
-        raise InputError(f"no {what}: a set has at least one picture")
+        raise InputError(f"no {what}: a set has at least one image")
     if labels.shape != (count,):
         raise InputError(f"{count} {what} with labels of shape {tuple(labels.shape)}")

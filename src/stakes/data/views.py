@@ -1,4 +1,4 @@
-"""Benign views of a picture: what a copy of it may look like, to train on and, apart, to score."""
+"""Benign views of an image: what a copy of it may look like, to train on and, apart, to score."""
 
 import io
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor
 from stakes.data.augment import jitter
 
 
-def drawn(images: Tensor, generator: torch.Generator) -> Tensor:
+def random_view(images: Tensor, generator: torch.Generator) -> Tensor:
     """One fresh view of each image (n, 3, h, w) in [0, 1], to train on.
 
     Every view is mirrored or not, moved by up to an eighth of the side, scaled by up to a tenth,
@@ -22,10 +22,10 @@ def drawn(images: Tensor, generator: torch.Generator) -> Tensor:
     >>> drawn(x, torch.Generator().manual_seed(0)).shape
     torch.Size([5, 3, 8, 8])
     """
-    return altered(jitter(images, torch.arange(len(images)), generator), generator)
+    return perturb_pixels(jitter(images, torch.arange(len(images)), generator), generator)
 
 
-def altered(images: Tensor, generator: torch.Generator) -> Tensor:
+def perturb_pixels(images: Tensor, generator: torch.Generator) -> Tensor:
     """The images (n, 3, h, w) in [0, 1], half of them in other pixel values.
 
     These are one of: noisy (sigma up to .06), darker or brighter by up to a third, or compressed
@@ -45,16 +45,16 @@ def altered(images: Tensor, generator: torch.Generator) -> Tensor:
     made = made.clamp(0, 1)
     for i in (kind == 2).nonzero()[:, 0].tolist():
         quality = int(30 + 66 * strength[i])
-        made[i : i + 1] = compressed(made[i : i + 1], quality)[0]
+        made[i : i + 1] = jpeg(made[i : i + 1], quality)[0]
     return made
 
 
-def mirrored(images: Tensor) -> list[Tensor]:
+def mirror(images: Tensor) -> list[Tensor]:
     """The images (n, 3, h, w) mirrored left to right: one view."""
     return [images.flip(3)]
 
 
-def shifted(images: Tensor, share: float = 0.1) -> list[Tensor]:
+def shift(images: Tensor, share: float = 0.1) -> list[Tensor]:
     """The images moved right, left, down and up, the gap filled by reflection: four views.
 
     >>> x = torch.arange(5.0).reshape(1, 1, 1, 5).expand(1, 1, 5, 5)
@@ -68,7 +68,7 @@ def shifted(images: Tensor, share: float = 0.1) -> list[Tensor]:
     return [padded[:, :, top : top + height, left : left + width] for top, left in places]
 
 
-def cropped(images: Tensor, share: float = 0.875) -> list[Tensor]:
+def crop(images: Tensor, share: float = 0.875) -> list[Tensor]:
     """The four corners and the centre, ``share`` of each side, back at full size: five views."""
     height, width = images.shape[2:]
     h, w = int(share * height), int(share * width)  # rounded, small images would stay whole
@@ -78,36 +78,36 @@ def cropped(images: Tensor, share: float = 0.875) -> list[Tensor]:
     return [F.interpolate(p, (height, width), mode="bilinear", antialias=True) for p in parts]
 
 
-def noised(images: Tensor, sigma: float = 0.03, seed: int = 0) -> list[Tensor]:
+def gaussian_noise(images: Tensor, sigma: float = 0.03, seed: int = 0) -> list[Tensor]:
     """The images with Gaussian noise of ``sigma`` (of the [0, 1] range), clipped: one view."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(images.shape, generator=generator).to(images)
     return [(images + sigma * noise).clamp(0, 1)]
 
 
-def compressed(images: Tensor, quality: int = 75) -> list[Tensor]:
+def jpeg(images: Tensor, quality: int = 75) -> list[Tensor]:
     """The images through the JPEG codec: one view."""
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     decoded = []
     for image in pixels:
         file = io.BytesIO()
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
-        with Image.open(file) as picture:
-            decoded.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+        with Image.open(file) as one:
+            decoded.append(torch.from_numpy(np.array(one)).permute(2, 0, 1))
     return [torch.stack(decoded).to(images) / 255]
 
 
-def lit(images: Tensor, factors: tuple[float, ...] = (0.8, 1.25)) -> list[Tensor]:
+def brightness(images: Tensor, factors: tuple[float, ...] = (0.8, 1.25)) -> list[Tensor]:
     """The images darker and brighter: a view for each factor."""
     return [(images * factor).clamp(0, 1) for factor in factors]
 
 
 VIEWS: dict[str, Callable[[Tensor], list[Tensor]]] = {
-    "forget_flip": mirrored,
-    "forget_shift": shifted,
-    "forget_crop": cropped,
-    "forget_noise": noised,
-    "forget_jpeg": compressed,
-    "forget_light": lit,
+    "forget_flip": mirror,
+    "forget_shift": shift,
+    "forget_crop": crop,
+    "forget_noise": gaussian_noise,
+    "forget_jpeg": jpeg,
+    "forget_light": brightness,
 }
 """What is scored, by the name of its metric; no method trains on these very views."""

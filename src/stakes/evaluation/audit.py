@@ -20,7 +20,7 @@ from stakes.evaluation.knowledge import (
 from stakes.evaluation.membership import FOLDS, SCORES, answer_scores, learned_scores, separation
 from stakes.evaluation.retrieval import Retrieval, retrieve, retrieve_among
 from stakes.models.classifier import Classifier
-from stakes.progress import Report, silent
+from stakes.progress import Progress, silent
 from stakes.rows import correct
 from stakes.training.targets import second_choices
 
@@ -71,23 +71,23 @@ def audit(
     *,
     test: Sample | None = None,
     retain: Sample | None = None,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> tuple[Row, Evidence]:
     """All the measures here, from what the networks (in eval mode) made of the images.
 
     Args:
         after: the classifier to deploy.
-        forget: the pictures that were to be forgotten, on the classifier's device.
+        forget: the images that were to be forgotten, on the classifier's device.
         gone: their features and logits.
         test: images of no training set.
         retain: training images that were to be kept.
-        report: progress.
+        progress: called with phase, steps done, steps in all and a note.
 
     Returns:
         The row, None for what was not measured, and the evidence; each a part of what
         :func:`stakes.evaluation.evaluate.evaluate` returns.
     """
-    report("looking for traces", 0, 1)
+    progress("looking for traces", 0, 1)
     unseen, kept = (None if sample is None else sample.scored for sample in (test, retain))
     row: Row = {
         "n_audit_test": len(unseen[""].labels) if unseen else 0,
@@ -98,7 +98,7 @@ def audit(
     row |= audit_answers(gone) | audit_likeness(gone, unseen)
     row |= audit_relearning(after, forget, gone, test)
     turned, consistency = audit_consistency(kept)
-    report("looking for traces", 1, 1)
+    progress("looking for traces", 1, 1)
     return row | turned, {"membership": membership, "consistency": consistency}
 
 

@@ -16,7 +16,7 @@ from stakes.errors import InputError
 from stakes.evaluation.audit import KEPT, WHEN, Both, Evidence, Sample, Scored, audit
 from stakes.evaluation.examples import EXAMPLES, Structure, examples
 from stakes.models.classifier import Classifier
-from stakes.progress import Report, silent
+from stakes.progress import Progress, silent
 from stakes.rows import correct
 
 Row = dict[str, Any]
@@ -36,14 +36,14 @@ def evaluate(
     selected: Mapping[str, list[int]] | None = None,
     structure: Structure | None = None,
     thumbnails: bool = True,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> tuple[Row, Evidence]:
     """Score the classifier before and after unlearning; nothing here is seen by any method.
 
     Args:
         before: the classifier as it was.
         after: the classifier to deploy.
-        forget: the pictures that were to be forgotten.
+        forget: the images that were to be forgotten.
         test: images of no training set.
         retain: training images; those of the forget set are left out by index and by content.
         other: further paths by name; their accuracies get the name as a suffix.
@@ -52,7 +52,7 @@ def evaluate(
         selected: what :func:`select` gave for the same arguments, if it was called before.
         structure: the stakes, for examples of affinities before and after.
         thumbnails: whether the evidence shows images.
-        report: progress.
+        progress: called with phase, steps done, steps in all and a note.
 
     Returns:
         The row: ``forgotten_classes``, the names where whole classes were to be forgotten;
@@ -68,22 +68,27 @@ def evaluate(
     networks |= {f"_{name}": network for name, network in (other or {}).items()}
     if selected is None:
         selected = select(
-            forget, test=test, retain=retain, eval_samples=eval_samples, seed=seed, report=report
+            forget,
+            test=test,
+            retain=retain,
+            eval_samples=eval_samples,
+            seed=seed,
+            progress=progress,
         )
     samples = {"test": test, "retain": retain}
     with _eval_mode(networks.values()):
-        row, classes, kept = _accuracies(networks, samples, selected, forget.classes, report)
+        row, classes, kept = _accuracies(networks, samples, selected, forget.classes, progress)
         gone = {
             suffix: _scored(network, forget.images, forget.labels)
             for suffix, network in networks.items()
         }
         row |= _forget_scores(networks, forget, gone)
-        pictures = _pictures(before.class_names, gone, forget, thumbnails)
-        more, evidence = audit(after, forget, gone, **kept, report=report)
+        images = _images(before.class_names, gone, forget, thumbnails)
+        more, evidence = audit(after, forget, gone, **kept, progress=progress)
         shown: Evidence = {key: [] for key in EXAMPLES}
         if thumbnails:
             shown = examples(before, after, forget, gone, **kept, structure=structure)
-    return row | more, {"classes": classes, "forget": pictures, **evidence, **shown}
+    return row | more, {"classes": classes, "forget": images, **evidence, **shown}
 
 
 @contextmanager
@@ -106,7 +111,7 @@ def select(
     retain: Images | None = None,
     eval_samples: int | None = None,
     seed: int = 0,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> dict[str, list[int]]:
     """Choose what to score: indices of ``test`` and ``retain`` images that are not to be forgotten.
 
@@ -125,7 +130,7 @@ def select(
             continue
         wanted = len(images) if eval_samples is None else eval_samples
         selected[name] = draw_without(
-            images, forget, wanted, generator, phase=f"reading {name}", report=report
+            images, forget, wanted, generator, phase=f"reading {name}", progress=progress
         )
     return selected
 
@@ -135,7 +140,7 @@ def _accuracies(
     samples: Mapping[str, Images | None],
     selected: Mapping[str, list[int]],
     forgotten: Sequence[int],
-    report: Report,
+    progress: Progress,
 ) -> tuple[Row, list[dict[str, Any]], dict[str, Sample | None]]:
     """Score the test and retained images that were selected.
 
@@ -156,7 +161,7 @@ def _accuracies(
         if images is None or not chosen:
             row |= {f"acc_{name}{suffix}": None for suffix in networks}
             continue
-        right, labels, scored = _score(networks, images, chosen, f"scoring {name}", report)
+        right, labels, scored = _score(networks, images, chosen, f"scoring {name}", progress)
         kept[name] = Sample(scored, images, chosen)
         row |= {f"acc_{name}{suffix}": _percent(hits) for suffix, hits in right.items()}
         if name == "test":
@@ -173,7 +178,7 @@ def _score(
     images: Images,
     chosen: list[int],
     phase: str,
-    report: Report,
+    progress: Progress,
 ) -> tuple[dict[str, Tensor], Tensor, Both]:
     """Score the chosen images by each network, reading each image once.
 
@@ -191,7 +196,7 @@ def _score(
             if suffix in kept and done < KEPT:
                 kept[suffix].append(scored)
         done += len(truth)
-        report(phase, done, len(chosen))
+        progress(phase, done, len(chosen))
     joined = {suffix: torch.cat(parts) for suffix, parts in right.items()}
     return joined, images.labels[chosen], {suffix: _cat(parts) for suffix, parts in kept.items()}
 
@@ -220,18 +225,18 @@ def _forget_scores(networks: Mapping[str, Classifier], forget: ForgetSet, gone: 
     return row
 
 
-def _pictures(
+def _images(
     names: Sequence[str], scored: Both, forget: ForgetSet, thumbnails: bool
 ) -> list[dict[str, Any]]:
     answers = [scored[suffix].logits.softmax(1).max(1) for suffix in WHEN]
     rows = []
     for i, name in enumerate(forget.names):
-        picture: Row = {"name": name, "label": names[int(forget.labels[i])]}
+        image: Row = {"name": name, "label": names[int(forget.labels[i])]}
         for key, answer in zip(WHEN.values(), answers, strict=True):
-            picture[key] = names[int(answer.indices[i])]
-            picture[f"{key}_confidence"] = 100.0 * float(answer.values[i])
-        picture["thumbnail"] = thumbnail(forget.images[i]) if thumbnails else None
-        rows.append(picture)
+            image[key] = names[int(answer.indices[i])]
+            image[f"{key}_confidence"] = 100.0 * float(answer.values[i])
+        image["thumbnail"] = thumbnail(forget.images[i]) if thumbnails else None
+        rows.append(image)
     return rows
 
 

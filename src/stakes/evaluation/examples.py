@@ -1,4 +1,4 @@
-"""Single pictures as examples: what speaks for them, what they find, which anchors are near."""
+"""Single images as examples: what speaks for them, what they find, which anchors are near."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,9 +15,9 @@ from stakes.models.classifier import Classifier
 from stakes.training.structure import affinities
 
 EXAMPLES = ("saliency", "retrieval", "affinities")
-FORGOTTEN, RETAINED = 8, 4  # pictures with Grad-CAM
-QUERIES, FOUND = 2, 5  # pictures to forget, and as many retained ones, with what each finds
-UNSEEN, NEAREST = 2, 3  # test pictures with their affinities, and anchors named for each
+FORGOTTEN, RETAINED = 8, 4  # images with Grad-CAM
+QUERIES, FOUND = 2, 5  # images to forget, and as many retained ones, with what each finds
+UNSEEN, NEAREST = 2, 3  # test images with their affinities, and anchors named for each
 
 
 class Structure(NamedTuple):
@@ -37,12 +37,12 @@ def examples(
     retain: Sample | None = None,
     structure: Structure | None = None,
 ) -> Evidence:
-    """Examples for the evidence; the pictures that were scored first, so the seed's choice.
+    """Examples for the evidence; the images that were scored first, so the seed's choice.
 
     Args:
         before: the classifier as it was.
         after: the classifier to deploy; both in eval mode.
-        forget: the pictures that were to be forgotten, on the classifiers' device.
+        forget: the images that were to be forgotten, on the classifiers' device.
         gone: their features and logits.
         test: images of no training set.
         retain: training images that were to be kept.
@@ -85,7 +85,7 @@ def saliency(
             "of": of,
             "name": names[i],
             "label": before.class_names[int(labels[i])],
-            "picture": thumbnail(image),
+            "image": thumbnail(image),
             "before": thumbnail(overlay(image, was[i] / scale[i])),
             "after": thumbnail(overlay(image, now[i] / scale[i])),
         }
@@ -94,17 +94,17 @@ def saliency(
 
 
 def retrieval(classes: Sequence[str], forget: ForgetSet, gone: Both, retain: Sample) -> list[Row]:
-    """The retained pictures nearest to a few retained and a few forgotten ones, by features."""
+    """The retained images nearest to a few retained and a few forgotten ones, by features."""
     if not all(part[suffix].usable for part in (gone, retain.scored) for suffix in WHEN):
         return []
     rows: list[Row] = []
     for of, own in (("retain", retain.scored), ("forget", gone)):
         count = min(QUERIES, len(own[""].labels))
         if of == "retain":
-            queries = _pictures(classes, retain, range(count))
+            queries = _images(classes, retain, range(count))
         else:
             queries = [
-                {"name": forget.names[i], "label": classes[label], "picture": thumbnail(image)}
+                {"name": forget.names[i], "label": classes[label], "image": thumbnail(image)}
                 for i, (label, image) in enumerate(
                     zip(own[""].labels[:count].tolist(), forget.images, strict=False)
                 )
@@ -113,13 +113,13 @@ def retrieval(classes: Sequence[str], forget: ForgetSet, gone: Both, retain: Sam
             gallery = retain.scored[suffix].features
             found = nearest(own[suffix].features[:count], gallery, FOUND, among=of == "retain")
             for row, places in zip(queries, found.tolist(), strict=True):
-                row[when] = _pictures(classes, retain, places)
+                row[when] = _images(classes, retain, places)
         rows += [{"of": of, **row} for row in queries]
     return rows
 
 
 def near_anchors(classes: Sequence[str], test: Sample, structure: Structure) -> list[Row]:
-    """Affinities of a few test pictures with every class, before and after.
+    """Affinities of a few test images with every class, before and after.
 
     Where a class has several anchors, it is their mean.
     """
@@ -131,7 +131,7 @@ def near_anchors(classes: Sequence[str], test: Sample, structure: Structure) -> 
         affinities(part.features[:UNSEEN].float(), stakes).unflatten(1, (len(classes), -1)).mean(2)
         for part in parts
     ]
-    rows = _pictures(classes, test, range(min(UNSEEN, len(test.places))))
+    rows = _images(classes, test, range(min(UNSEEN, len(test.places))))
     for i, row in enumerate(rows):
         row |= {when: part[i].tolist() for when, part in zip(WHEN.values(), found, strict=True)}
         near = [classes[c] for c in found[0][i].topk(min(NEAREST, len(classes))).indices.tolist()]
@@ -139,11 +139,11 @@ def near_anchors(classes: Sequence[str], test: Sample, structure: Structure) -> 
     return rows
 
 
-def _pictures(classes: Sequence[str], sample: Sample, chosen: Sequence[int]) -> list[Row]:
-    """Name, class and picture of some of the images that were scored."""
+def _images(classes: Sequence[str], sample: Sample, chosen: Sequence[int]) -> list[Row]:
+    """Name, class and image of some of the images that were scored."""
     places = [sample.places[i] for i in chosen]
     labels = sample.images.labels[places].tolist()
     return [
-        {"name": sample.images.name(place), "label": classes[label], "picture": thumbnail(image)}
+        {"name": sample.images.name(place), "label": classes[label], "image": thumbnail(image)}
         for place, label, image in zip(places, labels, sample.images.load(places), strict=True)
     ]

@@ -36,7 +36,7 @@ PROBES: Mapping[str, Callable[[], Any]] = {"probe": linear_probe, "centroid": ne
 
 
 class Reading(NamedTuple):
-    """What a probe read from features: percent right on forget and on unseen pictures; counts."""
+    """What a probe read from features: percent right on forget and on unseen images; counts."""
 
     forget: float
     unseen: float
@@ -51,29 +51,29 @@ def read_features(
     forget_features: Tensor,
     forget_labels: Tensor,
 ) -> Reading | None:
-    """Percent of the forget pictures whose class a new head would find in their features.
+    """Percent of the forget images whose class a new head would find in their features.
 
-    The probe is fitted to the first three quarters of the unseen pictures and scored on the last
-    quarter, which is what it finds of any picture, and on the forget pictures. Nothing of the
+    The probe is fitted to the first three quarters of the unseen images and scored on the last
+    quarter, which is what it finds of any image, and on the forget images. Nothing of the
     network's own head is used: a method that only misaligns the head (arXiv 2604.08271) leaves the
-    percentage of the forget pictures where it was.
+    percentage of the forget images where it was.
 
     Args:
         probe: makes an estimator, such as one of :data:`PROBES`.
-        features: (n, d) of pictures that were never trained on, in random order.
+        features: (n, d) of images that were never trained on, in random order.
         labels: int64 (n,), their classes.
-        forget_features: (k, d) of the pictures to forget.
+        forget_features: (k, d) of the images to forget.
         forget_labels: int64 (k,), their true classes.
 
     Returns:
-        None where the pictures to fit to are of one class, or lack the class of a forget picture.
+        None where the images to fit to are of one class, or lack the class of a forget image.
     """
     n_fit = 3 * len(labels) // 4
     known = set(labels[:n_fit].tolist())
     if len(known) < 2 or not set(forget_labels.tolist()) <= known:
         return None
     reader = probe()
-    # what 300 iterations find is what the probe is, and the mean of one picture is a mean
+    # what 300 iterations find is what the probe is, and the mean of one image is a mean
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reader.fit(features[:n_fit].numpy(), labels[:n_fit].numpy())

@@ -1,4 +1,4 @@
-"""Membership inference: can pictures be told from unseen ones by what the network answers?"""
+"""Membership inference: can images be told from unseen ones by what the network answers?"""
 
 from typing import NamedTuple
 
@@ -10,22 +10,22 @@ from torch import Tensor
 SCORES = ("loss", "entropy", "modified entropy")
 FOLDS = 5
 FALSE_ALARMS = 0.01
-LEAST = 100  # unseen pictures below which one false alarm in a hundred has no meaning
+LEAST = 100  # unseen images below which one false alarm in a hundred has no meaning
 Floats = NDArray[np.float64]
 
 
 class Separation(NamedTuple):
-    """How well an attack tells m members from n unseen pictures.
+    """How well an attack tells m members from n unseen images.
 
     Attributes:
         auc: area under the ROC curve: the chance that a member looks more like one than an unseen
-            picture does, ties counting half; .5 is chance, 0 is perfect in the wrong direction.
+            image does, ties counting half; .5 is chance, 0 is perfect in the wrong direction.
         low, high: 95 % interval of the AUC.
         found: percent of the members that are found at no more than 1 % false alarms.
         unlikely: the same for the attack turned round: percent of the members that look less like
-            members than 99 % of the unseen pictures.
+            members than 99 % of the unseen images.
         m: number of members.
-        n: number of unseen pictures.
+        n: number of unseen images.
     """
 
     auc: float
@@ -40,7 +40,7 @@ class Separation(NamedTuple):
 def answer_scores(logits: Tensor, labels: Tensor) -> Floats:
     r"""Loss, entropy and modified entropy of each answer, in nats; all are low for members.
 
-    With p the softmax of a picture's logits and y its class: loss = -log p_y,
+    With p the softmax of an image's logits and y its class: loss = -log p_y,
     entropy = -\sum_i p_i log p_i, and modified entropy (Song & Mittal, USENIX Security 2021,
     equation 6) = -(1 - p_y) log p_y - \sum_{i != y} p_i log(1 - p_i), which unlike the entropy is
     low only for an answer that is both sure and right.
@@ -53,7 +53,7 @@ def answer_scores(logits: Tensor, labels: Tensor) -> Floats:
         float64 (n, 3), in the order of :data:`SCORES`.
 
     Differences from public code: 1 - p is held at the least step of a float64 above zero, and for
-    each picture only its own class is left out of the sum (one public version takes it out of all
+    each image only its own class is left out of the sum (one public version takes it out of all
     rows at once).
     """
     log_p = logits.detach().cpu().double().log_softmax(1)
@@ -68,15 +68,15 @@ def answer_scores(logits: Tensor, labels: Tensor) -> Floats:
 def learned_scores(retained: Floats, unseen: Floats, forget: Floats) -> tuple[Floats, ...]:
     """Score all three groups with a logistic attack that is never fitted to what it scores.
 
-    The attack is fitted to tell retained training pictures from unseen ones (both groups weigh the
-    same) on four fifths of them, and scores the other fifth; five times. The forget pictures are
+    The attack is fitted to tell retained training images from unseen ones (both groups weigh the
+    same) on four fifths of them, and scores the other fifth; five times. The forget images are
     fitted to by none of the five attacks, and get the mean of their scores. Where nothing tells
-    retained from unseen pictures, the attack has no direction: then the single scores say more.
+    retained from unseen images, the attack has no direction: then the single scores say more.
 
     Args:
-        retained: (m, 3) scores of retained training pictures, m at least 5, in random order.
-        unseen: (n, 3) scores of pictures that were never trained on, n at least 5, likewise.
-        forget: (k, 3) scores of the pictures to forget.
+        retained: (m, 3) scores of retained training images, m at least 5, in random order.
+        unseen: (n, 3) scores of images that were never trained on, n at least 5, likewise.
+        forget: (k, 3) scores of the images to forget.
 
     Returns:
         The log odds of having been trained on: (m,), (n,) and (k,).
@@ -98,7 +98,7 @@ def learned_scores(retained: Floats, unseen: Floats, forget: Floats) -> tuple[Fl
 
 
 def separation(members: Floats, unseen: Floats) -> Separation:
-    """How well a score, (m,) of members and (n,) of unseen pictures, is higher for members."""
+    """How well a score, (m,) of members and (n,) of unseen images, is higher for members."""
     from sklearn.metrics import auc, roc_curve  # only here: it is slow to import
 
     m, n = len(members), len(unseen)
@@ -111,7 +111,7 @@ def separation(members: Floats, unseen: Floats) -> Separation:
 
 
 def auc_interval(auc: float, m: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    r"""Interval of an AUC between m and n pictures; 95 % with the default ``z``.
+    r"""Interval of an AUC between m and n images; 95 % with the default ``z``.
 
     All values A for which |auc - A| <= z sd(A), with the variance of Hanley & McNeil (Radiology
     1982): m n sd(A)^2 = A (1 - A) + (m - 1) (A / (2 - A) - A^2) + (n - 1) (2 A^2 / (1 + A) - A^2).

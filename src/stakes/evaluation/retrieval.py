@@ -1,4 +1,4 @@
-"""Image-to-image retrieval: does a picture, as a query, find others of its class by features?"""
+"""Image-to-image retrieval: does an image, as a query, find others of its class by features?"""
 
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ class Retrieval(NamedTuple):
     """What queries find in a gallery, in percent, and how many queries had something to find.
 
     Attributes:
-        r1, r5, r10: R@k, here the hit rate of metric learning: queries with at least one picture of
+        r1, r5, r10: R@k, here the hit rate of metric learning: queries with at least one image of
             their class among the first k. (The R@k of text retrieval divides by the number of
-            relevant pictures; with a gallery of one class's hundreds it cannot come near 100.)
+            relevant images; with a gallery of one class's hundreds it cannot come near 100.)
         map: mean average precision over the whole ranking.
-        n: queries with at least one picture of their class in the gallery; the others are left out.
+        n: queries with at least one image of their class in the gallery; the others are left out.
     """
 
     r1: float
@@ -36,11 +36,11 @@ def retrieve(
     Args:
         queries: (n, d) features.
         labels: int64 (n,), their classes.
-        gallery: (m, d) features of other pictures.
+        gallery: (m, d) features of other images.
         gallery_labels: int64 (m,), their classes.
 
     Returns:
-        None where no query has a picture of its class in the gallery.
+        None where no query has an image of its class in the gallery.
 
     >>> found = retrieve(
     ...     torch.tensor([[1.0, 0.0]]), torch.tensor([7]),
@@ -53,18 +53,18 @@ def retrieve(
 
 
 def retrieve_among(features: Tensor, labels: Tensor) -> Retrieval | None:
-    """:func:`retrieve` with every picture as a query for all the others, never for itself."""
+    """:func:`retrieve` with every image as a query for all the others, never for itself."""
     return _mean(*_rankings(features, labels, features, labels, among=True))
 
 
 def nearest(queries: Tensor, gallery: Tensor, count: int, *, among: bool = False) -> Tensor:
-    """Places in the gallery (m, d) of the pictures nearest to queries (n, d), the nearest first.
+    """Places in the gallery (m, d) of the images nearest to queries (n, d), the nearest first.
 
     Args:
         queries: (n, d) features.
         gallery: (m, d) features.
         count: how many of each query; all there are, if these are fewer.
-        among: whether query i is picture i of the gallery, which it is then not to find.
+        among: whether query i is image i of the gallery, which it is then not to find.
 
     Returns:
         int64 (n, count).
@@ -122,7 +122,7 @@ def _rankings(
         can = relevant.any(1)
         similarities, relevant = similarities[can], relevant[can]
         best = similarities.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
-        # a hit that ties with pictures of other classes counts as behind them
+        # a hit that ties with images of other classes counts as behind them
         first.append((similarities.ge(best) & ~relevant).sum(1) + 1)
         precision.append(average_precision(similarities, relevant))
     return torch.cat(first), torch.cat(precision)

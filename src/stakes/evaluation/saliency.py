@@ -1,4 +1,4 @@
-"""Grad-CAM: which part of a picture speaks for a class."""
+"""Grad-CAM: which part of an image speaks for a class."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from stakes.models.classifier import Classifier
 
 
 def grad_cam(network: Classifier, images: Tensor, classes: Tensor) -> Tensor | None:
-    r"""Where each picture holds evidence for its class: (n, h, w), at least 0.
+    r"""Where each image holds evidence for its class: (n, h, w), at least 0.
 
     relu(\sum_j w_j A_j) with A the network's last feature map and w_j the mean over places of the
     gradient of the class's logit by A_j (Selvaraju et al., ICCV 2017, equations 1 and 2), enlarged
-    bilinearly to the picture. Zero everywhere if nothing speaks for the class.
+    bilinearly to the image. Zero everywhere if nothing speaks for the class.
 
     Args:
         network: in eval mode; its gradients and BatchNorm statistics stay as they are.
@@ -45,14 +45,14 @@ def last_map(network: Classifier, image: Tensor) -> nn.Module | None:
     """The module whose output is the last map (1, channels, s, s), s > 1; None if tokens follow."""
     last: list[nn.Module | None] = [None]
 
-    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+    def check(module: nn.Module, inputs: Any, output: Any) -> None:
         shape = output.shape if isinstance(output, Tensor) else ()
         if len(shape) == 4 and shape[2] == shape[3] > 1:
             last[0] = module
         elif len(shape) == 3 or (len(shape) == 4 and shape[2] != shape[3]):
             last[0] = None  # tokens, or channels last: places and channels cannot be told apart
 
-    hooks = [part.register_forward_hook(look) for part in network.body.modules()]
+    hooks = [part.register_forward_hook(check) for part in network.body.modules()]
     try:
         network(image)
     finally:
@@ -62,7 +62,7 @@ def last_map(network: Classifier, image: Tensor) -> nn.Module | None:
 
 
 def overlay(image: Tensor, heat: Tensor) -> Tensor:
-    """A picture (3, h, w) in greys, with its heat (h, w) in [0, 1] over it in orange."""
+    """An image (3, h, w) in greys, with its heat (h, w) in [0, 1] over it in orange."""
     grey = 0.85 * image.mean(0, keepdim=True).expand(3, -1, -1)
     orange = torch.tensor([1.0, 0.45, 0.0]).to(image)[:, None, None]
     strength = 0.75 * heat

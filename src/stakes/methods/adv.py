@@ -7,7 +7,7 @@ import torch
 
 from stakes.methods.base import hyper
 from stakes.methods.probing import PGDFields, adversarial_terms
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,11 @@ class Adv(PGDFields):
     )
     max_steps: int = hyper(1000, "step budget", low=1)
 
-    def unlearn(self, run: Run) -> Unlearned:
-        """Ascend on the pictures, descend on the probes."""
-        probes = self.attack(run)
-        terms = adversarial_terms(run, probes, self.batch_size)
-        parameters = run.trainable().values()
+    def unlearn(self, task: Task) -> Unlearned:
+        """Ascend on the images, descend on the probes."""
+        probes = self.attack(task)
+        terms = adversarial_terms(task, probes, self.batch_size)
+        parameters = task.trainable().values()
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
-        run.live.train(self.batch_norm == "train")
-        return run.descend(lambda step: terms(), optimizer, self.max_steps)
+        task.live.train(self.batch_norm == "train")
+        return task.descend(lambda step: terms(), optimizer, self.max_steps)

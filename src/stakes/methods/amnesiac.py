@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainSGD, relabelling_terms
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Amnesiac(RetainSGD):
 
     forget_batch: int = hyper(128, "forget images a step", low=1)
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Relabel once, then train on."""
-        terms = relabelling_terms(run, self.retain_batch, self.forget_batch, 1.0)
-        return self.in_full(run, terms, self.sgd(run))
+        terms = relabelling_terms(task, self.retain_batch, self.forget_batch, 1.0)
+        return self.run_to_budget(task, terms, self.sgd(task))

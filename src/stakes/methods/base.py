@@ -20,9 +20,9 @@ from stakes.anchors.anchors import Anchors
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.errors import InputError
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
-from stakes.progress import Report, silent
+from stakes.progress import Progress, silent
 from stakes.training.losses import deletion_ce
 from stakes.training.structure import MapKind
 
@@ -81,23 +81,23 @@ class Method(ABC):
         retain: Images | None = None,
         seed: int = 0,
         checkpoint: str | Path | None = None,
-        report: Report = silent,
+        progress: Progress = silent,
     ) -> Unlearned:
         """Forget ``forget``; the classifier that is passed in stays as it is.
 
         Args:
             classifier: the trained network.
-            forget: the pictures to forget.
+            forget: the images to forget.
             anchors: of the classifier's classes (see
                 :func:`stakes.anchors.sources.resolve_anchors`); a method without anchors of its
                 own is only watched by them.
-            retain: training data, for the methods that need retained data; the pictures of
+            retain: training data, for the methods that need retained data; the images of
                 ``forget`` are left out, whatever they are called there.
             seed: of every random choice.
             checkpoint: a file for the state of the loop; where an interrupted call with the same
                 arguments has left it, this one goes on from there, to the same bits. It is yours
                 to remove once the result is safe.
-            report: progress.
+            progress: called with phase, steps done, steps in all and a note.
 
         Raises:
             InputError: anchors of other classes, or retained data that is missing where it is
@@ -106,16 +106,16 @@ class Method(ABC):
         if self.needs_retain and retain is None:
             raise InputError(f"{self.title} needs retained training data")
         anchor_map: MapKind = getattr(self, "anchor_map", "auto")
-        run = Run(classifier, forget, anchors, seed, report, anchor_map)
+        task = Task(classifier, forget, anchors, seed, progress, anchor_map)
         if self.needs_retain and retain is not None:
-            run.take_retained(retain, getattr(self, "retain_samples", 0))
+            task.take_retained(retain, getattr(self, "retain_samples", 0))
         if checkpoint is not None:
-            run.go_on_from(checkpoint, self, seed)
-        return self.unlearn(run)
+            task.go_on_from(checkpoint, self, seed)
+        return self.unlearn(task)
 
     @abstractmethod
-    def unlearn(self, run: Run) -> Unlearned:
-        """Change ``run.live`` until it has forgotten ``run.forget``."""
+    def unlearn(self, task: Task) -> Unlearned:
+        """Change ``task.live`` until it has forgotten ``task.forget``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class ForgetSGD(Method):
 
     def fit(
         self,
-        run: Run,
+        task: Task,
         loss: Callable[[Tensor], Mapping[str, Tensor]],
         *more: torch.nn.Parameter,
     ) -> Unlearned:
@@ -145,20 +145,20 @@ class ForgetSGD(Method):
 
         ``more`` parameters are trained with the network and not kept.
         """
-        batches = run.batches(len(run.forget), self.forget_batch)
-        parameters = [*run.trainable().values(), *more]
+        batches = task.batches(len(task.forget), self.forget_batch)
+        parameters = [*task.trainable().values(), *more]
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
-        run.live.train(self.batch_norm == "train")
-        return run.descend(lambda step: loss(next(batches)), optimizer, self.max_steps)
+        task.live.train(self.batch_norm == "train")
+        return task.descend(lambda step: loss(next(batches)), optimizer, self.max_steps)
 
 
-def ascent_terms(run: Run, batch_size: int) -> Callable[[int], dict[str, Tensor]]:
+def ascent_terms(task: Task, batch_size: int) -> Callable[[int], dict[str, Tensor]]:
     """The term of gradient ascent, -CE on the next batch of the forget images."""
-    images, labels = run.forget.images, run.forget.labels
-    batches = run.batches(len(labels), batch_size)
+    images, labels = task.forget.images, task.forget.labels
+    batches = task.batches(len(labels), batch_size)
 
     def terms(step: int) -> dict[str, Tensor]:
         batch = next(batches)
-        return {"deletion": deletion_ce(run.live(images[batch]), labels[batch])}
+        return {"deletion": deletion_ce(task.live(images[batch]), labels[batch])}
 
     return terms

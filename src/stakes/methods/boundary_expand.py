@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stakes.methods.base import ForgetSGD, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +29,18 @@ class BoundaryExpand(ForgetSGD):
 
     lr: float = hyper(8e-4, "step size of SGD", "public code of DELETE; paper: 1e-5, 10 epochs")
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Fit to the shadow class."""
-        classes = run.live.num_classes
-        shadow = shadow_logit(run.live.head, run.generator)
+        classes = task.live.num_classes
+        shadow = shadow_logit(task.live.head, task.generator)
 
         def loss(batch: Tensor) -> dict[str, Tensor]:
-            features, logits = run.live.both(run.forget.images[batch])
+            features, logits = task.live.both(task.forget.images[batch])
             widened = torch.cat([logits, shadow(features)], dim=1)
-            target = torch.full_like(run.forget.labels[batch], classes)
+            target = torch.full_like(task.forget.labels[batch], classes)
             return {"shadow": F.cross_entropy(widened, target)}
 
-        return self.fit(run, loss, *shadow.parameters())
+        return self.fit(task, loss, *shadow.parameters())
 
 
 def shadow_logit(head: nn.Linear, generator: torch.Generator) -> nn.Linear:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stakes.methods.base import ForgetSGD, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.training.targets import second_choices
 
@@ -29,17 +29,17 @@ class BoundaryShrink(ForgetSGD):
     lr: float = hyper(5e-5, "step size of SGD", "public code of DELETE; paper: 1e-5, 10 epochs")
     eps: float = hyper(0.1, "FGSM step, largest change of a pixel in [0, 1]", "public code")
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Relabel by the attack, then fit."""
-        images, labels = run.forget.images, run.forget.labels
-        with run.timed("probes"):
+        images, labels = task.forget.images, task.forget.labels
+        with task.timed("probes"):
             pairs = zip(images.split(256), labels.split(256), strict=True)
-            targets = torch.cat([nearest_class(run.original, x, y, self.eps) for x, y in pairs])
+            targets = torch.cat([nearest_class(task.original, x, y, self.eps) for x, y in pairs])
 
         def loss(batch: Tensor) -> dict[str, Tensor]:
-            return {"relabelling": F.cross_entropy(run.live(images[batch]), targets[batch])}
+            return {"relabelling": F.cross_entropy(task.live(images[batch]), targets[batch])}
 
-        return self.fit(run, loss)
+        return self.fit(task, loss)
 
 
 def nearest_class(network: Classifier, images: Tensor, labels: Tensor, eps: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stakes.methods.base import ForgetSGD, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_kl
 
 
@@ -25,18 +25,18 @@ class Delete(ForgetSGD):
 
     lr: float = hyper(1e-4, "step size of SGD", "public code: 1e-4 for 20 epochs")
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Distil until all is forgotten."""
-        images = run.forget.images
+        images = task.forget.images
         with torch.no_grad():
-            logits = torch.cat([run.original(batch) for batch in images.split(256)])
-        teacher = without_true_class(logits, run.forget.labels)
+            logits = torch.cat([task.original(batch) for batch in images.split(256)])
+        teacher = without_true_class(logits, task.forget.labels)
 
         def loss(batch: Tensor) -> dict[str, Tensor]:
-            student = run.live(images[batch])
+            student = task.live(images[batch])
             return {"distillation": retention_kl(student, teacher[batch], temperature=1.0)}
 
-        return self.fit(run, loss)
+        return self.fit(task, loss)
 
 
 def without_true_class(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stakes.errors import InputError
 from stakes.methods.base import Method, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.search import escalate
 
 
@@ -19,7 +19,7 @@ class ESC(Method):
     U_m (d, m) are the first m left singular vectors of the forget features, one image a column.
     More and more of them are removed, in steps of ``share``, until every forget image is
     misclassified; the m that was taken is ``chosen``. ESC is made for whole classes: the first
-    directions of pictures of all classes are those that everything is told apart by.
+    directions of images of all classes are those that everything is told apart by.
 
     Differences from the authors' code: the projection is multiplied into the head's weight, so
     that the architecture stays as it was, and the features before it do too; m is searched.
@@ -32,26 +32,28 @@ class ESC(Method):
     )
     max_steps: int = hyper(100, "numbers of directions tried", low=1)
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Find the directions, then remove as many as it takes."""
-        weight = run.live.head.weight
+        weight = task.live.head.weight
         if not weight.requires_grad:
             raise InputError("ESC changes the head, which is frozen; unfreeze it")
         origin = weight.detach().clone()
         with torch.no_grad():
-            features = torch.cat([run.live.features(x) for x in run.forget.images.split(256)])
+            features = torch.cat([task.live.features(x) for x in task.forget.images.split(256)])
         directions = torch.linalg.svd(features.T, full_matrices=False).U
 
         @torch.no_grad()
         def change(count: float) -> None:
             weight.copy_(without(origin, directions[:, : int(count)]))
 
-        each = max(1, int(self.share * run.live.feature_width))
+        each = max(1, int(self.share * task.live.feature_width))
         rank = directions.shape[1]
         counts = [*map(float, range(each, rank, each)), float(rank)][: self.max_steps]
-        with run.timed("unlearn"):
-            history, reason = escalate(run.live, change, counts, run.watch(), report=run.report)
-        return run.result(history, reason, chosen={"directions": history[-1]["strength"]})
+        with task.timed("unlearn"):
+            history, reason = escalate(
+                task.live, change, counts, task.monitor(), progress=task.progress
+            )
+        return task.result(history, reason, chosen={"directions": history[-1]["strength"]})
 
 
 def without(rows: Tensor, directions: Tensor) -> Tensor:

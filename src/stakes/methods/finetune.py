@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from stakes.methods.retaining import RetainSGD, retained_batches
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_ce
 
 
@@ -15,7 +15,7 @@ class FineTune(RetainSGD):
     """``L = CE(x_r, y_r)``: what was learned from D_f fades, if it does, for want of repetition.
 
     Golatkar et al., CVPR 2020, as a baseline. Nothing asks for forgetting, so all steps are done
-    whatever is forgotten, and the stop reason says how much still is known. Of a few pictures
+    whatever is forgotten, and the stop reason says how much still is known. Of a few images
     drawn at random it forgets next to none: a network that generalises knows them from the others.
 
     Differences from public code: no augmentation and no decay of the step size.
@@ -23,12 +23,12 @@ class FineTune(RetainSGD):
 
     title: ClassVar[str] = "Fine-tuning"
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Train on the retained data."""
-        retain = retained_batches(run, self.retain_batch)
+        retain = retained_batches(task, self.retain_batch)
 
         def terms(step: int) -> dict[str, Tensor]:
-            pictures, labels = next(retain)
-            return {"retention": retention_ce(run.live(pictures), labels)}
+            images, labels = next(retain)
+            return {"retention": retention_ce(task.live(images), labels)}
 
-        return self.in_full(run, terms, self.sgd(run))
+        return self.run_to_budget(task, terms, self.sgd(task))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stakes.errors import InputError
 from stakes.methods.base import Method, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.training.search import escalate
 
@@ -22,7 +22,7 @@ class Fisher(Method):
     Golatkar et al., CVPR 2020. F is the diagonal of the Fisher information of the forget set, as
     "Stake the Points" says (App. A); in its own paper F is that of the retained data, so that
     noise falls on weights that these do not need. On the forget set it falls, instead, on all
-    weights that the forgotten pictures do not need, and much is destroyed before they are
+    weights that the forgotten images do not need, and much is destroyed before they are
     forgotten; the results of "Stake the Points" say so too.
 
     One n is drawn, and alpha grows from the least to the largest value of public code until
@@ -52,20 +52,20 @@ class Fisher(Method):
         if not self.damping > 0:
             raise InputError(f"damping={self.damping}: it is above 0, or 1/F has no bound")
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Estimate F, draw the noise, then turn it up."""
-        parameters = run.trainable()
+        parameters = task.trainable()
         origin = {name: p.detach().clone() for name, p in parameters.items()}
-        with run.timed("importance"):
+        with task.timed("importance"):
             fisher = fisher_diagonal(
                 parameters,
-                run.live,
-                run.forget.images,
+                task.live,
+                task.forget.images,
                 self.fisher_classes,
-                lambda done, total: run.report("importance", done, total),
+                lambda done, total: task.progress("importance", done, total),
             )
         noise = {
-            name: torch.randn(value.shape, generator=run.generator).to(value)
+            name: torch.randn(value.shape, generator=task.generator).to(value)
             / (value + self.damping).sqrt()
             for name, value in fisher.items()
         }
@@ -76,9 +76,11 @@ class Fisher(Method):
                 parameter.copy_(origin[name] + alpha**0.5 * noise[name])
 
         alphas = np.geomspace(self.alpha, self.alpha_max, self.max_steps).tolist()
-        with run.timed("unlearn"):
-            history, reason = escalate(run.live, change, alphas, run.watch(), report=run.report)
-        return run.result(history, reason, chosen={"alpha": history[-1]["strength"]})
+        with task.timed("unlearn"):
+            history, reason = escalate(
+                task.live, change, alphas, task.monitor(), progress=task.progress
+            )
+        return task.result(history, reason, chosen={"alpha": history[-1]["strength"]})
 
 
 def fisher_diagonal(

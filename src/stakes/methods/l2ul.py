@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stakes.methods.base import hyper
 from stakes.methods.probing import PGDFields, adversarial_terms
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.importance import mean_gradient_magnitude, min_max
 from stakes.training.losses import quadratic
 
@@ -36,25 +36,25 @@ class L2UL(PGDFields):
     )
     max_steps: int = hyper(1000, "step budget", low=1)
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """As Adv, with the weights that matter little held in place."""
-        probes = self.attack(run)
-        parameters = run.trainable()
+        probes = self.attack(task)
+        parameters = task.trainable()
         origin = {name: p.detach().clone() for name, p in parameters.items()}
-        with run.timed("importance"):
+        with task.timed("importance"):
             importance = mean_gradient_magnitude(
                 parameters,
-                lambda image: run.live(image).norm(),
-                run.forget.images,
-                lambda done, total: run.report("importance", done, total),
+                lambda image: task.live(image).norm(),
+                task.forget.images,
+                lambda done, total: task.progress("importance", done, total),
             )
         freedom = {name: 1 - value for name, value in min_max(importance).items()}
-        adversarial = adversarial_terms(run, probes, self.batch_size)
+        adversarial = adversarial_terms(task, probes, self.batch_size)
 
         def terms(step: int) -> dict[str, Tensor]:
             held = self.reg_weight * quadratic(parameters, origin, freedom)
             return adversarial() | {"regularisation": held}
 
         optimizer = torch.optim.SGD(parameters.values(), lr=self.lr, momentum=self.momentum)
-        run.live.train(self.batch_norm == "train")
-        return run.descend(terms, optimizer, self.max_steps)
+        task.live.train(self.batch_norm == "train")
+        return task.descend(terms, optimizer, self.max_steps)

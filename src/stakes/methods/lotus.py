@@ -13,9 +13,9 @@ from stakes.data.retain import Subset
 from stakes.errors import InputError
 from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainTraining, logits_of_both, retained_batches
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
-from stakes.training.checkpoint import Changing
+from stakes.training.checkpoint import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class LoTUS(RetainTraining):
     """``L = -mean_x t(x) . log softmax(h(g(x)))`` over forget and retained images.
 
     Spartalis et al., CVPR 2025. The target t(x) is a Gumbel softmax of the original network's
-    logits: one-hot on retained pictures; on forget images at the temperature
+    logits: one-hot on retained images; on forget images at the temperature
     ``exp(alpha (Acc(live, D_f) - Acc(original, D_v)))``, taken anew in every epoch.
 
     D_v is data that the original has never seen, and there is none: test data only scores. A
@@ -33,7 +33,7 @@ class LoTUS(RetainTraining):
     known, such as from the network's publication.
 
     The aim is that D_f looks like data never seen, not that it is misclassified, so all steps
-    are done, and most pictures of a network that generalises are still recognised at the end.
+    are done, and most images of a network that generalises are still recognised at the end.
 
     Differences from the authors' code: theirs ends an epoch after the accuracy on D_f has fallen
     a point below that on D_v; every step takes a batch of each set, where theirs shuffles both.
@@ -57,52 +57,52 @@ class LoTUS(RetainTraining):
         if self.unseen_accuracy > 100:
             raise InputError(f"unseen_accuracy={self.unseen_accuracy}: it is at most 100 percent")
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Distil; the temperature follows the accuracy on the forget set, epoch by epoch."""
-        kept, unseen = self._shares(run)
-        target_accuracy = self.unseen_accuracy / 100 or accuracy(run.original, unseen)
-        forget = run.batches(len(run.forget), self.forget_batch)
-        retain = retained_batches(run, self.retain_batch, kept)
+        kept, unseen = self._shares(task)
+        target_accuracy = self.unseen_accuracy / 100 or accuracy(task.original, unseen)
+        forget = task.batches(len(task.forget), self.forget_batch)
+        retain = retained_batches(task, self.retain_batch, kept)
         epoch = ceil(len(kept) / self.retain_batch)
-        watch, smoothing = run.watch(), Smoothing()
-        run.checkpoint.keep(smoothing)
+        monitor, smoothing = task.monitor(), Smoothing()
+        task.checkpoint.keep(smoothing)
 
         def terms(step: int) -> dict[str, Tensor]:
             if step % epoch == 1 or epoch == 1:
-                known = watch.look(run.live).forget_accuracy / 100
+                known = monitor.check(task.live).forget_accuracy / 100
                 smoothing.temperature = exp(self.alpha * (known - target_accuracy))
-            batch, (pictures, _) = next(forget), next(retain)
+            batch, (images, _) = next(forget), next(retain)
             with torch.no_grad():
-                soft = run.original(run.forget.images[batch])
-                sharp = run.original(pictures)
-            gone, left = logits_of_both(run, batch, pictures)
+                soft = task.original(task.forget.images[batch])
+                sharp = task.original(images)
+            gone, left = logits_of_both(task, batch, images)
             count = len(gone) + len(left)
-            smoothed = gumbel_softmax(soft, smoothing.temperature, run.generator)
+            smoothed = gumbel_softmax(soft, smoothing.temperature, task.generator)
             return {
                 "smoothing": len(gone) / count * F.cross_entropy(gone, smoothed),
                 "retention": len(left)
                 / count
-                * F.cross_entropy(left, gumbel_softmax(sharp, 0.0, run.generator)),
+                * F.cross_entropy(left, gumbel_softmax(sharp, 0.0, task.generator)),
             }
 
         optimizer = torch.optim.AdamW(
-            run.trainable().values(), lr=self.lr, weight_decay=self.weight_decay
+            task.trainable().values(), lr=self.lr, weight_decay=self.weight_decay
         )
-        return self.in_full(run, terms, optimizer)
+        return self.run_to_budget(task, terms, optimizer)
 
-    def _shares(self, run: Run) -> tuple[Images, Images]:
+    def _shares(self, task: Task) -> tuple[Images, Images]:
         """The retained data to train on, and that which is held out."""
-        count = len(run.retain)
+        count = len(task.retain)
         cut = min(count - 1, ceil(self.held_out * count))
         if cut < 1:
             raise InputError("LoTUS holds out a share of the retained data: give it two or more")
-        return Subset(run.retain, range(cut, count)), Subset(run.retain, range(cut))
+        return Subset(task.retain, range(cut, count)), Subset(task.retain, range(cut))
 
 
-class Smoothing(Changing):
+class Smoothing(State):
     """The temperature of the forget images' targets in this epoch."""
 
-    changing = ("temperature",)
+    saved = ("temperature",)
 
     def __init__(self) -> None:
         self.temperature = 1.0
@@ -112,8 +112,8 @@ class Smoothing(Changing):
 def accuracy(network: Classifier, images: Images) -> float:
     """Share in [0, 1] of the images that the network gives their class."""
     hits = 0
-    for pictures, labels in batches(images):
-        hits += int((network(pictures.to(network.device)).argmax(1).cpu() == labels).sum())
+    for shown, labels in batches(images):
+        hits += int((network(shown.to(network.device)).argmax(1).cpu() == labels).sum())
     return hits / len(images)
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 
 from stakes.methods.base import Method, ascent_terms, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +29,13 @@ class NegGrad(Method):
     )
     max_steps: int = hyper(500, "step budget", low=1)
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Ascend until all is forgotten."""
         optimizer = torch.optim.SGD(
-            run.trainable().values(),
+            task.trainable().values(),
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )
-        run.live.train(self.batch_norm == "train")
-        return run.descend(ascent_terms(run, self.forget_batch), optimizer, self.max_steps)
+        task.live.train(self.batch_norm == "train")
+        return task.descend(ascent_terms(task, self.forget_batch), optimizer, self.max_steps)

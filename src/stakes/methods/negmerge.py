@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stakes.data.augment import jitter
 from stakes.methods.base import Method, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.loop import Batches, minimise
 from stakes.training.search import escalate
 
@@ -46,16 +46,16 @@ class NegMerge(Method):
     scale_max: float = hyper(100.0, "lambda at the end of the search")
     max_steps: int = hyper(40, "lambdas tried, from scale to scale_max in equal ratios", low=1)
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Fine-tune, merge, then go the other way."""
-        parameters = run.trainable()
+        parameters = task.trainable()
         origin = {name: p.detach().clone() for name, p in parameters.items()}
         rates = [self.lr * rate for rate in RATES for _ in range(self.repeats)]
         vectors = []
-        with run.timed("unlearn"):
+        with task.timed("unlearn"):
             for done, rate in enumerate(rates, 1):
-                vectors.append(self._task_vector(run, rate))
-                run.report("fine-tuning", done, len(rates))
+                vectors.append(self._task_vector(task, rate))
+                task.progress("fine-tuning", done, len(rates))
         merged = {name: consensus([vector[name] for vector in vectors]) for name in parameters}
 
         @torch.no_grad()
@@ -64,24 +64,26 @@ class NegMerge(Method):
                 parameter.copy_(origin[name] - scale * merged[name])
 
         scales = np.geomspace(self.scale, self.scale_max, self.max_steps).tolist()
-        with run.timed("unlearn"):
-            history, reason = escalate(run.live, change, scales, run.watch(), report=run.report)
-        return run.result(history, reason, chosen={"lambda": history[-1]["strength"]})
+        with task.timed("unlearn"):
+            history, reason = escalate(
+                task.live, change, scales, task.monitor(), progress=task.progress
+            )
+        return task.result(history, reason, chosen={"lambda": history[-1]["strength"]})
 
-    def _task_vector(self, run: Run, rate: float) -> dict[str, Tensor]:
+    def _task_vector(self, task: Task, rate: float) -> dict[str, Tensor]:
         """What fine-tuning on the forget set adds to each trainable parameter."""
-        tuned, origin = run.live.copy(), run.trainable()
+        tuned, origin = task.live.copy(), task.trainable()
         moved = {n: p for n, p in tuned.named_parameters() if p.requires_grad}
-        batches = Batches(len(run.forget), self.forget_batch, run.generator)
+        batches = Batches(len(task.forget), self.forget_batch, task.generator)
 
         def terms(step: int) -> dict[str, Tensor]:
             batch = next(batches)
-            images = jitter(run.forget.images, batch, run.generator)
-            return {"fit": F.cross_entropy(tuned(images), run.forget.labels[batch])}
+            images = jitter(task.forget.images, batch, task.generator)
+            return {"fit": F.cross_entropy(tuned(images), task.forget.labels[batch])}
 
         optimizer = torch.optim.SGD(moved.values(), lr=rate, momentum=self.momentum)
         steps = self.tune_steps
-        minimise(tuned, terms, optimizer, run.watch(), max_steps=steps, check_every=steps)
+        minimise(tuned, terms, optimizer, task.monitor(), max_steps=steps, check_every=steps)
         return {name: (p - origin[name]).detach() for name, p in moved.items()}
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from stakes.methods.base import hyper
 from stakes.methods.retaining import LOOK_EVERY, RetainTraining, logits_of_both, retained_batches
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_ce
-from stakes.training.schedule import Pace
+from stakes.training.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Oracle(RetainTraining):
 
     title: ClassVar[str] = "Oracle"
 
-    retain_samples: int = hyper(10_000, "retained pictures used, drawn at random; 0 for all")
+    retain_samples: int = hyper(10_000, "retained images used, drawn at random; 0 for all")
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     lr: float = hyper(1e-4, "step size of Adam")
     deletion_weight: float = hyper(0.1, "lambda, weight of the forget images")
@@ -46,24 +46,26 @@ class Oracle(RetainTraining):
     settle_least: int = hyper(100, "steps, at the fewest, once all is forgotten", low=1)
     max_steps: int = hyper(500, "step budget", low=1)
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Descend and ascend until all is forgotten, then settle."""
-        truth = run.forget.labels
-        forget = run.batches(len(truth), self.forget_batch)
-        retain = retained_batches(run, self.retain_batch)
+        truth = task.forget.labels
+        forget = task.batches(len(truth), self.forget_batch)
+        retain = retained_batches(task, self.retain_batch)
 
         def terms(step: int) -> dict[str, Tensor]:
-            batch, (pictures, labels) = next(forget), next(retain)
-            gone, kept = logits_of_both(run, batch, pictures)
+            batch, (images, labels) = next(forget), next(retain)
+            gone, kept = logits_of_both(task, batch, images)
             return {
                 "deletion": self.deletion_weight * unlikelihood(gone, truth[batch]),
                 "retention": retention_ce(kept, labels),
             }
 
-        optimizer = torch.optim.Adam(run.trainable().values(), lr=self.lr)
-        run.live.train(self.batch_norm == "train")
-        pace = Pace(optimizer, settle=1.0, settle_least=self.settle_least)
-        return run.descend(terms, optimizer, self.max_steps, check_every=LOOK_EVERY, pace=pace)
+        optimizer = torch.optim.Adam(task.trainable().values(), lr=self.lr)
+        task.live.train(self.batch_norm == "train")
+        schedule = Schedule(optimizer, settle=1.0, settle_least=self.settle_least)
+        return task.descend(
+            terms, optimizer, self.max_steps, check_every=LOOK_EVERY, schedule=schedule
+        )
 
 
 def unlikelihood(logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from stakes.data.augment import mixed, turned
-from stakes.data.views import altered
+from stakes.data.augment import mixed, rotate_recolour
+from stakes.data.views import perturb_pixels
 from stakes.errors import InputError
 from stakes.methods.base import Method, hyper
-from stakes.methods.task import Run
+from stakes.methods.task import Task
 from stakes.training.inversion import Whitening, has_statistics, inverted
 from stakes.training.losses import deletion_ce, retention_ce
 from stakes.training.pgd import Probes, pgd
@@ -46,21 +46,21 @@ class PGDFields(Method):
     pgd_iterations: int = hyper(100, "PGD steps at most", "public code")
     probe_margin: float = hyper(0.5, "lead of the target, in logits, at which a probe is done")
 
-    def attack(self, run: Run) -> Probes:
+    def attack(self, task: Task) -> Probes:
         """Probes from the network as it was before unlearning, targets at random."""
-        per_image = run.forget.labels.repeat_interleave(self.probes_per_image)
-        targets = wrong_labels(per_image, run.original.num_classes, run.generator)
-        with run.timed("probes"):
+        per_image = task.forget.labels.repeat_interleave(self.probes_per_image)
+        targets = wrong_labels(per_image, task.original.num_classes, task.generator)
+        with task.timed("probes"):
             return pgd(
-                run.original,
-                run.forget.images.repeat_interleave(self.probes_per_image, dim=0),
+                task.original,
+                task.forget.images.repeat_interleave(self.probes_per_image, dim=0),
                 targets,
                 eps=self.eps,
                 step=self.pgd_step,
                 iterations=self.pgd_iterations,
                 margin=self.probe_margin,
-                generator=run.generator,
-                progress=lambda done, total: run.report("probes", done, total),
+                generator=task.generator,
+                progress=lambda done, total: task.progress("probes", done, total),
             )
 
 
@@ -78,7 +78,7 @@ class ProbeFields(PGDFields):
     inversion_steps: int = hyper(100, "steps in which such an image is made", low=1)
     turned: float = hyper(
         0.5,
-        "share of the mixtures made of the pictures themselves, turned and in other colours, "
+        "share of the mixtures made of the images themselves, turned and in other colours, "
         "where copies are to be forgotten too",
         high=1,
     )
@@ -107,23 +107,23 @@ class ProbeSource:
     def __init__(
         self,
         settings: ProbeFields,
-        run: Run,
+        task: Task,
         passes: AbstractContextManager[object],
         *,
         hold_copies: bool,
     ) -> None:
-        self._settings, self._run, self._passes = settings, run, passes
+        self._settings, self._task, self._passes = settings, task, passes
         self.kind, self.why = self._chosen(hold_copies)
         self._hold_copies = hold_copies
         # What is mixed, and the least share of the second image.
-        self._mixed = run.forget.images, run.forget.labels, UNEVEN if hold_copies else EVEN
+        self._mixed = task.forget.images, task.forget.labels, UNEVEN if hold_copies else EVEN
         if self.kind == "inverted":
             self._mixed = (*self._inverted(), UNEVEN)
         self.fixed = self._made_once()
         half = {"pgd": 0, "both": settings.probe_batch // 2}
         self._fresh = 0 if settings.pool else half.get(self.kind, settings.probe_batch)
         made = 0 if self.fixed is None else len(self.fixed.labels)
-        self._indices = run.batches(made, settings.probe_batch - self._fresh)
+        self._indices = task.batches(made, settings.probe_batch - self._fresh)
 
     def draw(self) -> ProbeBatch:
         """A batch of ``probe_batch`` probes: fixed ones in turn, fresh ones, or some of each."""
@@ -136,13 +136,13 @@ class ProbeSource:
         """``count`` probes (n, 3, h, w), at random; fewer where fewer were made."""
         if self.fixed is None:
             return self._mixtures(count)
-        chosen = torch.randperm(len(self.fixed.labels), generator=self._run.generator)
+        chosen = torch.randperm(len(self.fixed.labels), generator=self._task.generator)
         return self.fixed.images[chosen[:count]]
 
     @torch.no_grad()
     def answers(self, images: Tensor, labels: Tensor | None = None) -> ProbeBatch:
         """Probes with the original's answers to them; its prediction is the label by default."""
-        original = self._run.original
+        original = self._task.original
         with self._passes:
             features = torch.cat([original.features(batch) for batch in images.split(256)]).float()
         logits = original.head(features)
@@ -151,7 +151,7 @@ class ProbeSource:
 
     def _chosen(self, hold_copies: bool) -> tuple[str, str]:
         """The kind of probes, and why."""
-        kind, network = self._settings.probes, self._run.original
+        kind, network = self._settings.probes, self._task.original
         if kind == "inverted" and not has_statistics(network):
             raise InputError(
                 "probes=inverted needs BatchNorm statistics, which this network has not: "
@@ -160,51 +160,51 @@ class ProbeSource:
         if kind != "auto":
             return kind, "as given"
         if hold_copies:
-            return "mixed", "the pictures alone are to be forgotten"
+            return "mixed", "the images alone are to be forgotten"
         if not has_statistics(network):
             return "mixed", "the network has no BatchNorm statistics"
         return "inverted", "copies are to be forgotten too"
 
     def _inverted(self) -> tuple[Tensor, Tensor]:
         """Images made from BatchNorm statistics, and the classes they were made for."""
-        settings, run = self._settings, self._run
-        images, labels = run.forget.images, run.forget.labels
-        start = mixed(images, settings.inverted, run.generator, UNEVEN, labels)
-        order = torch.randperm(run.original.num_classes, generator=run.generator)
+        settings, task = self._settings, self._task
+        images, labels = task.forget.images, task.forget.labels
+        start = mixed(images, settings.inverted, task.generator, UNEVEN, labels)
+        order = torch.randperm(task.original.num_classes, generator=task.generator)
         targets = order.repeat(-(-len(start) // len(order)))[: len(start)].to(start.device)
-        with run.timed("probes"):
+        with task.timed("probes"):
             made = inverted(
-                run.original,
+                task.original,
                 start,
                 targets,
                 Whitening(images),
                 steps=settings.inversion_steps,
-                generator=run.generator,
+                generator=task.generator,
                 batch_size=settings.probe_batch,
                 passes=self._passes,
-                progress=lambda done, total: run.report("probes", done, total),
+                progress=lambda done, total: task.progress("probes", done, total),
             )
         return made, targets
 
     def _mixtures(self, count: int) -> Tensor:
         """Fresh ones. Where copies are to go, nothing but what they show may tell them from these.
 
-        So these are altered as copies are, and some have the texture of real pictures.
+        So these are altered as copies are, and some have the texture of real images.
         """
-        generator = self._run.generator
+        generator = self._task.generator
         images, labels, least = self._mixed
         if self._hold_copies:
             return mixed(images, count, generator, least, labels)
         real = round(self._settings.turned * count)
         made = mixed(images, count - real, generator, least, labels)
-        strange = turned(mixed(self._run.forget.images, real, generator), generator)
-        return altered(torch.cat([made, strange]), generator)
+        strange = rotate_recolour(mixed(self._task.forget.images, real, generator), generator)
+        return perturb_pixels(torch.cat([made, strange]), generator)
 
     def _made_once(self) -> ProbeBatch | None:
         """Probes made once: the attack's, then the pool of mixtures."""
         settings, parts = self._settings, []
         if self.kind in ("pgd", "both"):
-            attacked = settings.attack(self._run)
+            attacked = settings.attack(self._task)
             parts.append(self.answers(attacked.images, attacked.labels))
         if settings.pool and self.kind != "pgd":
             parts.append(self.answers(self._mixtures(settings.pool)))
@@ -216,19 +216,21 @@ def joined(parts: Sequence[ProbeBatch]) -> ProbeBatch:
     return ProbeBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def adversarial_terms(run: Run, probes: Probes, batch_size: int) -> Callable[[], dict[str, Tensor]]:
+def adversarial_terms(
+    task: Task, probes: Probes, batch_size: int
+) -> Callable[[], dict[str, Tensor]]:
     """The terms of Adv on the next batch of the shuffled union of forget images and probes.
 
     -CE of the forget images and CE of the probes, each weighted by its share of the batch.
     """
-    labels = torch.cat([run.forget.labels, probes.labels])
-    images = torch.cat([run.forget.images, probes.images])
-    k = len(run.forget)
-    batches = run.batches(len(labels), batch_size)
+    labels = torch.cat([task.forget.labels, probes.labels])
+    images = torch.cat([task.forget.images, probes.images])
+    k = len(task.forget)
+    batches = task.batches(len(labels), batch_size)
 
     def terms() -> dict[str, Tensor]:
         batch = next(batches)
-        logits, truth, gone = run.live(images[batch]), labels[batch], batch < k
+        logits, truth, gone = task.live(images[batch]), labels[batch], batch < k
         share = float(gone.float().mean())
         parts = {}
         if share > 0:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stakes.methods.base import ForgetSGD, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.targets import wrong_labels
 
 
@@ -25,12 +25,12 @@ class RandomLabel(ForgetSGD):
 
     lr: float = hyper(3e-4, "step size of SGD", "public code of DELETE, CIFAR-10")
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Relabel once, then fit."""
-        targets = wrong_labels(run.forget.labels, run.original.num_classes, run.generator)
+        targets = wrong_labels(task.forget.labels, task.original.num_classes, task.generator)
 
         def loss(batch: Tensor) -> dict[str, Tensor]:
-            logits = run.live(run.forget.images[batch])
+            logits = task.live(task.forget.images[batch])
             return {"relabelling": F.cross_entropy(logits, targets[batch])}
 
-        return self.fit(run, loss)
+        return self.fit(task, loss)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stakes.methods.base import Method, ascent_terms, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,12 @@ class RAWP(Method):
     )
     max_steps: int = hyper(500, "step budget", low=1)
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Perturb until all is forgotten."""
-        terms = ascent_terms(run, self.forget_batch)
-        layers = [p for p in run.trainable().values() if p.ndim > 1]
-        run.live.train(self.batch_norm == "train")
-        return run.descend(terms, LayerwiseStep(layers, self.gamma), self.max_steps)
+        terms = ascent_terms(task, self.forget_batch)
+        layers = [p for p in task.trainable().values() if p.ndim > 1]
+        task.live.train(self.batch_norm == "train")
+        return task.descend(terms, LayerwiseStep(layers, self.gamma), self.max_steps)
 
 
 class LayerwiseStep(torch.optim.Optimizer):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stakes.data.images import Images
 from stakes.methods.base import Method, hyper
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import retention_ce
 from stakes.training.targets import wrong_labels
@@ -23,7 +23,7 @@ class RetainFields(Method):
 
     needs_retain: ClassVar[bool] = True
 
-    retain_samples: int = hyper(2000, "retained pictures used, drawn at random; 0 for all")
+    retain_samples: int = hyper(2000, "retained images used, drawn at random; 0 for all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class RetainTraining(RetainFields):
     the defaults an epoch is 16 steps, and 160 steps are ten epochs.
     """
 
-    retain_batch: int = hyper(128, "retained pictures a step", low=1)
+    retain_batch: int = hyper(128, "retained images a step", low=1)
     batch_norm: Literal["eval", "train"] = hyper(
         "train", "mode of BatchNorm while unlearning", "public code"
     )
@@ -42,9 +42,9 @@ class RetainTraining(RetainFields):
         160, "steps; methods that do not stop once all is forgotten do all", low=1
     )
 
-    def in_full(
+    def run_to_budget(
         self,
-        run: Run,
+        task: Task,
         terms: Callable[[int], Mapping[str, Tensor]],
         optimizer: torch.optim.Optimizer,
     ) -> Unlearned:
@@ -53,8 +53,10 @@ class RetainTraining(RetainFields):
         The network is looked at every ``LOOK_EVERY`` steps. The reason for stopping is that all
         is forgotten only where it is so at the end.
         """
-        run.live.train(self.batch_norm == "train")
-        result = run.descend(terms, optimizer, self.max_steps, check_every=LOOK_EVERY, in_full=True)
+        task.live.train(self.batch_norm == "train")
+        result = task.descend(
+            terms, optimizer, self.max_steps, check_every=LOOK_EVERY, run_to_budget=True
+        )
         if result.stop_reason.startswith("diverged"):
             return result
         left = result.history[-1]["forget_accuracy"]
@@ -70,10 +72,10 @@ class RetainSGD(RetainTraining):
     momentum: float = hyper(0.9, "momentum of SGD", "public code of SalUn")
     weight_decay: float = hyper(5e-4, "weight decay of SGD", "public code of SalUn")
 
-    def sgd(self, run: Run) -> torch.optim.SGD:
+    def sgd(self, task: Task) -> torch.optim.SGD:
         """The optimiser of the live network's parameters that are not frozen."""
         return torch.optim.SGD(
-            run.trainable().values(),
+            task.trainable().values(),
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
@@ -93,37 +95,37 @@ def set_step_sizes(optimizer: torch.optim.Optimizer, size: Callable[[int], float
 
 
 def retained_batches(
-    run: Run, batch_size: int, images: Images | None = None
+    task: Task, batch_size: int, images: Images | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches (pictures, labels) of the retained data, epoch after epoch, without end."""
-    images = run.retain if images is None else images
-    device, indices = run.live.device, run.batches(len(images), batch_size)
+    """Shuffled batches (images, labels) of the retained data, epoch after epoch, without end."""
+    images = task.retain if images is None else images
+    device, indices = task.live.device, task.batches(len(images), batch_size)
     return ((images.load(i).to(device), images.labels[i].to(device)) for i in indices)
 
 
-def logits_of_both(run: Run, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
+def logits_of_both(task: Task, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of the forget images at indices (a,) and of retained images (b, 3, h, w).
 
     One pass for both, so that BatchNorm in train mode sees their mixture.
     """
-    logits = run.live(torch.cat([run.forget.images[forget], retain]))
+    logits = task.live(torch.cat([task.forget.images[forget], retain]))
     return logits[: len(forget)], logits[len(forget) :]
 
 
 def relabelling_terms(
-    run: Run, retain_batch: int, forget_batch: int, retention_weight: float
+    task: Task, retain_batch: int, forget_batch: int, retention_weight: float
 ) -> Callable[[int], dict[str, Tensor]]:
-    """CE of forget images to wrong classes, and of retained pictures to their own, batch by batch.
+    """CE of forget images to wrong classes, and of retained images to their own, batch by batch.
 
     A wrong class is drawn once for each forget image, uniformly among the others.
     """
-    targets = wrong_labels(run.forget.labels, run.original.num_classes, run.generator)
-    forget = run.batches(len(targets), forget_batch)
-    retain = retained_batches(run, retain_batch)
+    targets = wrong_labels(task.forget.labels, task.original.num_classes, task.generator)
+    forget = task.batches(len(targets), forget_batch)
+    retain = retained_batches(task, retain_batch)
 
     def terms(step: int) -> dict[str, Tensor]:
-        batch, (pictures, labels) = next(forget), next(retain)
-        gone, kept = logits_of_both(run, batch, pictures)
+        batch, (images, labels) = next(forget), next(retain)
+        gone, kept = logits_of_both(task, batch, images)
         return {
             "relabelling": retention_ce(gone, targets[batch]),
             "retention": retention_weight * retention_ce(kept, labels),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stakes.errors import InputError, some
 from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainSGD, retained_batches, set_step_sizes
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_ce
 
 
@@ -19,7 +19,7 @@ class Retrain(RetainSGD):
     """``L = CE(x_r, y_r)`` from fresh weights: exact unlearning, the yardstick of the field.
 
     The network never sees the forget set, and yet recognises most of it where it generalises: it
-    shows how much of "forgotten" is more than not having seen a picture. All steps are done
+    shows how much of "forgotten" is more than not having seen an image. All steps are done
     whatever is recognised. It takes all retained data and as many steps as training did: with
     fewer (``retain_samples``, ``max_steps``) it is a worse network, not a worse method.
 
@@ -33,24 +33,24 @@ class Retrain(RetainSGD):
 
     title: ClassVar[str] = "Retrain"
 
-    retain_samples: int = hyper(0, "retained pictures used, drawn at random; 0 for all")
+    retain_samples: int = hyper(0, "retained images used, drawn at random; 0 for all")
     lr: float = hyper(0.1, "step size of SGD at the start", "He et al. 2016")
     max_steps: int = hyper(
         12_000, "steps, all of them done; 30 epochs of CIFAR", "a compromise for a CPU", low=1
     )
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Make the weights afresh, then train on the retained data."""
-        fresh(run.live, run.generator)
-        retain = retained_batches(run, self.retain_batch)
-        optimizer = self.sgd(run)
+        fresh(task.live, task.generator)
+        retain = retained_batches(task, self.retain_batch)
+        optimizer = self.sgd(task)
         set_step_sizes(optimizer, self.step_size)
 
         def terms(step: int) -> dict[str, Tensor]:
-            pictures, labels = next(retain)
-            return {"retention": retention_ce(run.live(pictures), labels)}
+            images, labels = next(retain)
+            return {"retention": retention_ce(task.live(images), labels)}
 
-        return self.in_full(run, terms, optimizer)
+        return self.run_to_budget(task, terms, optimizer)
 
     def step_size(self, step: int) -> float:
         """``lr (1 + cos(pi (t - 1) / n)) / 2`` for step t, from 1 to n."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stakes.errors import InputError
 from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainSGD, relabelling_terms
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import deletion_ce
 
 
@@ -40,26 +40,26 @@ class SalUn(RetainSGD):
         if not 0 < self.saliency <= 1:
             raise InputError(f"saliency={self.saliency}: it is a share above 0 and at most 1")
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Find the salient weights, then train them with wrong labels."""
-        parameters = run.trainable()
-        with run.timed("importance"):
-            masks = salient(forget_gradient(run), self.saliency)
-        optimizer = self.sgd(run)
+        parameters = task.trainable()
+        with task.timed("importance"):
+            masks = salient(forget_gradient(task), self.saliency)
+        optimizer = self.sgd(task)
         hold(optimizer, parameters, masks)
-        terms = relabelling_terms(run, self.retain_batch, self.forget_batch, self.retention_weight)
-        return self.in_full(run, terms, optimizer)
+        terms = relabelling_terms(task, self.retain_batch, self.forget_batch, self.retention_weight)
+        return self.run_to_budget(task, terms, optimizer)
 
 
-def forget_gradient(run: Run, batch_size: int = 256) -> dict[str, Tensor]:
+def forget_gradient(task: Task, batch_size: int = 256) -> dict[str, Tensor]:
     """The gradient of the summed CE of the forget set, one tensor for each parameter."""
-    parameters = run.trainable()
+    parameters = task.trainable()
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     parts = zip(
-        run.forget.images.split(batch_size), run.forget.labels.split(batch_size), strict=True
+        task.forget.images.split(batch_size), task.forget.labels.split(batch_size), strict=True
     )
     for images, labels in parts:
-        loss = len(labels) * deletion_ce(run.live(images), labels)
+        loss = len(labels) * deletion_ce(task.live(images), labels)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for accumulated, gradient in zip(total.values(), gradients, strict=True):
             if gradient is not None:

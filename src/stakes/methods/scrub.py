@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainTraining, retained_batches
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_ce, retention_kl
 
 
@@ -40,33 +40,33 @@ class SCRUB(RetainTraining):
     max_epochs: int = hyper(3, "epochs with a max pass (msteps)", "public code", low=1)
     forget_batch: int = hyper(32, "forget images a step of a max pass", "public code", low=1)
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Alternate max and min passes."""
-        forget = run.batches(len(run.forget), self.forget_batch)
-        retain = retained_batches(run, self.retain_batch)
-        up = ceil(len(run.forget) / self.forget_batch)
-        down = ceil(len(run.retain) / self.retain_batch)
+        forget = task.batches(len(task.forget), self.forget_batch)
+        retain = retained_batches(task, self.retain_batch)
+        up = ceil(len(task.forget) / self.forget_batch)
+        down = ceil(len(task.retain) / self.retain_batch)
 
         def divergence(images: Tensor) -> tuple[Tensor, Tensor]:
-            logits = run.live(images)
+            logits = task.live(images)
             with torch.no_grad():
-                teacher = run.original(images)
+                teacher = task.original(images)
             return logits, retention_kl(logits, teacher, self.temperature)
 
         def terms(step: int) -> dict[str, Tensor]:
             if is_max(step, up, down, self.max_epochs):
-                return {"deletion": -divergence(run.forget.images[next(forget)])[1]}
-            pictures, labels = next(retain)
-            logits, kl = divergence(pictures)
+                return {"deletion": -divergence(task.forget.images[next(forget)])[1]}
+            shown, labels = next(retain)
+            logits, kl = divergence(shown)
             return {
                 "retention": self.retention_weight * retention_ce(logits, labels),
                 "distillation": self.kl_weight * kl,
             }
 
         optimizer = torch.optim.Adam(
-            run.trainable().values(), lr=self.lr, weight_decay=self.weight_decay
+            task.trainable().values(), lr=self.lr, weight_decay=self.weight_decay
         )
-        return self.in_full(run, terms, optimizer)
+        return self.run_to_budget(task, terms, optimizer)
 
 
 def is_max(step: int, forget_steps: int, retain_steps: int, max_epochs: int) -> bool:

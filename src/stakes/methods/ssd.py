@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stakes.data.images import batches
 from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainFields
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.training.importance import empirical_fisher
 from stakes.training.loop import FORGOTTEN
 
@@ -27,10 +27,10 @@ class SSD(RetainFields):
     There is one step and no loop: what the constants give is what comes out, and the stop reason
     says how much still is known. BatchNorm statistics never move.
 
-    Of a few pictures drawn at random it forgets next to nothing, with the very constants that its
-    authors take there: the gradient of a picture known with certainty is nearly nothing, so that
-    F_f is small beside F_D, which the pictures make up that the network is unsure of. It suits
-    classes, whose pictures need weights that others use little.
+    Of a few images drawn at random it forgets next to nothing, with the very constants that its
+    authors take there: the gradient of an image known with certainty is nearly nothing, so that
+    F_f is small beside F_D, which the images make up that the network is unsure of. It suits
+    classes, whose images need weights that others use little.
 
     Differences from the authors' code: squares of the gradients of single samples, where theirs
     squares the gradient of a batch; F_D from a sample.
@@ -38,41 +38,41 @@ class SSD(RetainFields):
 
     title: ClassVar[str] = "SSD"
 
-    retain_samples: int = hyper(1000, "retained pictures that F_D is taken from; 0 for all")
+    retain_samples: int = hyper(1000, "retained images that F_D is taken from; 0 for all")
     alpha: float = hyper(
         10.0, "how much larger F_f is than F_D where a weight is damped", "public code"
     )
     dampening: float = hyper(1.0, "lambda, how little a chosen weight is damped", "public code")
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Take both importances, then damp."""
-        parameters = run.trainable()
-        history = [{"step": 0.0} | run.watch().look(run.live).row()]
-        with run.timed("importance"):
-            forget = empirical_fisher(parameters, run.live, run.forget.images, run.forget.labels)
-            retain = self._retained_importance(run)
-        share = len(run.forget) / run.training_size
+        parameters = task.trainable()
+        history = [{"step": 0.0} | task.monitor().check(task.live).row()]
+        with task.timed("importance"):
+            forget = empirical_fisher(parameters, task.live, task.forget.images, task.forget.labels)
+            retain = self._retained_importance(task)
+        share = len(task.forget) / task.training_size
         whole = {name: (1 - share) * retain[name] + share * forget[name] for name in forget}
-        with run.timed("unlearn"):
+        with task.timed("unlearn"):
             damped = dampen(parameters, forget, whole, self.alpha, self.dampening)
-            history.append({"step": 1.0} | run.watch().look(run.live).row())
+            history.append({"step": 1.0} | task.monitor().check(task.live).row())
         left = history[-1]["forget_accuracy"]
         done = f"complete: the weights are damped, {left:.0f} % of the images still known"
-        return run.result(
+        return task.result(
             history, done if left else FORGOTTEN, chosen={"damped_percent": 100 * damped}
         )
 
-    def _retained_importance(self, run: Run) -> dict[str, Tensor]:
-        parameters = run.trainable()
+    def _retained_importance(self, task: Task) -> dict[str, Tensor]:
+        parameters = task.trainable()
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        done, count = 0, len(run.retain)
-        for images, labels in batches(run.retain):
-            device = run.live.device
-            part = empirical_fisher(parameters, run.live, images.to(device), labels.to(device))
+        done, count = 0, len(task.retain)
+        for images, labels in batches(task.retain):
+            device = task.live.device
+            part = empirical_fisher(parameters, task.live, images.to(device), labels.to(device))
             for name, value in part.items():
                 total[name] += len(labels) / count * value
             done += len(labels)
-            run.report("importance", done, count)
+            task.progress("importance", done, count)
         return total
 
 

@@ -7,15 +7,15 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from stakes.data.views import drawn
+from stakes.data.views import random_view
 from stakes.errors import InputError
 from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeBatch, ProbeFields, ProbeSource, joined
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.models.projector import Projector
-from stakes.training.adaptive import Balance, Push
-from stakes.training.checkpoint import Changing
+from stakes.training.adaptive import AdaptiveMargin, ViewsScale
+from stakes.training.checkpoint import State
 from stakes.training.importance import mean_gradient_magnitude
 from stakes.training.loop import FORGOTTEN, History, minimise
 from stakes.training.losses import (
@@ -33,14 +33,14 @@ from stakes.training.losses import (
     retention_kl,
 )
 from stakes.training.precision import Precision, autocast
-from stakes.training.schedule import Pace
+from stakes.training.schedule import Schedule
 from stakes.training.search import pull_back
 from stakes.training.structure import MapKind, affinities
 from stakes.training.targets import second_choices
 
 WATCHED_VIEWS = 8  # of each forget image, drawn once
 COHORTS = 8
-MANY, ALL = "more pictures than a step takes", "a step takes all pictures"
+MANY, ALL = "more images than a step takes", "a step takes all images"
 
 
 Draw = tuple[Tensor, ProbeBatch, float, float]
@@ -62,13 +62,13 @@ class StructGuard(ProbeFields):
     settings of the authors' public code. The default keeps the idea (a structure around fixed
     anchors, held on stand-ins for the absent data) and changes the parts: probes mixed afresh at
     every step, half of them within a class (where copies are to be forgotten too, from images made
-    of the network's own statistics, :mod:`stakes.training.inversion`, and from the pictures turned,
-    all altered as copies are); a hinge that stops pushing once a picture is forgotten; retention of
+    of the network's own statistics, :mod:`stakes.training.inversion`, and from the images turned,
+    all altered as copies are); a hinge that stops pushing once an image is forgotten; retention of
     the original's soft answers and features; only the layers nearest the head change. Where much
-    is to be forgotten, it is asked for part by part, and the pictures whose turn is still to
-    come, being real training data, are held as such; each picture is then sent to the class that
+    is to be forgotten, it is asked for part by part, and the images whose turn is still to
+    come, being real training data, are held as such; each image is then sent to the class that
     the original finds likeliest after its own, since else many follow the first to one class, and
-    kept pictures with them. Margin, hold and step size adapt to the run
+    kept images with them. Margin, hold and step size adapt to the run
     (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of defaults
     serves every network and k.
 
@@ -83,7 +83,7 @@ class StructGuard(ProbeFields):
 
     criterion: Literal["exact", "views"] = hyper(
         "exact",
-        "what is to be misclassified: the pictures (the paper's), or mirrored, moved, "
+        "what is to be misclassified: the images (the paper's), or mirrored, moved, "
         "scaled, noisy, darker, brighter and compressed copies of them too",
     )
     views_per_image: int = hyper(3, "fresh views of each forget image a step", low=1)
@@ -110,7 +110,7 @@ class StructGuard(ProbeFields):
     deletion: Literal["hinge", "ce"] = hyper("hinge", "deletion loss; ce is the paper's -CE")
     towards: Literal["auto", "strongest", "second"] = hyper(
         "auto",
-        "class that the hinge pushes a picture to: the wrong one that is strongest by then; the "
+        "class that the hinge pushes an image to: the wrong one that is strongest by then; the "
         "second choice of the original; auto: second where a step cannot take all images, else "
         "strongest",
     )
@@ -175,7 +175,7 @@ class StructGuard(ProbeFields):
                 "batches=union needs fixed probes: set probes to pgd or both, or a pool"
             )
         if self.batches == "union" and self.cohorts > 1:
-            raise InputError("batches=union takes all pictures at once: set cohorts to 1")
+            raise InputError("batches=union takes all images at once: set cohorts to 1")
         if self.deploy == "projected" and not self.projector:
             raise InputError("deploy=projected needs a projector: set projector")
 
@@ -204,24 +204,24 @@ class StructGuard(ProbeFields):
         settings: dict[str, object] = {"align_over": "probes", "projector_lr": 0.009}
         return cls.paper(**(settings | changes))
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Forget, holding the structure around the stakes."""
-        with run.shallow(self.depth):
-            objective = Objective(self, run)
-            history, reason, chosen = self._descend(run, objective)
+        with task.shallow(self.depth):
+            objective = Objective(self, task)
+            history, reason, chosen = self._descend(task, objective)
         if objective.projector is None:
-            return run.result(history, reason, chosen=chosen)
+            return task.result(history, reason, chosen=chosen)
         paths: dict[str, Classifier] = {
-            "direct": run.live.eval(),
-            "projected": run.live.copy().eval(),
+            "direct": task.live.eval(),
+            "projected": task.live.copy().eval(),
         }
         paths["projected"].projector = objective.projector
         deployed = paths.pop(self.deploy)
-        return run.result(history, reason, chosen=chosen, classifier=deployed, other=paths)
+        return task.result(history, reason, chosen=chosen, classifier=deployed, other=paths)
 
-    def _descend(self, run: Run, objective: "Objective") -> tuple[History, str, dict[str, Any]]:
+    def _descend(self, task: Task, objective: "Objective") -> tuple[History, str, dict[str, Any]]:
         """Minimise the objective; the history, why it ended, and what was chosen on the way."""
-        parameters = run.trainable().values()
+        parameters = task.trainable().values()
         if self.optimizer == "adam":
             optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, lr=self.lr)
         else:
@@ -230,48 +230,48 @@ class StructGuard(ProbeFields):
             optimizer.add_param_group(
                 {"params": objective.projector.parameters(), "lr": self.projector_lr}
             )
-        run.live.train(self.batch_norm == "train")
-        watch = run.watch(
+        task.live.train(self.batch_norm == "train")
+        monitor = task.monitor(
             objective.projector if self.deploy == "projected" else None,
             views=WATCHED_VIEWS if self.criterion == "views" else 0,
             needed=self.views_needed,
         )
-        pace = Pace(
+        schedule = Schedule(
             optimizer,
             warmup=self.warmup,
             settle=self.settle,
             settle_least=self.settle_least,
             max_drift=self.max_drift,
             backoffs=self.backoffs,
-            buffers=run.live.buffers(),
+            buffers=task.live.buffers(),
         )
         balance = objective.balance
-        with run.timed("unlearn"):
+        with task.timed("unlearn"):
             history, reason = minimise(
-                run.live,
+                task.live,
                 objective.terms,
                 optimizer,
-                watch,
+                monitor,
                 max_steps=self.max_steps,
                 check_every=self.check_every,
-                ready=lambda: self.criterion == "exact" and balance.known == 0,
-                pace=pace,
-                checkpoint=run.checkpoint,
-                report=run.report,
+                check_now=lambda: self.criterion == "exact" and balance.known == 0,
+                schedule=schedule,
+                checkpoint=task.checkpoint,
+                progress=task.progress,
             )
-        chosen = self._chosen(pace, objective)
+        chosen = self._chosen(schedule, objective)
         if self.pull_back and reason == FORGOTTEN:
-            with run.timed("pull_back"):
+            with task.timed("pull_back"):
                 chosen["pulled_back_to"] = pull_back(
-                    run.live, run.original, lambda: watch.look(run.live).forgotten
+                    task.live, task.original, lambda: monitor.check(task.live).forgotten
                 )
-            history[-1] |= watch.look(run.live).row()
+            history[-1] |= monitor.check(task.live).row()
         return history, reason, chosen
 
-    def _chosen(self, pace: Pace, objective: "Objective") -> dict[str, Any]:
+    def _chosen(self, schedule: Schedule, objective: "Objective") -> dict[str, Any]:
         """What the run chose by itself, and why, for the row."""
         balance = objective.balance
-        halved = ", ".join(map(str, pace.halved_at))
+        halved = ", ".join(map(str, schedule.halved_at))
         return {
             "probes": objective.probes.kind,
             "probes_why": objective.probes.why,
@@ -279,7 +279,7 @@ class StructGuard(ProbeFields):
             "cohorts_why": objective.cohorts_why,
             "towards": objective.towards,
             "towards_why": objective.towards_why,
-            "lr": self.lr * 0.5 ** len(pace.halved_at),
+            "lr": self.lr * 0.5 ** len(schedule.halved_at),
             "lr_why": f"drift above {self.max_drift}, or no finite loss, at step {halved}"
             if halved
             else "as given",
@@ -294,59 +294,59 @@ class StructGuard(ProbeFields):
         }
 
 
-class Objective(Changing):
+class Objective(State):
     """The named loss terms of one run."""
 
-    changing = ("_importance",)
+    saved = ("_importance",)
 
-    def __init__(self, settings: StructGuard, run: Run) -> None:
+    def __init__(self, settings: StructGuard, task: Task) -> None:
         self.settings = settings
-        self._run = run
-        width = run.original.feature_width
-        device = run.stakes.device
+        self._task = task
+        width = task.original.feature_width
+        device = task.stakes.device
         self.projector = Projector(width).to(device) if settings.projector else None
-        self.balance = Balance(
-            len(run.forget), settings.margin, patience=settings.patience, device=device
+        self.balance = AdaptiveMargin(
+            len(task.forget), settings.margin, patience=settings.patience, device=device
         )
-        self.push = Push(1 - settings.views_needed, patience=settings.patience)
+        self.push = ViewsScale(1 - settings.views_needed, patience=settings.patience)
         self._autocast = autocast(settings.precision, device)
-        self._parameters = run.trainable()
+        self._parameters = task.trainable()
         self._origin = {n: p.detach().clone() for n, p in self._parameters.items()}
         self._importance: dict[str, Tensor] = {}
         self._copies = settings.views_per_image if settings.criterion == "views" else 0
-        self.probes = ProbeSource(settings, run, self._autocast, hold_copies=not self._copies)
-        self._many = settings.batches == "paired" and len(run.forget) > settings.forget_batch
+        self.probes = ProbeSource(settings, task, self._autocast, hold_copies=not self._copies)
+        self._many = settings.batches == "paired" and len(task.forget) > settings.forget_batch
         self.cohorts, self.cohorts_why = self._parts()
         self.towards, self.towards_why = self._destination()
         self._second: Tensor | None = None
         if self.towards == "second":
-            before = self.probes.answers(run.forget.images).logits
-            self._second = second_choices(before, run.forget.labels)
+            before = self.probes.answers(task.forget.images).logits
+            self._second = second_choices(before, task.forget.labels)
         self._draw = self._union() if settings.batches == "union" else self._paired()
-        run.checkpoint.keep(self, self.balance, self.push)
+        task.checkpoint.keep(self, self.balance, self.push)
 
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of this step, already weighted; their plain sum is minimised."""
-        settings, run = self.settings, self._run
+        settings, task = self.settings, self._task
         batch, probes, share, rest = self._draw()
         asked = batch < self._asked(step)
         pick, waiting = batch[asked], batch[~asked]
         if len(waiting):
             probes = joined([probes, self.probes.answers(self._shown(waiting))])
-        labels = run.forget.labels[pick]
+        labels = task.forget.labels[pick]
         shown = self._shown(pick) if len(pick) else probes.images[:0]
         with self._autocast:
-            features = run.live.features(torch.cat([shown, probes.images]))
+            features = task.live.features(torch.cat([shown, probes.images]))
         count = len(shown) - len(pick)
         shown, views, kept = features.float().split([len(pick), count, len(probes.images)])
         terms: dict[str, Tensor] = {}
         if len(pick):
-            logits = run.live.head(shown)
+            logits = task.live.head(shown)
             terms["deletion"] = share * self._deletion(logits, labels, pick)
             self.balance.see(pick, margins(logits.detach(), labels))
         if count:
             seen = labels.repeat(self._copies)
-            logits = run.live.head(views)
+            logits = task.live.head(views)
             weight = self.push.value * settings.views_weight * share
             terms["views"] = weight * self._deletion(logits, seen, pick.repeat(self._copies))
             self.push.see(margins(logits.detach(), seen))
@@ -358,7 +358,7 @@ class Objective(Changing):
             drifted = quadratic(self._parameters, self._origin, self._importance)
             terms["regularisation"] = settings.reg_weight * drifted
         if settings.elastic_weight:
-            head = elastic_net(run.live.head.parameters(), settings.elastic_phi)
+            head = elastic_net(task.live.head.parameters(), settings.elastic_phi)
             terms["elastic_net"] = settings.elastic_weight * head
         return terms
 
@@ -366,12 +366,12 @@ class Objective(Changing):
         """How many forget images have had their turn in this step."""
         half = self.settings.max_steps // (2 * self.cohorts)
         turns = min(self.cohorts, 1 + (step - 1) // max(1, min(self.settings.cohort_steps, half)))
-        return -(-turns * len(self._run.forget) // self.cohorts)
+        return -(-turns * len(self._task.forget) // self.cohorts)
 
     def _shown(self, pick: Tensor) -> Tensor:
         """Forget images, and fresh copies of them where these are to be forgotten too."""
-        images = self._run.forget.images[pick]
-        copies = [drawn(images, self._run.generator) for _ in range(self._copies)]
+        images = self._task.forget.images[pick]
+        copies = [random_view(images, self._task.generator) for _ in range(self._copies)]
         return torch.cat([images, *copies])
 
     def _deletion(self, logits: Tensor, labels: Tensor, pick: Tensor) -> Tensor:
@@ -384,7 +384,7 @@ class Objective(Changing):
     def _retention(self, features: Tensor, probes: ProbeBatch, share: float) -> dict[str, Tensor]:
         settings = self.settings
         projected = features if self.projector is None else self.projector(features)
-        logits = self._run.live.head(projected)
+        logits = self._task.live.head(projected)
         if settings.retention == "ce":
             kept = retention_ce(logits, probes.labels)
         else:
@@ -394,7 +394,7 @@ class Objective(Changing):
             shift = feature_shift(probes.features, projected)
             terms["features"] = self.balance.hold * settings.feature_weight * shift
         if settings.align_weight:
-            stakes = self._run.stakes
+            stakes = self._task.stakes
             before, after = affinities(probes.features, stakes), affinities(projected, stakes)
             terms["alignment"] = settings.align_weight * self._misalignment(before, after)
         return terms
@@ -407,8 +407,8 @@ class Objective(Changing):
 
     def _paired(self) -> Callable[[], Draw]:
         """Draws a batch of forget images and one of probes, both counted in full."""
-        settings, run = self.settings, self._run
-        forget = run.batches(len(run.forget), settings.forget_batch)
+        settings, task = self.settings, self._task
+        forget = task.batches(len(task.forget), settings.forget_batch)
 
         def draw() -> Draw:
             probes = self.probes.draw()
@@ -418,7 +418,7 @@ class Objective(Changing):
 
     def _parts(self) -> tuple[int, str]:
         """How many parts the forget images are asked to go in, and why."""
-        settings, k = self.settings, len(self._run.forget)
+        settings, k = self.settings, len(self._task.forget)
         if settings.cohorts or settings.batches == "union":
             return min(k, max(1, settings.cohorts)), "as given"
         if self._copies:
@@ -426,7 +426,7 @@ class Objective(Changing):
         return (min(k, COHORTS), MANY) if self._many else (1, ALL)
 
     def _destination(self) -> tuple[str, str]:
-        """Which class the pictures are pushed to, and why.
+        """Which class the images are pushed to, and why.
 
         Where each goes to whatever is strongest by then, those of the second part find the way that
         those of the first have made, and what is kept goes with them.
@@ -439,9 +439,9 @@ class Objective(Changing):
         """Draws batches of the union of forget images and fixed probes, as in public code."""
         fixed = self.probes.fixed
         assert fixed is not None  # or the settings would have been refused
-        k = len(self._run.forget)
+        k = len(self._task.forget)
         size = k + len(fixed.labels)
-        batches = self._run.batches(size, self.settings.probe_batch)
+        batches = self._task.batches(size, self.settings.probe_batch)
 
         def draw() -> Draw:
             batch = next(batches)
@@ -456,25 +456,25 @@ class Objective(Changing):
 
         The loss of a single probe is the cosine of its row: a column of one entry has none.
         """
-        run, settings = self._run, self.settings
+        task, settings = self._task, self.settings
         probes = self.probes.some(settings.importance_probes)
         extractor = {n: p for n, p in self._parameters.items() if not n.startswith("head.")}
 
         def misalignment(image: Tensor) -> Tensor:
             with torch.no_grad():
-                before = affinities(run.original.features(image), run.stakes)
-            features = run.live.features(image)
+                before = affinities(task.original.features(image), task.stakes)
+            features = task.live.features(image)
             projected = features if self.projector is None else self.projector(features)
-            return alignment(before, affinities(projected, run.stakes), over="probes")
+            return alignment(before, affinities(projected, task.stakes), over="probes")
 
-        training = run.live.training
-        run.live.eval()
-        with run.timed("importance"):
+        training = task.live.training
+        task.live.eval()
+        with task.timed("importance"):
             importance = mean_gradient_magnitude(
                 extractor,
                 misalignment,
                 probes,
-                lambda done, total: run.report("importance", done, total),
+                lambda done, total: task.progress("importance", done, total),
             )
-        run.live.train(training)
+        task.live.train(training)
         return importance

@@ -18,18 +18,18 @@ from stakes.data.augment import mixed
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.data.retain import retained
-from stakes.data.views import drawn
+from stakes.data.views import random_view
 from stakes.errors import InputError
 from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
-from stakes.progress import Report, Stopwatch
+from stakes.progress import Progress, Stopwatch
 from stakes.training.checkpoint import Checkpoint, surroundings
 from stakes.training.loop import Batches, History, minimise
-from stakes.training.monitor import Watch
-from stakes.training.schedule import Pace
+from stakes.training.monitor import Monitor
+from stakes.training.schedule import Schedule
 from stakes.training.structure import MapKind, place_anchors
 
-WATCH_PROBES = 64
+MONITOR_PROBES = 64
 
 
 FEWEST_LAYERS = 6  # a shallow network needs all it has
@@ -60,19 +60,19 @@ class Unlearned:
     earlier: float = 0.0
 
 
-class Run:
+class Task:
     """One call of a method: copies of the network, a generator, the stakes, the clock.
 
     Attributes:
         original: the classifier before unlearning, frozen, in eval mode.
         live: the copy to change, in eval mode.
-        forget: the pictures, on the network's device, in an order that is theirs alone.
-        retain: retained pictures, none of them to be forgotten (see :mod:`stakes.data.retain`).
-        training_size: pictures in the training set, where the method sees any of it.
+        forget: the images, on the network's device, in an order that is theirs alone.
+        retain: retained images, none of them to be forgotten (see :mod:`stakes.data.retain`).
+        training_size: images in the training set, where the method sees any of it.
         stakes: (c, d) anchors in the feature space.
         generator: the only source of randomness.
-        report: progress.
-        timed: ``with run.timed(phase)`` adds the seconds of a block to a phase.
+        progress: called with phase, steps done, steps in all and a note.
+        timed: ``with task.timed(phase)`` adds the seconds of a block to a phase.
         checkpoint: keeps what changes from step to step, besides what the loop adds itself.
     """
 
@@ -82,7 +82,7 @@ class Run:
         forget: ForgetSet,
         anchors: Anchors | str | None,
         seed: int,
-        report: Report,
+        progress: Progress,
         anchor_map: MapKind,
     ) -> None:
         self.original = classifier.copy().eval().requires_grad_(False)
@@ -90,7 +90,7 @@ class Run:
         self.forget = forget.in_one_order().to(classifier.device)
         self._retain: Images | None = None
         self.training_size = len(self.forget)
-        self.report = report
+        self.progress = progress
         self.generator = torch.Generator().manual_seed(seed)
         self._stopwatch = Stopwatch()
         self.timed = self._stopwatch.timed
@@ -101,12 +101,12 @@ class Run:
             kind=anchor_map,
             seed=seed,
         )
-        self._watch_generator = torch.Generator().manual_seed(seed + 1)
-        self._watch_probes = mixed(self.forget.images, WATCH_PROBES, self._watch_generator)
+        self._monitor_generator = torch.Generator().manual_seed(seed + 1)
+        self._monitor_probes = mixed(self.forget.images, MONITOR_PROBES, self._monitor_generator)
 
     @property
     def retain(self) -> Images:
-        """Retained pictures, none of them to be forgotten.
+        """Retained images, none of them to be forgotten.
 
         Raises:
             RuntimeError: the method does not declare that it needs them.
@@ -124,12 +124,12 @@ class Run:
             samples,
             self.original.num_classes,
             self.generator,
-            report=self.report,
+            progress=self.progress,
         )
 
-    def watch(
+    def monitor(
         self, projector: torch.nn.Module | None = None, views: int = 0, needed: float = 1.0
-    ) -> Watch:
+    ) -> Monitor:
         """The watch over the deployed path.
 
         Args:
@@ -137,12 +137,12 @@ class Run:
             views: how many fixed views of each forget image are watched besides.
             needed: share of these views that has to be misclassified.
         """
-        copies = [drawn(self.forget.images, self._watch_generator) for _ in range(views)]
-        return Watch(
+        copies = [random_view(self.forget.images, self._monitor_generator) for _ in range(views)]
+        return Monitor(
             self.original,
             self.forget,
             self.stakes,
-            self._watch_probes,
+            self._monitor_probes,
             projector,
             copies,
             needed,
@@ -152,7 +152,7 @@ class Run:
         """Let the loop keep its state in a file, and go on from what the same job has left there.
 
         The job is known by the method, the seed, all that was given, and what the bits depend on
-        besides; of retained data, by the labels and some pictures.
+        besides; of retained data, by the labels and some images.
         """
         live = self.live
         tensors = {
@@ -205,8 +205,8 @@ class Run:
         layers = [i for i, found in enumerate(own) if any(p.ndim > 1 for p in found)]
         if not layers:
             raise InputError("every layer of the network is frozen: nothing can be unlearned")
-        changing = max(FEWEST_LAYERS, math.ceil(depth * len(layers)))
-        first = layers[-min(len(layers), changing)]
+        saved = max(FEWEST_LAYERS, math.ceil(depth * len(layers)))
+        first = layers[-min(len(layers), saved)]
         early = [p for found in own[:first] for p in found]
         for parameter in early:
             parameter.requires_grad_(False)
@@ -223,8 +223,8 @@ class Run:
         max_steps: int,
         *,
         check_every: int = 1,
-        in_full: bool = False,
-        pace: Pace | None = None,
+        run_to_budget: bool = False,
+        schedule: Schedule | None = None,
     ) -> Unlearned:
         """Minimise the terms until all is forgotten, and wrap up the live network.
 
@@ -235,13 +235,13 @@ class Run:
                 self.live,
                 terms,
                 optimizer,
-                self.watch(),
+                self.monitor(),
                 max_steps=max_steps,
                 check_every=check_every,
-                in_full=in_full,
-                pace=pace,
+                run_to_budget=run_to_budget,
+                schedule=schedule,
                 checkpoint=self.checkpoint,
-                report=self.report,
+                progress=self.progress,
             )
         return self.result(history, reason)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainTraining, retained_batches, set_step_sizes
-from stakes.methods.task import Run, Unlearned
+from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.training.losses import deletion_ce, retention_ce
 
@@ -23,15 +23,15 @@ class UNSIR(RetainTraining):
     label y, it overwrites what the network knows of class y.
 
     It is a method for whole classes. Here noise is made for every class of the forget set, while
-    other pictures of these classes are retained and hold them: single pictures are forgotten, if
+    other images of these classes are retained and hold them: single images are forgotten, if
     at all, by what impairing breaks and repairing does not mend. All steps are done.
 
     The steps of impairing are so large that they take down most of what the network knows, and
-    the retained data teaches it anew within an epoch. It takes a thousand pictures a class and
+    the retained data teaches it anew within an epoch. It takes a thousand images a class and
     the steps of both epochs; with fewer, what is left is a broken network.
 
     Differences from the authors' code: noise is labelled with its own class, where theirs gives
-    the noise of every class the label 0; retained data has pictures of these classes; every step
+    the noise of every class the label 0; retained data has images of these classes; every step
     of impairing takes a batch of each set, where theirs shuffles both into one; Adam keeps its
     moments from impairing to repairing.
     """
@@ -39,7 +39,7 @@ class UNSIR(RetainTraining):
     title: ClassVar[str] = "UNSIR"
 
     retain_samples: int = hyper(
-        10_000, "retained pictures used, drawn at random; 0 for all", "public code, 1000 a class"
+        10_000, "retained images used, drawn at random; 0 for all", "public code, 1000 a class"
     )
     noise_images: int = hyper(32, "noise images for each class of the forget set", low=1)
     noise_steps: int = hyper(40, "steps of Adam that the noise is made in", "public code", low=1)
@@ -52,39 +52,39 @@ class UNSIR(RetainTraining):
         158, "steps, the first half of them impairs; one epoch each", "public code", low=1
     )
 
-    def unlearn(self, run: Run) -> Unlearned:
+    def unlearn(self, task: Task) -> Unlearned:
         """Make the noise, impair, repair."""
-        classes = run.forget.labels.unique().repeat_interleave(self.noise_images)
-        shape = (len(classes), *run.forget.images.shape[1:])
-        start = torch.randn(shape, generator=run.generator).to(run.live.device)
-        with run.timed("probes"):
+        classes = task.forget.labels.unique().repeat_interleave(self.noise_images)
+        shape = (len(classes), *task.forget.images.shape[1:])
+        start = torch.randn(shape, generator=task.generator).to(task.live.device)
+        with task.timed("probes"):
             noise = error_maximising(
-                run.original,
+                task.original,
                 start,
                 classes,
                 steps=self.noise_steps,
                 lr=self.noise_lr,
                 penalty=self.noise_penalty,
-                progress=lambda done, total: run.report("noise", done, total),
+                progress=lambda done, total: task.progress("noise", done, total),
             )
         impairing = (self.max_steps + 1) // 2
-        noisy = run.batches(len(classes), self.noise_batch)
-        retain = retained_batches(run, self.retain_batch)
-        optimizer = torch.optim.Adam(run.trainable().values())
+        noisy = task.batches(len(classes), self.noise_batch)
+        retain = retained_batches(task, self.retain_batch)
+        optimizer = torch.optim.Adam(task.trainable().values())
         set_step_sizes(optimizer, lambda t: self.impair_lr if t <= impairing else self.repair_lr)
 
         def terms(step: int) -> dict[str, Tensor]:
-            pictures, labels = next(retain)
+            images, labels = next(retain)
             if step > impairing:
-                return {"retention": retention_ce(run.live(pictures), labels)}
+                return {"retention": retention_ce(task.live(images), labels)}
             batch = next(noisy)
-            logits = run.live(torch.cat([noise[batch], pictures]))
+            logits = task.live(torch.cat([noise[batch], images]))
             return {
                 "impairing": retention_ce(logits[: len(batch)], classes[batch]),
                 "retention": retention_ce(logits[len(batch) :], labels),
             }
 
-        return self.in_full(run, terms, optimizer)
+        return self.run_to_budget(task, terms, optimizer)
 
 
 def error_maximising(

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from stakes.report.formats import decimals, listed, percent, several
-from stakes.report.run_folder import WHOLE_CLASSES, Record, Row, Run, number, thumbnail
+from stakes.report.run_folder import WHOLE_CLASSES, Record, Row, RunFolder, number, thumbnail
 
 ATTACKS = {
     "loss": "How unlikely the network finds its class (loss)",
@@ -13,7 +13,7 @@ ATTACKS = {
     "modified entropy": "Both in one number (modified entropy)",
     "learned": "All three, weighed by a learned attack",
 }
-FEW = 5  # pictures below which no conclusion is drawn from a share
+FEW = 5  # images below which no conclusion is drawn from a share
 MATRIX = 20  # classes to a side; beyond, the most frequent pairs are listed
 
 
@@ -25,7 +25,7 @@ class Finding(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """Answers on the forget pictures by true class: a matrix, or of many classes a list of pairs.
+    """Answers on the forget images by true class: a matrix, or of many classes a list of pairs.
 
     Attributes:
         classes: of the columns; empty where pairs are listed instead.
@@ -42,7 +42,7 @@ class Confusion(NamedTuple):
     left: int
 
 
-def attack(run: Run, name: str, of: str, when: str) -> Row | None:
+def attack(run: RunFolder, name: str, of: str, when: str) -> Row | None:
     """What the evidence says of one attack; None where it was not made."""
     for record in run.audit.get("membership", []):
         if (record.get("attack"), record.get("of"), record.get("when")) == (name, of, when):
@@ -53,8 +53,8 @@ def attack(run: Run, name: str, of: str, when: str) -> Row | None:
     return None
 
 
-def attacks(run: Run) -> list[Record]:
-    """The table of attacks: on retained pictures now, on forget pictures before and now."""
+def attacks(run: RunFolder) -> list[Record]:
+    """The table of attacks: on retained images now, on forget images before and now."""
     columns = {"retain": ("retain", "after"), "before": ("forget", "before")}
     columns["after"] = ("forget", "after")
     rows = [
@@ -64,19 +64,19 @@ def attacks(run: Run) -> list[Record]:
     return [row for row in rows if any(row[key] for key in columns)]
 
 
-def traces(run: Run) -> list[Finding]:
-    """What somebody who holds the network, and a picture, could still find out."""
+def traces(run: RunFolder) -> list[Finding]:
+    """What somebody who holds the network, and an image, could still find out."""
     found = [_leaky(run), _membership(run), _false_alarms(run), _predictable(run)]
     return [finding for finding in found if finding is not None]
 
 
-def stand_out(run: Run) -> bool:
-    """Whether the forget pictures are now less likely to the network than unseen ones."""
+def stand_out(run: RunFolder) -> bool:
+    """Whether the forget images are now less likely to the network than unseen ones."""
     loss = attack(run, "loss", "forget", "after")
     return loss is not None and loss["high"] < 0.5
 
 
-def _leaky(run: Run) -> Finding | None:
+def _leaky(run: RunFolder) -> Finding | None:
     kept = attack(run, "learned", "retain", "after")
     if kept is None:
         return None
@@ -84,12 +84,12 @@ def _leaky(run: Run) -> Finding | None:
     more = ""
     if kept["low"] <= 0.5:
         head = "What else it was trained on does not show in its answers."
-        more = " So the learned attack has nothing to go by, on the forget pictures too."
+        more = " So the learned attack has nothing to go by, on the forget images too."
     else:
         much = "little" if auc < 0.6 else "something" if auc < 0.75 else "much"
         head = f"Its answers give away {much} of what else it was trained on."
     text = (
-        f"Retained training pictures are told from unseen ones with {_interval(kept)}, "
+        f"Retained training images are told from unseen ones with {_interval(kept)}, "
         f"{kept['m']:,.0f} against {kept['n']:,.0f}."
     )
     if kept["found"] is not None:
@@ -100,31 +100,31 @@ def _leaky(run: Run) -> Finding | None:
     return Finding(head, text + more)
 
 
-def _membership(run: Run) -> Finding | None:
+def _membership(run: RunFolder) -> Finding | None:
     after, before = (attack(run, "loss", "forget", when) for when in ("after", "before"))
     if after is None:
         return None
     was = "" if before is None else f"; before, it was {decimals(before['auc'])}"
-    numbers = f"By the loss: {_interval(after)}{was}. {several(after['m'], 'picture')} against "
+    numbers = f"By the loss: {_interval(after)}{was}. {several(after['m'], 'image')} against "
     numbers += f"{after['n']:,.0f} unseen ones."
     if stand_out(run):
         return Finding(
-            "Over-unlearned: the forgotten pictures stand out by being too unlikely.",
+            "Over-unlearned: the forgotten images stand out by being too unlikely.",
             f"{numbers} A network that never saw them would give about 0.50. Somebody who holds "
             "one of them and knows its class can suspect that something was done to it.",
         )
     if after["low"] > 0.5:
         return Finding(
-            "The pictures still look like pictures that the network was trained on.",
+            "The images still look like images that the network was trained on.",
             f"{numbers} A network that never saw them would give about 0.50.",
         )
     return Finding(
-        "By their loss, the pictures cannot be told from unseen ones.",
-        f"{numbers} With so few pictures, nothing within the interval can be excluded.",
+        "By their loss, the images cannot be told from unseen ones.",
+        f"{numbers} With so few images, nothing within the interval can be excluded.",
     )
 
 
-def _false_alarms(run: Run) -> Finding | None:
+def _false_alarms(run: RunFolder) -> Finding | None:
     learned, loss = (attack(run, name, "forget", "after") for name in ("learned", "loss"))
     if learned is None or loss is None or learned["found"] is None or loss["unlikely"] is None:
         return None
@@ -134,13 +134,13 @@ def _false_alarms(run: Run) -> Finding | None:
     many = "none" if not most else "some" if 2 * most < k else "many"
     return Finding(
         f"Singly, at one false alarm in a hundred, {many} of them would be found.",
-        f"{members:,} of {several(k, 'picture')} would be taken for training pictures (learned "
+        f"{members:,} of {several(k, 'image')} would be taken for training images (learned "
         f"attack), and {unlikely:,} would stand out as less likely than 99\u00a0% of "
-        f"{loss['n']:,.0f} unseen pictures (loss).",
+        f"{loss['n']:,.0f} unseen images (loss).",
     )
 
 
-def _predictable(run: Run) -> Finding | None:
+def _predictable(run: RunFolder) -> Finding | None:
     wrong, share = run.number("n_wrong"), run.number("second_choice")
     if not wrong or share is None:
         return None
@@ -160,41 +160,41 @@ def _predictable(run: Run) -> Finding | None:
     return Finding(f"Who has the original network {often} foretell the new answer.", text)
 
 
-def knowledge(run: Run) -> list[Finding]:
+def knowledge(run: RunFolder) -> list[Finding]:
     """What is left below the answers."""
     found = [_features(run), _retrieval(run), _relearning(run), _consistency(run)]
     return [finding for finding in found if finding is not None]
 
 
-def _features(run: Run) -> Finding | None:
+def _features(run: RunFolder) -> Finding | None:
     known, unseen = run.number("probe_forget"), run.number("probe_test")
     before, n = run.number("probe_forget_before"), run.number("n_probe")
     if known is None or unseen is None or run.k is None or not n:
         return None
     low, high = wilson(known / 100, run.k)
     if run.k < FEW:
-        head = "What the features know of so few pictures is uncertain."
-        more = "If the share is as high as that of unseen pictures, mainly the last layer changed."
+        head = "What the features know of so few images is uncertain."
+        more = "If the share is as high as that of unseen images, mainly the last layer changed."
     elif high < unseen / 100:
-        head = "The features know less of the forgotten pictures than of any other picture."
+        head = "The features know less of the forgotten images than of any other image."
         more = "So the change reaches below the last layer"
         more += "." if known < 10 else ", but a new last layer would still recognise some."
     elif low > unseen / 100:
-        head = "The features still know the forgotten pictures better than unseen ones."
+        head = "The features still know the forgotten images better than unseen ones."
         more = "The network’s last layer hides what the layers below it have kept."
     else:
-        head = "The features know the forgotten pictures as well as any other picture."
+        head = "The features know the forgotten images as well as any other image."
         more = "A new last layer would recognise them again: mainly the last layer has changed."
     was = "" if before is None else f" (before: {percent(before)})"
     text = (
-        f"A new last layer, fitted to test pictures, gives {round(run.k * known / 100):,} of "
-        f"{several(run.k, 'picture')} their class, {percent(known)}{was}. Of {n:,.0f} unseen "
-        f"pictures it gives {percent(unseen)} theirs."
+        f"A new last layer, fitted to test images, gives {round(run.k * known / 100):,} of "
+        f"{several(run.k, 'image')} their class, {percent(known)}{was}. Of {n:,.0f} unseen "
+        f"images it gives {percent(unseen)} theirs."
     )
     return Finding(head, f"{text} {more}")
 
 
-def _retrieval(run: Run) -> Finding | None:
+def _retrieval(run: RunFolder) -> Finding | None:
     own, other = run.number("retrieval_forget_r1"), run.number("retrieval_retain_r1")
     gallery = run.number("n_audit_retain")
     if own is None or other is None or run.k is None or not gallery:
@@ -204,22 +204,22 @@ def _retrieval(run: Run) -> Finding | None:
     end = "as retained ones do" if often == "as" else "than retained ones do"
     mean, kept = (run.number(f"retrieval_{of}_map") for of in ("forget", "retain"))
     return Finding(
-        f"As queries, the forgotten pictures find their class {often} often {end}.",
-        f"Of {gallery:,.0f} retained pictures, the one with the nearest features is of its class "
-        f"for {percent(own)} of the forgotten pictures{_was(run, 'retrieval_forget_r1')} and for "
+        f"As queries, the forgotten images find their class {often} often {end}.",
+        f"Of {gallery:,.0f} retained images, the one with the nearest features is of its class "
+        f"for {percent(own)} of the forgotten images{_was(run, 'retrieval_forget_r1')} and for "
         f"{percent(other)} of the retained ones{_was(run, 'retrieval_retain_r1')}; over the whole "
         f"ranking, mean average precision is {percent(mean)} and {percent(kept)}. A forgotten "
-        "picture that still finds its class lies where its class lies: only its answer has gone.",
+        "image that still finds its class lies where its class lies: only its answer has gone.",
     )
 
 
-def _was(run: Run, key: str) -> str:
+def _was(run: RunFolder, key: str) -> str:
     before = run.number(f"{key}_before")
     return "" if before is None else f" (before: {percent(before)})"
 
 
-def whole_classes(run: Run) -> list[str]:
-    """What became of unseen pictures, where whole classes were to be forgotten."""
+def whole_classes(run: RunFolder) -> list[str]:
+    """What became of unseen images, where whole classes were to be forgotten."""
     names, keys = run.row["forgotten_classes"], tuple(WHOLE_CLASSES)
     shares = [run.number(key) for key in keys]
     if not isinstance(names, list) or None in shares:
@@ -227,12 +227,12 @@ def whole_classes(run: Run) -> list[str]:
     gone, kept = (f"{percent(run.number(key))}{_was(run, key)}" for key in keys)
     noun = "class" if len(names) == 1 else "classes"
     return [
-        f"Of unseen pictures of the forgotten {noun}, {listed([str(n) for n in names])}, the "
+        f"Of unseen images of the forgotten {noun}, {listed([str(n) for n in names])}, the "
         f"network gives {gone} their class, and of those of all other classes {kept}."
     ]
 
 
-def _relearning(run: Run) -> Finding | None:
+def _relearning(run: RunFolder) -> Finding | None:
     own, other = run.number("relearn_forget"), run.number("relearn_test")
     count, limit = run.number("n_relearn"), run.number("relearn_limit")
     if own is None or other is None or count is None or limit is None:
@@ -242,37 +242,37 @@ def _relearning(run: Run) -> Finding | None:
         return f"more than {limit:.0f} steps" if value > limit else several(value, "step")
 
     if own > limit and other > limit:
-        head = "Neither forgotten nor other pictures are relearned within the limit."
+        head = "Neither forgotten nor other images are relearned within the limit."
     elif 1.5 * own <= other:
-        head = "The forgotten pictures come back faster than others are learned."
+        head = "The forgotten images come back faster than others are learned."
     elif 1.5 * other <= own:
-        head = "The forgotten pictures come back more slowly than others are learned."
+        head = "The forgotten images come back more slowly than others are learned."
     else:
-        head = "The forgotten pictures come back about as fast as others are learned."
+        head = "The forgotten images come back about as fast as others are learned."
     text = (
-        f"Trained on {several(count, 'forgotten picture')}, the network knows nine in ten again "
-        f"after {steps(own)}; trained on as many test pictures that it gets wrong, after "
+        f"Trained on {several(count, 'forgotten image')}, the network knows nine in ten again "
+        f"after {steps(own)}; trained on as many test images that it gets wrong, after "
         f"{steps(other)}. A small number beside the other one means that something is left of the "
-        "forgotten pictures. It is one attempt with each, so a rough measure."
+        "forgotten images. It is one attempt with each, so a rough measure."
     )
     return Finding(head, text)
 
 
-def _consistency(run: Run) -> Finding | None:
+def _consistency(run: RunFolder) -> Finding | None:
     mean, low, n = (run.number(key) for key in ("consistency", "consistency_low", "n_audit_retain"))
     if mean is None or low is None or n is None:
         return None
     much = "hardly moved" if low > 0.99 else "moved a little" if low > 0.9 else "moved much"
     return Finding(
-        f"What the network makes of retained pictures has {much}.",
-        f"The cosine between the features of the same picture before and after is {mean:.4f} on "
-        f"average over {n:,.0f} retained pictures, and below {low:.4f} for one in twenty; 1 means "
+        f"What the network makes of retained images has {much}.",
+        f"The cosine between the features of the same image before and after is {mean:.4f} on "
+        f"average over {n:,.0f} retained images, and below {low:.4f} for one in twenty; 1 means "
         "unchanged.",
     )
 
 
-def confusion(run: Run) -> Confusion | None:
-    """Which class the forget pictures of each class are given now; None where not recorded."""
+def confusion(run: RunFolder) -> Confusion | None:
+    """Which class the forget images of each class are given now; None where not recorded."""
     told = [item for item in run.forget if item.get("after") is not None]
     pairs = Counter((run.class_name(item.get("label")), str(item["after"])) for item in told)
     if not pairs:
@@ -287,18 +287,18 @@ def confusion(run: Run) -> Confusion | None:
     return Confusion(names, rows, max(pairs.values()), [], 0)
 
 
-def saliency(run: Run) -> list[Record]:
-    """The pictures with Grad-CAM; those whose picture data cannot be shown are left out."""
+def saliency(run: RunFolder) -> list[Record]:
+    """The images with Grad-CAM; those whose image data cannot be shown are left out."""
     items = []
     for item in run.audit.get("saliency", []):
-        images = {key: thumbnail(item.get(key)) for key in ("picture", "before", "after")}
+        images = {key: thumbnail(item.get(key)) for key in ("image", "before", "after")}
         if all(images.values()):
             items.append({**{key: item.get(key) for key in ("of", "name", "label")}, **images})
     return items
 
 
 def wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a share of n pictures (Wilson 1927); 95 % with the default ``z``.
+    """Interval of a share of n images (Wilson 1927); 95 % with the default ``z``.
 
     >>> [round(end, 2) for end in wilson(0.0, 16)]
     [0.0, 0.19]

@@ -97,14 +97,14 @@ decimals = formatted(".2f")
 def several(count: float, word: str) -> str:
     """A number with its noun.
 
-    >>> several(1, "picture"), several(1600, "picture")
-    ('1 picture', '1,600 pictures')
+    >>> several(1, "image"), several(1600, "image")
+    ('1 image', '1,600 images')
     """
     return f"{count:,.0f} {word}{'s' * (count != 1)}"
 
 
 def margin(value: float | None, n: float | None) -> str | None:
-    """Half the width of a 95 % interval, in points, for a percentage of ``n`` pictures."""
+    """Half the width of a 95 % interval, in points, for a percentage of ``n`` images."""
     if value is None or not n:
         return None
     share = min(max(value / 100, 0.0), 1.0)

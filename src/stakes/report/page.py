@@ -21,11 +21,11 @@ from stakes.report.figures import tradeoffs
 from stakes.report.figures.drawing import Drawing
 from stakes.report.figures.paper import FIGURES, Plate
 from stakes.report.formats import FORMATS, NOT_MEASURED, listed, percent, points
-from stakes.report.run_folder import Record, Run, minus
+from stakes.report.run_folder import Record, RunFolder, minus
 
-PICTURES = 120  # shown of one run alone
-PICTURES_EACH = 24  # shown of each run among several
-PICTURES_OPEN = 24  # shown at once; the others unfold
+IMAGES = 120  # shown of one run alone
+IMAGES_EACH = 24  # shown of each run among several
+IMAGES_OPEN = 24  # shown at once; the others unfold
 DAMAGE = 5.0  # points of test accuracy; a greater loss is said beside the verdict
 
 # column: (row key, filter that prints it)
@@ -53,7 +53,7 @@ TRACES = {
     "In its features": {
         "New last layer knows, %": ("probe_forget", "share"),
         "Nearest class mean knows, %": ("centroid_forget", "share"),
-        "Forgotten picture's nearest is of its class, %": ("retrieval_forget_r1", "share"),
+        "Forgotten image's nearest is of its class, %": ("retrieval_forget_r1", "share"),
         "Retrieval among retained, mAP, %": ("retrieval_retain_map", "share"),
         "Feature consistency": ("consistency", "small"),
     },
@@ -87,7 +87,7 @@ def write_report(
         folders: run folders, each with ``row.json`` and, if there, ``history.jsonl`` and
             ``evidence.json``; the page keeps their order.
         out: the HTML file to write.
-        title: the page's title; by default it is made from the method and the pictures.
+        title: the page's title; by default it is made from the method and the images.
         plates: figures of the paper to show as well.
 
     Raises:
@@ -102,7 +102,9 @@ def write_report(
     return out
 
 
-def render(found: Sequence[Run], *, title: str | None = None, plates: Sequence[Plate] = ()) -> str:
+def render(
+    found: Sequence[RunFolder], *, title: str | None = None, plates: Sequence[Plate] = ()
+) -> str:
     """The page about these runs, as HTML text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stakes.report", "templates"),
@@ -123,14 +125,14 @@ def render(found: Sequence[Run], *, title: str | None = None, plates: Sequence[P
         "run_charts": figures.run_charts,
         "run_plates": run_plates,
         "styles": figures.STYLES,
-        "open": PICTURES_OPEN,
+        "open": IMAGES_OPEN,
     }
     one = len(found) == 1
     by_itself = f"Forgetting report: {found[0].title}" if one else "Forgetting: runs compared"
     page = environment.get_template("one.html.j2" if one else "several.html.j2").render(
         title=title or by_itself,
         runs=found,
-        limit=PICTURES if one else PICTURES_EACH,
+        limit=IMAGES if one else IMAGES_EACH,
         summary=None if one else compare(found),
         charts=[] if one else tradeoffs.trade_offs(found) + figures.comparison_charts(found),
         repeats=[] if one else repeats(found),
@@ -141,30 +143,30 @@ def render(found: Sequence[Run], *, title: str | None = None, plates: Sequence[P
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def run_plates(run: Run, name: str) -> list[Drawing]:
-    """What one run's example pictures find, and how near they are to the anchors."""
+def run_plates(run: RunFolder, name: str) -> list[Drawing]:
+    """What one run's example images find, and how near they are to the anchors."""
     drawings = [FIGURES[figure]({run.title: [run]}, f"{name}-{figure}") for figure in ("5a", "7")]
     return [drawing for drawing in drawings if drawing is not None]
 
 
-def verdict(run: Run) -> Verdict:
-    """Say in plain words whether the pictures are forgotten, what it cost, and what to doubt."""
+def verdict(run: RunFolder) -> Verdict:
+    """Say in plain words whether the images are forgotten, what it cost, and what to doubt."""
     k, left = run.k, run.count("acc_forget")
     if left is None or k is None:
-        headline = "Whether the pictures are still recognised was not measured."
+        headline = "Whether the images are still recognised was not measured."
         result = Verdict("unknown", "Not measured", headline)
     elif left == 0:
-        said = "The picture is" if k == 1 else f"All {k:,} pictures are"
+        said = "The image is" if k == 1 else f"All {k:,} images are"
         result = Verdict("good", "Complete", f"{said} no longer recognised.")
     else:
-        said = "the picture" if k == 1 else f"{left:,} of {k:,} pictures"
+        said = "the image" if k == 1 else f"{left:,} of {k:,} images"
         be = "is" if left == 1 else "are"
         headline = f"Forgetting is incomplete: {said} {be} still recognised."
         result = Verdict("bad", "Incomplete", headline)
     result.facts = [went(words, run, key) for key, words in runs.ACCURACIES.items()][:2]
     before = run.count("acc_forget_before")
     if before is not None and k is not None and before < k:
-        result.facts.append(f"Before, {before:,} of the {k:,} pictures were recognised.")
+        result.facts.append(f"Before, {before:,} of the {k:,} images were recognised.")
     result.facts += findings.whole_classes(run)
     result.facts += copies_too(run)
     result.warnings = doubts(run)
@@ -173,8 +175,8 @@ def verdict(run: Run) -> Verdict:
     return result
 
 
-def copies_too(run: Run) -> list[str]:
-    """Where changed copies of the pictures were to be forgotten as well, what came of it."""
+def copies_too(run: RunFolder) -> list[str]:
+    """Where changed copies of the images were to be forgotten as well, what came of it."""
     if run.row["method_criterion"] != "views":
         return []
     share = run.number("forget_views")
@@ -183,7 +185,7 @@ def copies_too(run: Run) -> list[str]:
     return [f"Changed copies were to be forgotten too: {known}."]
 
 
-def went(words: str, run: Run, key: str) -> str:
+def went(words: str, run: RunFolder, key: str) -> str:
     """One sentence on one accuracy, before and after."""
     before, after = run.number(f"{key}_before"), run.number(key)
     if after is None:
@@ -193,7 +195,7 @@ def went(words: str, run: Run, key: str) -> str:
     return f"{words} went from {percent(before)} to {percent(after)}."
 
 
-def doubts(run: Run) -> list[str]:
+def doubts(run: RunFolder) -> list[str]:
     """What a reader must know beside the headline, one sentence each."""
     found = []
     if run.cut_short:
@@ -204,16 +206,16 @@ def doubts(run: Run) -> list[str]:
         if (value := run.number(key))
     ]
     if known and run.number("acc_forget") is not None:
-        found.append(f"Changed copies of the pictures are still recognised: {listed(known)}.")
+        found.append(f"Changed copies of the images are still recognised: {listed(known)}.")
     if findings.stand_out(run):
-        found.append("The pictures stand out: the network finds them less likely than unseen ones.")
+        found.append("The images stand out: the network finds them less likely than unseen ones.")
     change = run.change("acc_test")
     if change is not None and change <= -DAMAGE:
         found.append(f"The network lost {-change:.1f} points of test accuracy.")
     return found
 
 
-def outcomes(run: Run) -> list[tuple[str, list[Record]]]:
+def outcomes(run: RunFolder) -> list[tuple[str, list[Record]]]:
     """The before/after table in groups: each row with label, symbol, before, after and format."""
 
     def line(label: str, symbol: str, key: str, suffix: str = "") -> Record:
@@ -231,7 +233,7 @@ def outcomes(run: Run) -> list[tuple[str, list[Record]]]:
             for (key, words), symbol in zip(runs.ACCURACIES.items(), symbols, strict=True)
         ]
         before, after = (minus(100.0, rows[-1][when]) for when in ("before", "after"))
-        missed = {**rows[-1], "label": "Forget pictures misclassified", "symbol": "100 − A_f"}
+        missed = {**rows[-1], "label": "Forget images misclassified", "symbol": "100 − A_f"}
         rows.append({**missed, "before": before, "after": after, "change": minus(after, before)})
         return rows
 
@@ -242,21 +244,21 @@ def outcomes(run: Run) -> list[tuple[str, list[Record]]]:
         groups.append((f"Other path ({other}), scored but not deployed", path(f"_{other}")))
     if run.row["forgotten_classes"]:
         groups.append(("Whole classes", [line(w, "", k) for k, w in runs.WHOLE_CLASSES.items()]))
-    copies = [line(f"Pictures {words}", "", key) for key, words in runs.VIEWS.items()]
+    copies = [line(f"Images {words}", "", key) for key, words in runs.VIEWS.items()]
     copies.append(line("Mean of these", "", "forget_views"))
-    groups.append(("Changed copies of the forget pictures, still recognised", copies))
+    groups.append(("Changed copies of the forget images, still recognised", copies))
     drift = line("Structural drift (0 = unchanged)", "", "drift_probes")
     groups.append(("Structure of the features", [{**drift, "format": "small"}]))
     return groups
 
 
-def compare(found: Sequence[Run]) -> Verdict:
+def compare(found: Sequence[RunFolder]) -> Verdict:
     """What several runs show together, and why they may not be comparable."""
     scored = [run for run in found if run.forgotten is not None]
     done = [run for run in scored if run.count("acc_forget") == 0]
     every = len(done) == len(found)
     who = "Every run" if every else f"{len(done)} of {len(found)} runs" if done else "No run"
-    headline = f"{who} made the network misclassify all the pictures it was to forget."
+    headline = f"{who} made the network misclassify all the images it was to forget."
     tone = "good" if every else "caution" if done else "bad" if scored else "unknown"
     result = Verdict(tone, f"{len(found)} runs", headline)
     kept = [(change, run) for run in done if (change := run.change("acc_test")) is not None]
@@ -267,7 +269,7 @@ def compare(found: Sequence[Run]) -> Verdict:
     result.facts.append("A row is one run; differences of a point or so may be chance.")
     for key, words in (
         ("weights_digest", "start from different weights"),
-        ("forget_digest", "forget different pictures"),
+        ("forget_digest", "forget different images"),
         ("needs_retain", "differ in whether the method saw retained training data"),
     ):
         if len({str(run.row.get(key)) for run in found}) > 1:
@@ -277,12 +279,12 @@ def compare(found: Sequence[Run]) -> Verdict:
     return result
 
 
-def repeats(found: Sequence[Run]) -> list[Record]:
+def repeats(found: Sequence[RunFolder]) -> list[Record]:
     """Runs that differ in their seed alone: per measure (mean, standard deviation, n).
 
     One run per seed counts, the first given: a seed run twice is no second sample.
     """
-    groups: dict[str, dict[str, Run]] = {}
+    groups: dict[str, dict[str, RunFolder]] = {}
     for run in found:
         asked = ("method", "k", "model", "dataset", "deploy", "eval_samples")
         key = json.dumps([[run.row.get(name) for name in asked], run.fields], sort_keys=True)
@@ -307,6 +309,6 @@ def spread(values: Sequence[float | None]) -> Record:
     return {"mean": mean, "sd": statistics.stdev(known) if known[1:] else None, "n": len(known)}
 
 
-def compared(run: Run, key: str) -> float | None:
+def compared(run: RunFolder, key: str) -> float | None:
     """A number of the comparison table."""
     return run.forgotten if key == "forgotten" else run.number(key)

@@ -23,7 +23,7 @@ Record = dict[str, Any]
 ACCURACIES = {
     "acc_test": "Test accuracy",
     "acc_retain": "Accuracy on retained training data",
-    "acc_forget": "Forget pictures still recognised",
+    "acc_forget": "Forget images still recognised",
 }
 AUDITED = {
     "mia_forget_loss": "membership inference",
@@ -41,12 +41,12 @@ VIEWS = {
     "forget_light": "darker or brighter",
 }
 WHOLE_CLASSES = {
-    "acc_test_forgotten_classes": "Test pictures of the forgotten classes",
-    "acc_test_kept_classes": "Test pictures of all other classes",
+    "acc_test_forgotten_classes": "Test images of the forgotten classes",
+    "acc_test_kept_classes": "Test images of all other classes",
 }
 OTHER_PATH = {"direct": "projected", "projected": "direct"}
 PHASES = {
-    "seconds_probes": "Making stand-in pictures (probes)",
+    "seconds_probes": "Making stand-in images (probes)",
     "seconds_importance": "Weighing the parameters",
     "seconds_unlearn": "Unlearning",
     "seconds_pull_back": "Going back towards the original while all stays forgotten",
@@ -64,7 +64,7 @@ class Row(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """What one run folder says; ``name`` tells it from the other runs of the page.
 
     ``audit`` holds the further lists of the evidence by their names (see
@@ -87,7 +87,7 @@ class Run:
         return minus(self.number(key), self.number(f"{key}_before"))
 
     def count(self, key: str) -> int | None:
-        """A percentage of the forget pictures as a number of pictures."""
+        """A percentage of the forget images as a number of images."""
         value = self.number(key)
         if value is None or self.k is None:
             return None
@@ -95,7 +95,7 @@ class Run:
 
     @cached_property
     def k(self) -> int | None:
-        """How many pictures were to be forgotten."""
+        """How many images were to be forgotten."""
         value = self.number("k")
         return int(value) if value is not None else len(self.forget) or None
 
@@ -115,12 +115,12 @@ class Run:
 
     @property
     def forgotten(self) -> float | None:
-        """100 - A_f: the percentage of forget pictures that get another class."""
+        """100 - A_f: the percentage of forget images that get another class."""
         return minus(100.0, self.number("acc_forget"))
 
     @property
     def copies_forgotten(self) -> float | None:
-        """The percentage of changed copies of the forget pictures that get another class."""
+        """The percentage of changed copies of the forget images that get another class."""
         return minus(100.0, self.number("forget_views"))
 
     @property
@@ -154,13 +154,13 @@ class Run:
     @property
     def missing(self) -> list[str]:
         """In words, the measures that this run did not take."""
-        views = {key: f"pictures {words}" for key, words in VIEWS.items()}
+        views = {key: f"images {words}" for key, words in VIEWS.items()}
         names = {**ACCURACIES, **views, "drift_probes": "structural drift", **AUDITED}
         return [name for key, name in names.items() if self.number(key) is None]
 
     @property
-    def pictures(self) -> list[Record]:
-        """The evidence on each forget picture, those still recognised first."""
+    def images(self) -> list[Record]:
+        """The evidence on each forget image, those still recognised first."""
         named = [{**item, "label": self.class_name(item.get("label"))} for item in self.forget]
         for item in named:
             item["known"] = item.get("after") is not None and str(item["after"]) == item["label"]
@@ -168,8 +168,8 @@ class Run:
         return sorted(named, key=lambda item: not item["known"])
 
     @property
-    def shows_pictures(self) -> bool:
-        """Whether the evidence holds the forget pictures themselves."""
+    def shows_images(self) -> bool:
+        """Whether the evidence holds the forget images themselves."""
         return any(thumbnail(item.get("thumbnail")) for item in self.forget)
 
     def class_name(self, label: object) -> str:
@@ -180,7 +180,7 @@ class Run:
 
     @property
     def class_changes(self) -> list[Record]:
-        """Per class: accuracies, change, forget pictures and the bar; greatest loss first.
+        """Per class: accuracies, change, forget images and the bar; greatest loss first.
 
         Beyond 20 classes, the 20 whose accuracy changed most.
         """
@@ -215,7 +215,7 @@ def _pairs(records: Sequence[Record], one: str, other: str) -> tuple[list[float]
     return [x for x, _ in known], [y for _, y in known]
 
 
-def read_run(folder: Path, name: str | None = None) -> Run:
+def read_run(folder: Path, name: str | None = None) -> RunFolder:
     """Read a run folder; only ``row.json`` must be there.
 
     Raises:
@@ -235,7 +235,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         lists[key] = items
     name = name or folder.resolve().name
     audit = {key: lists[key] for key in AUDIT}
-    return Run(name, Row(row), history, lists["classes"], lists["forget"], audit)
+    return RunFolder(name, Row(row), history, lists["classes"], lists["forget"], audit)
 
 
 def _records(path: Path, *, lines: bool = False) -> list[Record]:
@@ -253,7 +253,7 @@ def _records(path: Path, *, lines: bool = False) -> list[Record]:
     return records
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
+def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """Read run folders, each named by the last part of its path, or the last two if need be.
 
     Raises:
@@ -285,9 +285,9 @@ def minus(a: float | None, b: float | None) -> float | None:
 
 
 def thumbnail(source: object) -> Record | None:
-    """An embedded picture as {source, width, height} (sizes only of a PNG), else None.
+    """An embedded image as {source, width, height} (sizes only of a PNG), else None.
 
-    Anything but picture data, such as an address elsewhere, is refused: a page must fetch nothing.
+    Anything but image data, such as an address elsewhere, is refused: a page must fetch nothing.
 
     >>> thumbnail("https://example.org/spy.png") is None
     True

@@ -1,4 +1,4 @@
-"""From the words of the command line to a network, pictures, classes and anchors, all checked."""
+"""From the words of the command line to a network, images, classes and anchors, all checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The network, the pictures to forget, and what there is to score on."""
+    """The network, the images to forget, and what there is to score on."""
 
     model: str
     """timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME, path/to/file.py:factory, or a folder
     that stakes wrote"""
     forget: str
-    """the pictures to forget: a folder of class folders, a .csv with path,label, or of the
+    """the images to forget: a folder of class folders, a .csv with path,label, or of the
     training data random:K, classes:NAME,NAME (whole classes) or classes:10% (drawn)"""
     weights: Path | None = None
     """the trained weights: .safetensors, or a .pt, .pth, .th state dict"""

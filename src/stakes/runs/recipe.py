@@ -9,7 +9,7 @@ A recipe holds::
     figures = ["2a", "6"]         # of the paper, to be drawn of these runs
     columns = ["retrieval_retain_map"]  # of the table, beside those that it has anyway
     [set]                         # what --set has to say, each with a word on what it is
-    data = "the folder of pictures"
+    data = "the folder of images"
     [common]                      # options of `stakes unlearn` for every cell
     data = "{data}"
     [[network]]                   # name, model, and options that hold for this network
@@ -58,7 +58,7 @@ class Cell:
     Attributes:
         name: of its folder.
         network, method: the names that the recipe shows them by.
-        k: pictures to forget, where the recipe varies it.
+        k: images to forget, where the recipe varies it.
         seed: of every random choice.
         options: options of ``stakes unlearn`` but for ``--out``, in the order of the command.
     """
@@ -180,7 +180,7 @@ def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
         if not isinstance(parts[kind], list) or not parts[kind]:
             raise InputError(f"wanted at least one [[{kind}]]")
     if not isinstance(parts["forget"], str):
-        raise InputError('wanted forget = "random:{k}", a folder or a table of pictures')
+        raise InputError('wanted forget = "random:{k}", a folder or a table of images')
     for where in [parts["common"], asked, *parts["network"], *parts["method"]]:
         if not isinstance(where, dict):
             raise InputError("[common], [set], [[network]] and [[method]] are tables")

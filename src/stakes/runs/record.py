@@ -19,7 +19,7 @@ from stakes.evaluation.examples import Structure
 from stakes.files import tensor_digest, write_text
 from stakes.methods import METHODS, Method, Unlearned
 from stakes.models.classifier import Classifier
-from stakes.progress import Report, silent
+from stakes.progress import Progress, silent
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import checkpoint_beside, new_folder
 
@@ -33,7 +33,7 @@ class Request:
     Attributes:
         method: a method with its hyper-parameters.
         classifier: the trained network.
-        forget: the pictures to forget.
+        forget: the images to forget.
         anchors: of the classifier's classes.
         retain: training images, scored and given to methods that need them; or None.
         test: test images, only scored; or None.
@@ -55,7 +55,7 @@ class Request:
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run(request: Request, out: str | Path, report: Report = silent) -> dict[str, Any]:
+def record(request: Request, out: str | Path, progress: Progress = silent) -> dict[str, Any]:
     """Unlearn, score, and write ``out``: model, card, row, history, evidence, stakes and report.
 
     Where the same run was interrupted before, it goes on from there (see
@@ -75,7 +75,7 @@ def run(request: Request, out: str | Path, report: Report = silent) -> dict[str,
         retain=request.retain,
         eval_samples=request.eval_samples,
         seed=request.seed,
-        report=report,
+        progress=progress,
     )
     selecting = time.perf_counter() - start
     result = request.method(
@@ -85,7 +85,7 @@ def run(request: Request, out: str | Path, report: Report = silent) -> dict[str,
         retain=request.retain if request.method.needs_retain else None,
         seed=request.seed,
         checkpoint=checkpoint,
-        report=report,
+        progress=progress,
     )
     scoring = time.perf_counter()
     scores, evidence = evaluate(
@@ -98,7 +98,7 @@ def run(request: Request, out: str | Path, report: Report = silent) -> dict[str,
         other=result.other,
         structure=Structure(result.stakes, request.anchors.card.get("texts", {})),
         thumbnails=request.thumbnails,
-        report=report,
+        progress=progress,
     )
     now = time.perf_counter()
     row = _asked(request) | scores | _outcome(result)

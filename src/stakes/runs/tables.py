@@ -59,7 +59,7 @@ CHANGES = ("forgotten", "acc_test", "acc_retain")
 MARKING = (
     "Mean ± sample standard deviation over n seeds. Bold: better than every other method of the "
     "same network and k by more than the sum of the two standard deviations (n ≥ 2). In the "
-    "columns on accuracy, drift and cost, only methods compete that forgot every picture in every "
+    "columns on accuracy, drift and cost, only methods compete that forgot every image in every "
     "run."
 )
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stakes.training.checkpoint import Changing
+from stakes.training.checkpoint import State
 
 FEW = 0.05  # of the forget images; with more of them known, it is the hold that is too strong
 MOST = 8.0  # times its start, the margin at most
@@ -13,7 +13,7 @@ EASY = 0.5  # of the copies that may stay known; where fewer do, the push is str
 STRONGEST, WEAKEST = 16.0, 1 / 8  # the push at most and at least
 
 
-class Balance(Changing):
+class AdaptiveMargin(State):
     """The margin asked of forgotten images, and how strongly the features are held.
 
     Both follow what the training batches show of the forget images. The last few of many images
@@ -33,7 +33,7 @@ class Balance(Changing):
         hold: factor of the hold on the probes' features, 1 to begin with.
     """
 
-    changing = ("margin", "hold", "_lead", "_fewest", "_waited")
+    saved = ("margin", "hold", "_lead", "_fewest", "_waited")
 
     def __init__(
         self, k: int, margin: float, *, patience: int, device: torch.device | None = None
@@ -65,7 +65,7 @@ class Balance(Changing):
             self._fewest = known
 
 
-class Push(Changing):
+class ViewsScale(State):
     """How strongly copies of the forget images are pushed out of their class.
 
     Every ``patience`` steps the copies of these steps are looked at, all of them fresh. Where more
@@ -81,7 +81,7 @@ class Push(Changing):
         value: factor of the deletion of copies, 1 to begin with.
     """
 
-    changing = ("value", "_known", "_before")
+    saved = ("value", "_known", "_before")
 
     def __init__(self, allowed: float, *, patience: int) -> None:
         self.value = 1.0

@@ -37,7 +37,7 @@ class Stateful(Protocol):
         ...
 
 
-class Changing:
+class State:
     """A thing whose state is in the attributes that ``changing`` names.
 
     >>> class Counter(Changing):
@@ -49,15 +49,15 @@ class Changing:
     3
     """
 
-    changing: ClassVar[tuple[str, ...]]
+    saved: ClassVar[tuple[str, ...]]
 
     def state_dict(self) -> dict[str, Any]:
         """Those attributes by their names."""
-        return {name: getattr(self, name) for name in self.changing}
+        return {name: getattr(self, name) for name in self.saved}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Set them."""
-        for name in self.changing:
+        for name in self.saved:
             setattr(self, name, state[name])
 
 

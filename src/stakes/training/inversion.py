@@ -133,7 +133,7 @@ def _mismatches(network: nn.Module) -> Iterator[list[Tensor]]:
     """How far the inputs of each layer with statistics are from them, in passes of the block."""
     found: list[Tensor] = []
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def check(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, _BatchNorm)
         assert module.running_mean is not None
         assert module.running_var is not None
@@ -145,7 +145,7 @@ def _mismatches(network: nn.Module) -> Iterator[list[Tensor]]:
         far = (mean - module.running_mean).square() + (variance.sqrt() - kept.sqrt()).square()
         found.append((far / kept).mean())
 
-    hooks = [m.register_forward_pre_hook(look) for m in network.modules() if _remembers(m)]
+    hooks = [m.register_forward_pre_hook(check) for m in network.modules() if _remembers(m)]
     try:
         yield found
     finally:

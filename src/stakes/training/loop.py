@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from stakes.models.classifier import Classifier
-from stakes.progress import Report, silent
-from stakes.training.checkpoint import Changing, Checkpoint
-from stakes.training.monitor import Watch
-from stakes.training.schedule import Pace
+from stakes.progress import Progress, silent
+from stakes.training.checkpoint import Checkpoint, State
+from stakes.training.monitor import Monitor
+from stakes.training.schedule import Schedule
 
 FORGOTTEN = "forgotten: every forget image is misclassified"
 History = list[dict[str, float]]
 
 
-class Batches(Changing):
+class Batches(State):
     """Shuffled batches of indices below ``size``, epoch after epoch, without end.
 
     >>> batches = Batches(5, 2, torch.Generator().manual_seed(0))
@@ -24,7 +24,7 @@ class Batches(Changing):
     [0, 1, 2, 3, 4]
     """
 
-    changing = ("_left",)
+    saved = ("_left",)
 
     def __init__(self, size: int, batch_size: int, generator: torch.Generator) -> None:
         self._size, self._batch_size, self._generator = size, batch_size, generator
@@ -44,15 +44,15 @@ def minimise(
     live: Classifier,
     terms: Callable[[int], Mapping[str, Tensor]],
     optimizer: torch.optim.Optimizer,
-    watch: Watch,
+    monitor: Monitor,
     *,
     max_steps: int,
     check_every: int = 1,
-    ready: Callable[[], bool] = lambda: False,
-    in_full: bool = False,
-    pace: Pace | None = None,
+    check_now: Callable[[], bool] = lambda: False,
+    run_to_budget: bool = False,
+    schedule: Schedule | None = None,
     checkpoint: Checkpoint | None = None,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> tuple[History, str]:
     """Minimise the plain sum of named loss terms until everything is forgotten.
 
@@ -60,16 +60,17 @@ def minimise(
         live: the classifier being changed, in the mode (train or eval) it is to be trained in.
         terms: the step's number (from 1) to its named scalar loss terms.
         optimizer: over whatever is to be changed.
-        watch: looks at the deployed path; it alone decides when to stop.
+        monitor: looks at the deployed path; it alone decides when to stop.
         max_steps: the step budget.
         check_every: steps between two looks.
-        ready: whether a look is worth its time between two of these, since all may be forgotten.
-        in_full: whether to do all steps, forgotten or not.
-        pace: the step size over time, and what to do where it was too large; by default it stays
-            as the optimiser has it.
+        check_now: whether a look is worth its time between two of these, since all may be
+            forgotten.
+        run_to_budget: whether to do all steps, forgotten or not.
+        schedule: the step size over time, and what to do where it was too large; by default it
+            stays as the optimiser has it.
         checkpoint: keeps whatever else ``terms`` changes; the loop adds its own, and goes on
             after the step that it was interrupted at, to the same bits.
-        report: progress.
+        progress: called with phase, steps done, steps in all and a note.
 
     Returns:
         A history row per step (``step``, ``loss``, ``term_<name>`` and, at each look,
@@ -77,44 +78,44 @@ def minimise(
         ``views_accuracy``), and the reason for stopping. The terms of row t are those minimised
         in step t; accuracy and drift are those after it. A step without a finite loss has no row.
     """
-    pace, checkpoint = pace or Pace(optimizer), checkpoint or Checkpoint()
+    schedule, checkpoint = schedule or Schedule(optimizer), checkpoint or Checkpoint()
     trained = nn.ParameterList(p for group in optimizer.param_groups for p in group["params"])
-    checkpoint.keep(live, trained, optimizer, pace)
+    checkpoint.keep(live, trained, optimizer, schedule)
     done, history, said = checkpoint.restore()
     if said:
-        report("interrupted run", done, max_steps, said)
-    look = watch.look(live)
-    history = history or [{"step": 0.0} | look.row()]
+        progress("interrupted run", done, max_steps, said)
+    check = monitor.check(live)
+    history = history or [{"step": 0.0} | check.row()]
     for step in range(done + 1, max_steps + 1):
         checkpoint.save(step - 1, history)
         parts = terms(step)
         loss = torch.stack(list(parts.values())).sum()
         if not bool(loss.isfinite()):
-            if pace.back_off(step):
+            if schedule.back_off(step):
                 continue
             return history, f"diverged: the loss is not finite at step {step}"
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        pace.set(step)
+        schedule.set(step)
         optimizer.step()
         row = {"step": float(step), "loss": float(loss.detach())}
         row |= {f"term_{name}": float(value.detach()) for name, value in parts.items()}
         history.append(row)
-        due = pace.ends(step) if pace.settling else ready()
+        due = schedule.ends(step) if schedule.settling else check_now()
         if step % check_every and step != max_steps and not due:
             continue
-        look = watch.look(live)
-        row |= look.row()
-        report("unlearning", step, max_steps, str(look))
-        if pace.too_far(look.drift) and pace.back_off(step):
+        check = monitor.check(live)
+        row |= check.row()
+        progress("unlearning", step, max_steps, str(check))
+        if schedule.too_far(check.drift) and schedule.back_off(step):
             continue
-        if pace.done(step, look.forgotten) and not in_full:
-            if not look.forgotten:  # the weights were put back
-                row |= watch.look(live).row()
+        if schedule.done(step, check.forgotten) and not run_to_budget:
+            if not check.forgotten:  # the weights were put back
+                row |= monitor.check(live).row()
             return history, FORGOTTEN
-    if max_steps in pace.halved_at:  # the last step was taken back
-        look = watch.look(live)
-        history[-1] |= look.row()
-    if look.forgotten:
+    if max_steps in schedule.halved_at:  # the last step was taken back
+        check = monitor.check(live)
+        history[-1] |= check.row()
+    if check.forgotten:
         return history, FORGOTTEN
     return history, f"step budget: {max_steps} steps done before every image was forgotten"

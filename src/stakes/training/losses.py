@@ -32,15 +32,15 @@ def deletion_hinge(
 ) -> Tensor:
     """Sum over n of relu(z_y - max other z + margin), divided by sqrt(n m); m of them are above 0.
 
-    It stops pushing a picture that is clearly forgotten, and is bounded below by 0, where -CE is
+    It stops pushing an image that is clearly forgotten, and is bounded below by 0, where -CE is
     unbounded and goes on destroying the network. A mean over all n would push the last few
-    pictures ever more weakly, and a mean over the m that are left as hard as all at the start:
+    images ever more weakly, and a mean over the m that are left as hard as all at the start:
     the divisor is the geometric mean of the two.
 
     Args:
         logits: (n, c).
         labels: (n,) true classes y.
-        margin: lead of a wrong class, in logits, at which a picture is no longer pushed.
+        margin: lead of a wrong class, in logits, at which an image is no longer pushed.
         towards: (n,) wrong classes t; the m are then pushed by z_y - z_t + margin, so that they
             go where they are sent and not where the others have gone.
 

@@ -13,7 +13,7 @@ from stakes.training.structure import affinities, drift
 
 
 @dataclass(frozen=True)
-class Look:
+class Check:
     """What one look at the network found.
 
     Attributes:
@@ -59,12 +59,12 @@ class Look:
         return row if known is None else row | {"views_accuracy": known}
 
 
-class Watch:
+class Monitor:
     """What every method is watched by, whatever it trains on: the deployed path, in eval mode.
 
     Args:
         original: the classifier before unlearning.
-        forget: the pictures to forget, on the classifier's device.
+        forget: the images to forget, on the classifier's device.
         stakes: (c, d) anchors in feature space (see
             :func:`stakes.training.structure.place_anchors`).
         probes: (n, 3, h, w) mixtures of the forget images that no method trains on.
@@ -92,7 +92,7 @@ class Watch:
             self._structure = affinities(_features(original, probes), stakes)
 
     @torch.no_grad()
-    def look(self, live: Classifier) -> Look:
+    def check(self, live: Classifier) -> Check:
         """Measure ``live`` without moving anything in it, BatchNorm statistics included."""
         training = live.training
         live.eval()
@@ -103,7 +103,7 @@ class Watch:
         shown = len(self._labels)
         lead = margins(live.head(features[:shown]), self._labels)
         moved = drift(self._structure, affinities(features[shown:], self._stakes))
-        return Look(lead[: self._k], moved, lead[self._k :], self._needed)
+        return Check(lead[: self._k], moved, lead[self._k :], self._needed)
 
 
 def _features(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from stakes.training.checkpoint import Changing
+from stakes.training.checkpoint import State
 
 
-class Pace(Changing):
+class Schedule(State):
     """The step sizes of an optimiser, step by step.
 
     They grow over the warm-up. Once all is forgotten the run settles: it goes on while they fall
@@ -32,7 +32,7 @@ class Pace(Changing):
         halved_at: the steps after which the step sizes were halved.
     """
 
-    changing = ("halved_at", "_left", "_start", "_end", "_begun", "_kept", "_settled")
+    saved = ("halved_at", "_left", "_start", "_end", "_begun", "_kept", "_settled")
 
     def __init__(
         self,

@@ -6,18 +6,18 @@ import torch
 from torch import nn
 
 from stakes.models.classifier import Classifier
-from stakes.progress import Report, silent
+from stakes.progress import Progress, silent
 from stakes.training.loop import FORGOTTEN, History
-from stakes.training.monitor import Watch
+from stakes.training.monitor import Monitor
 
 
 def escalate(
     live: Classifier,
     change: Callable[[float], None],
     strengths: Sequence[float],
-    watch: Watch,
+    monitor: Monitor,
     *,
-    report: Report = silent,
+    progress: Progress = silent,
 ) -> tuple[History, str]:
     """Try one strength after another until every forget image is misclassified.
 
@@ -25,21 +25,21 @@ def escalate(
         live: the classifier that is changed.
         change: puts ``live`` at a strength, whatever it was at before.
         strengths: in the order they are tried, the weakest first; at least one.
-        watch: looks at the deployed path; it alone decides when to stop.
-        report: progress.
+        monitor: looks at the deployed path; it alone decides when to stop.
+        progress: called with phase, steps done, steps in all and a note.
 
     Returns:
         A history row per strength (``step``, ``strength``, ``forget_accuracy`` in percent and
         ``drift``) after a row for the start, and the reason for stopping. ``live`` stays at the
         strength of the last row.
     """
-    history: History = [{"step": 0.0} | watch.look(live).row()]
+    history: History = [{"step": 0.0} | monitor.check(live).row()]
     for step, strength in enumerate(strengths, 1):
         change(strength)
-        look = watch.look(live)
-        history.append({"step": float(step), "strength": strength} | look.row())
-        report("unlearning", step, len(strengths), str(look))
-        if look.forget_accuracy == 0:
+        check = monitor.check(live)
+        history.append({"step": float(step), "strength": strength} | check.row())
+        progress("unlearning", step, len(strengths), str(check))
+        if check.forget_accuracy == 0:
             return history, FORGOTTEN
     tried = f"{len(strengths)} strengths up to {strengths[-1]:.3g}"
     return history, f"limit: {tried} tried before every image was forgotten"

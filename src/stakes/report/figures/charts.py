@@ -23,7 +23,7 @@ from stakes.report.figures.drawing import (
     short,
 )
 from stakes.report.figures.svg import INK, SERIES, style, thin
-from stakes.report.run_folder import Run, minus
+from stakes.report.run_folder import RunFolder, minus
 
 
 def collapse(methods: Methods, name: str) -> Drawing | None:
@@ -54,8 +54,8 @@ def collapse(methods: Methods, name: str) -> Drawing | None:
     return Drawing(
         "Structural collapse during unlearning",
         "A line is a run. Collapse is the drift of affinities, 1 minus their mean cosine with "
-        "those before. The paper measures it on retained pictures; unlearning sees none, so here "
-        "it is measured on probes, mixtures of the pictures to forget that no method trains on.",
+        "those before. The paper measures it on retained images; unlearning sees none, so here "
+        "it is measured on probes, mixtures of the images to forget that no method trains on.",
         render(draw, (WIDTH, 3.4), told, name),
     )
 
@@ -87,8 +87,8 @@ def collapse_against_accuracy(methods: Methods, name: str) -> Drawing | None:
     return Drawing(
         "Structural collapse against the balance of deletion and retention",
         "A mark is a run. Collapse as in (a), its mean over the steps; trade-off accuracy is that "
-        "on retained pictures (test pictures where these were not scored) less that on the "
-        "pictures to forget. In the paper, NegGrad stays below 5 %.",
+        "on retained images (test images where these were not scored) less that on the "
+        "images to forget. In the paper, NegGrad stays below 5 %.",
         render(draw, (WIDTH, 3.4), told, name),
     )
 
@@ -122,7 +122,7 @@ def consistency(methods: Methods, name: str) -> Drawing | None:
     )
     return Drawing(
         "Representation consistency",
-        "Kernel density of the cosine between the features of the same retained picture before and "
+        "Kernel density of the cosine between the features of the same retained image before and "
         "after. A curve is a method, the mean over its runs; each has its peak at 1, since one "
         "near a cosine of 1 would otherwise be a hundred times as high as the others.",
         render(draw, (WIDTH, 3.4), told, name),
@@ -163,11 +163,11 @@ def sensitivity(methods: Methods, name: str) -> Drawing | None:
             axes.set_xticks(range(len(panels[group])), [short(v, 14) for v in panels[group]])
             axes.set_xlim(-0.7, len(panels[group]) - 0.3)
         row[0].margins(y=0.15)
-        look = [
+        check = [
             Line2D([], [], label=short(own, 40), **line_look(i)) for i, own in enumerate(lines, 1)
         ]
-        if look:
-            legend(figure, look)
+        if check:
+            legend(figure, check)
 
     told = "; ".join(
         f"{group or 'line'}, {variant}: {statistics.fmean(values):.2f}"
@@ -176,13 +176,13 @@ def sensitivity(methods: Methods, name: str) -> Drawing | None:
     )
     return Drawing(
         "Sensitivity to how the anchors are made",
-        "Accuracy is the mean of that on test and on retained pictures. Means over runs; whiskers "
+        "Accuracy is the mean of that on test and on retained images. Means over runs; whiskers "
         "are one standard deviation. The vertical axis does not begin at 0.",
         render(draw, (WIDTH + 1, 3.0), told, name),
     )
 
 
-def _accuracy(run: Run) -> float | None:
-    """Mean of the accuracies on test and on retained pictures."""
+def _accuracy(run: RunFolder) -> float | None:
+    """Mean of the accuracies on test and on retained images."""
     test, kept = run.number("acc_test"), run.number("acc_retain")
     return None if test is None or kept is None else (test + kept) / 2

@@ -1,4 +1,4 @@
-"""What it costs that copies of the pictures are forgotten too, as a chart of many runs."""
+"""What it costs that copies of the images are forgotten too, as a chart of many runs."""
 
 import statistics
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from stakes.report.figures.drawing import (
     render,
 )
 from stakes.report.figures.svg import INK
-from stakes.report.run_folder import Run
+from stakes.report.run_folder import RunFolder
 
 ASKED = ("criterion", "views_needed")  # the hyper-parameters that say how much is to be forgotten
 
@@ -35,7 +35,7 @@ class Cost(NamedTuple):
 
 
 def copies_against_accuracy(methods: Methods, name: str) -> Drawing | None:
-    """Change of accuracy on retained pictures against the share of copies no longer recognised.
+    """Change of accuracy on retained images against the share of copies no longer recognised.
 
     Lines join the methods that differ only in how many copies they were asked to forget.
     """
@@ -48,7 +48,7 @@ def copies_against_accuracy(methods: Methods, name: str) -> Drawing | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        dress(axes, "copies no longer recognised, %", "retained pictures, points")
+        dress(axes, "copies no longer recognised, %", "retained images, points")
         for places in lines.values():
             axes.plot(*zip(*sorted(places), strict=True), color=INK, lw=0.8, zorder=1)
         for i, cost in costs.items():
@@ -66,15 +66,15 @@ def copies_against_accuracy(methods: Methods, name: str) -> Drawing | None:
     return Drawing(
         "What it costs to forget copies too",
         "Copies are mirrored, moved, cropped, noisy, compressed, darker and brighter ones of the "
-        "pictures to forget; those scored here are none of those trained on. Upwards is the change "
-        "of accuracy on retained pictures. A mark is a method, the mean of its runs, with one "
+        "images to forget; those scored here are none of those trained on. Upwards is the change "
+        "of accuracy on retained images. A mark is a method, the mean of its runs, with one "
         "standard deviation either way; a line joins those that differ only in the share of "
         "copies that was asked.",
         render(draw, (WIDTH, 3.4), told, name),
     )
 
 
-def _cost(runs: Sequence[Run]) -> Cost | None:
+def _cost(runs: Sequence[RunFolder]) -> Cost | None:
     """Of a method's runs that measured both; None where there is none."""
     copies, kept = [], []
     for run in runs:

@@ -1,4 +1,4 @@
-"""What the paper's figures have in common: their input, their look, their pictures."""
+"""What the paper's figures have in common: their input, their look, their images."""
 
 import base64
 import io
@@ -17,15 +17,15 @@ from PIL import Image
 
 from stakes.report.figures.svg import BAD, CARD, GOOD, INK, RC, SERIES, style, to_svg
 from stakes.report.figures.tradeoffs import marker
-from stakes.report.run_folder import Record, Run, thumbnail
+from stakes.report.run_folder import Record, RunFolder, thumbnail
 
 #: Method, as the recipe calls it -> its runs by seed; its place is its colour in every figure.
-Methods = Mapping[str, Sequence[Run]]
+Methods = Mapping[str, Sequence[RunFolder]]
 BEFORE = "Before"
 WIDTH = 6.4  # inches
 COLUMNS = 4  # of a legend
 ENTRY, SIGN = 40.0, 5.0  # points that a legend's entry takes, and each sign of its label
-FRAMES = {"forget": BAD, "retain": GOOD}  # of pictures to forget, and of retained ones
+FRAMES = {"forget": BAD, "retain": GOOD}  # of images to forget, and of retained ones
 
 
 class Drawing(NamedTuple):
@@ -80,17 +80,17 @@ def line_look(i: int) -> dict[str, Any]:
 
 def mark_look(i: int) -> dict[str, Any]:
     """How the marks of method ``i`` look."""
-    look = {"color": SERIES[style(i)[0]], "mec": CARD, "mew": 0.5, "ls": "none"}
-    return {**look, "marker": marker(i), "markersize": 8}
+    check = {"color": SERIES[style(i)[0]], "mec": CARD, "mew": 0.5, "ls": "none"}
+    return {**check, "marker": marker(i), "markersize": 8}
 
 
 def methods_legend(
     figure: Figure, methods: Methods, drawn: Collection[int], *, marks: bool = False
 ) -> None:
     """Name below the figure the methods that are in it."""
-    look = mark_look if marks else line_look
+    check = mark_look if marks else line_look
     handles = [
-        Line2D([], [], label=short(name, 40), lw=1.6, **look(i))
+        Line2D([], [], label=short(name, 40), lw=1.6, **check(i))
         for i, name in enumerate(methods)
         if i in drawn
     ]
@@ -139,24 +139,24 @@ def examples_by_method(
     *keys: str,
     good: Callable[[Record], bool] = lambda row: True,
 ) -> dict[str, dict[tuple[str, str], Record]]:
-    """The examples of one kind, the same pictures by one run of each method that has them.
+    """The examples of one kind, the same images by one run of each method that has them.
 
     Args:
         methods: those without examples are left out.
         kind: of examples, in the evidence.
-        keys: where an example has pictures besides its own; all of them have to be shown.
+        keys: where an example has images besides its own; all of them have to be shown.
         good: whether the rest of an example can be shown.
 
     Returns:
-        Method -> examples by what they are of (pictures to forget, if they do not say) and name.
-        Runs of different seeds show different pictures: these are the ones that most methods have.
+        Method -> examples by what they are of (images to forget, if they do not say) and name.
+        Runs of different seeds show different images: these are the ones that most methods have.
     """
 
-    def of(run: Run) -> dict[tuple[str, str], Record]:
+    def of(run: RunFolder) -> dict[tuple[str, str], Record]:
         return {
             (str(row.get("of", "forget")), str(row.get("name"))): row
             for row in run.audit.get(kind, [])
-            if all(thumbnail(row.get(key)) for key in ("picture", *keys)) and good(row)
+            if all(thumbnail(row.get(key)) for key in ("image", *keys)) and good(row)
         }
 
     found = {name: [rows for rows in map(of, runs) if rows] for name, runs in methods.items()}
@@ -169,8 +169,8 @@ def examples_by_method(
     return {name: rows for name in found if (rows := has(most, name))}
 
 
-def show_picture(axes: Axes, source: str, frame: str, width: float = 1.8) -> None:
-    """Show a picture that :func:`stakes.report.run_folder.thumbnail` accepts, in a frame."""
+def show_image(axes: Axes, source: str, frame: str, width: float = 1.8) -> None:
+    """Show an image that :func:`stakes.report.run_folder.thumbnail` accepts, in a frame."""
     data = base64.b64decode(source.partition(",")[2])
     axes.imshow(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), interpolation="none")
     axes.set_xticks([])
@@ -179,16 +179,16 @@ def show_picture(axes: Axes, source: str, frame: str, width: float = 1.8) -> Non
         spine.set(visible=True, color=frame, linewidth=width)
 
 
-def place_picture(
+def place_image(
     figure: Figure, x: float, y: float, side: float, source: str, frame: str, width: float = 1.8
 ) -> None:
-    """Show a picture ``x`` inches from the left and ``y`` from the top."""
+    """Show an image ``x`` inches from the left and ``y`` from the top."""
     wide, high = figure.get_size_inches()
     box = (x / wide, 1 - (y + side) / high, side / wide, side / high)
-    show_picture(figure.add_axes(box), source, frame, width)
+    show_image(figure.add_axes(box), source, frame, width)
 
 
-def place_text(figure: Figure, x: float, y: float, words: str, **look: Any) -> None:
+def place_text(figure: Figure, x: float, y: float, words: str, **check: Any) -> None:
     """Write words ``x`` inches from the left and ``y`` from the top."""
     wide, high = figure.get_size_inches()
-    figure.text(x / wide, 1 - y / high, words, **{"color": INK, "fontsize": 8, **look})
+    figure.text(x / wide, 1 - y / high, words, **{"color": INK, "fontsize": 8, **check})

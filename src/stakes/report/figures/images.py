@@ -1,4 +1,4 @@
-"""The paper's figures of single pictures: Grad-CAM, affinities, and where the forgotten ones go.
+"""The paper's figures of single images: Grad-CAM, affinities, and where the forgotten ones go.
 
 Each function draws one figure of one run of each method, and gives None where the runs hold no such
 evidence.
@@ -25,16 +25,16 @@ from stakes.report.figures.drawing import (
     examples_by_method,
     legend_columns,
     line_look,
-    place_picture,
+    place_image,
     place_text,
     render,
     short,
-    show_picture,
+    show_image,
 )
 from stakes.report.figures.svg import CARD, INK, SERIES
-from stakes.report.run_folder import Record, Run, number
+from stakes.report.run_folder import Record, RunFolder, number
 
-SHOWN = 3  # pictures to forget, and retained ones, with Grad-CAM
+SHOWN = 3  # images to forget, and retained ones, with Grad-CAM
 CELL, GAP = 0.72, 0.07  # inches
 SPOKES = 12  # anchors in a radar chart; beyond, those nearest before
 NAMED = 20  # classes to a side of a confusion matrix with names and counts
@@ -42,13 +42,13 @@ ACROSS = 3  # confusion matrices side by side
 
 
 def saliency_sheet(methods: Methods, name: str) -> Drawing | None:
-    """Figure 4: Grad-CAM before and after, pictures to forget in red frames, retained in green."""
+    """Figure 4: Grad-CAM before and after, images to forget in red frames, retained in green."""
     columns = examples_by_method(methods, "saliency", "before", "after")
     if not columns:
         return None
     first = next(iter(columns.values()))
     rows = [(of, name) for of in FRAMES for name in [n for o, n in first if o == of][:SHOWN]]
-    heads = ["picture", BEFORE, *columns]
+    heads = ["image", BEFORE, *columns]
 
     def draw(figure: Figure) -> None:
         for j, words in enumerate(heads):
@@ -58,25 +58,25 @@ def saliency_sheet(methods: Methods, name: str) -> Drawing | None:
             top = 0.45 + i * step
             words = textwrap.fill(short(first[row].get("label"), 30), 13)
             place_text(figure, left - 0.1, top + CELL / 2, words, ha="right", va="center")
-            shown = [first[row]["picture"], first[row]["before"]]
+            shown = [first[row]["image"], first[row]["before"]]
             shown += [own[row]["after"] if row in own else "" for own in columns.values()]
-            for j, picture in enumerate(shown):
-                if picture:
-                    place_picture(figure, left + j * step, top, CELL, picture, FRAMES[row[0]])
+            for j, image in enumerate(shown):
+                if image:
+                    place_image(figure, left + j * step, top, CELL, image, FRAMES[row[0]])
 
     step, left = CELL + GAP, 0.95
     size = (left + len(heads) * step, 0.5 + len(rows) * step)
-    told = f"Grad-CAM of {len(rows)} pictures before and after {', '.join(columns)}"
+    told = f"Grad-CAM of {len(rows)} images before and after {', '.join(columns)}"
     return Drawing(
-        "Which part of the picture speaks for its true class (Grad-CAM)",
-        "Red frames: pictures to forget; green frames: retained pictures. Evidence before and "
+        "Which part of the image speaks for its true class (Grad-CAM)",
+        "Red frames: images to forget; green frames: retained images. Evidence before and "
         "after is on one scale, that before as it is in the run of the first method.",
         render(draw, size, told, name, None),
     )
 
 
 def radar(methods: Methods, name: str) -> Drawing | None:
-    """Figure 7: affinities of test pictures with the anchors, before and by method."""
+    """Figure 7: affinities of test images with the anchors, before and by method."""
     found = examples_by_method(methods, "affinities", good=_numbers)
     if not found:
         return None
@@ -102,7 +102,7 @@ def radar(methods: Methods, name: str) -> Drawing | None:
                 for label, values in curves.items()
             ])  # fmt: skip
             inset = axes.inset_axes((-0.32, 0.86, 0.22, 0.22))
-            show_picture(inset, row["picture"], INK, 0.8)
+            show_image(inset, row["image"], INK, 0.8)
             inset.set_xlabel(short(row["label"], 12), fontsize=7, color=INK, labelpad=2)
             told = "\n".join(
                 short(f"{near.get('anchor')}: {near.get('text')}", 60)
@@ -117,8 +117,8 @@ def radar(methods: Methods, name: str) -> Drawing | None:
         for row in rows.values()
     )
     return Drawing(
-        "Affinities of chosen test pictures with the anchors",
-        "Two test pictures that the seed chose; further out means nearer to the anchor, by the "
+        "Affinities of chosen test images with the anchors",
+        "Two test images that the seed chose; further out means nearer to the anchor, by the "
         "cosine. Below: the three anchors nearest before, with the attributes that they are made "
         "of.",
         render(draw, (WIDTH, sum(heights)), told, name),
@@ -126,7 +126,7 @@ def radar(methods: Methods, name: str) -> Drawing | None:
 
 
 def _moved(row: Record) -> float:
-    """1 minus the cosine of a picture's affinities before and after."""
+    """1 minus the cosine of an image's affinities before and after."""
     before, after = row["before"], row["after"]
     product = sum(a * b for a, b in zip(before, after, strict=True))
     return 1.0 - float(product / (math.hypot(*before) * math.hypot(*after) or 1.0))
@@ -152,8 +152,8 @@ def _spider(
     angles = [2 * math.pi * i / len(spokes) for i in range(len(spokes))]
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
-    for look, values in curves:
-        axes.plot([*angles, angles[0]], [*values, values[0]], **look)
+    for check, values in curves:
+        axes.plot([*angles, angles[0]], [*values, values[0]], **check)
     low, high = axes.get_ylim()
     axes.set_rlim(low - 0.15 * (high - low), high)
     axes.set_xticks(angles, spokes)
@@ -198,14 +198,14 @@ def confusion(methods: Methods, name: str) -> Drawing | None:
     )
     width = max(3.4, min(WIDTH + 1, 3.0 * across))
     return Drawing(
-        "Where the forgotten pictures go",
-        "True classes of the pictures to forget in rows, answers after unlearning in columns; the "
+        "Where the forgotten images go",
+        "True classes of the images to forget in rows, answers after unlearning in columns; the "
         "diagonal is what is still recognised.",
         render(draw, (width, 0.4 + down * width / across), told, name),
     )
 
 
-def _pairs(run: Run) -> Counter[tuple[str, str]]:
+def _pairs(run: RunFolder) -> Counter[tuple[str, str]]:
     """How often which class is answered with which."""
     told = [item for item in run.forget if item.get("after") is not None]
     return Counter((run.class_name(item.get("label")), str(item["after"])) for item in told)

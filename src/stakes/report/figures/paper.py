@@ -17,7 +17,7 @@ from stakes.report.figures.copies import copies_against_accuracy
 from stakes.report.figures.drawing import Drawing, Methods, clean
 from stakes.report.figures.images import confusion, radar, saliency_sheet
 from stakes.report.figures.retrieval import retrieval_bars, retrieval_sheet
-from stakes.report.run_folder import Run
+from stakes.report.run_folder import RunFolder
 
 #: Number in the paper, or a name -> what draws it, given the runs by method and a name for its ids.
 FIGURES: Mapping[str, Callable[[Methods, str], Drawing | None]] = {
@@ -34,7 +34,7 @@ FIGURES: Mapping[str, Callable[[Methods, str], Drawing | None]] = {
 }
 #: Number -> which run of each method it shows, where that is one.
 SHOWN = {
-    **dict.fromkeys(("4", "5a", "7"), " One run of each method, all of the same pictures."),
+    **dict.fromkeys(("4", "5a", "7"), " One run of each method, all of the same images."),
     "8": " The first run of each method.",
 }
 STYLE = Path(__file__).parents[1] / "templates" / "style.css"
@@ -46,7 +46,7 @@ class Named(NamedTuple):
     network: str
     k: int | None
     method: str
-    run: Run
+    run: RunFolder
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def plates(figures: Sequence[str], shown: Sequence[Named]) -> list[Plate]:
 
     What the runs did not measure is left out.
     """
-    groups: dict[tuple[str, int | None], dict[str, list[Run]]] = {}
+    groups: dict[tuple[str, int | None], dict[str, list[RunFolder]]] = {}
     for item in shown:
         group = groups.setdefault((item.network, item.k), {})
         group.setdefault(item.method, []).append(item.run)

@@ -18,7 +18,7 @@ from stakes.report.figures.drawing import (
     dress,
     examples_by_method,
     legend,
-    place_picture,
+    place_image,
     place_text,
     render,
     short,
@@ -27,7 +27,7 @@ from stakes.report.figures.svg import GRID, INK, SERIES, style
 from stakes.report.run_folder import Record, thumbnail
 
 RANKS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "map": "mAP"}
-SIDE, STEP, GAP = 0.5, 0.71, 0.07  # inches: of a picture, from line to line, between pictures
+SIDE, STEP, GAP = 0.5, 0.71, 0.07  # inches: of an image, from line to line, between images
 FOUND = 5
 
 
@@ -41,7 +41,7 @@ class Results:
 
 
 def retrieval_sheet(methods: Methods, name: str) -> Drawing | None:
-    """Figure 5, left: the retained pictures nearest to a query, before and by method."""
+    """Figure 5, left: the retained images nearest to a query, before and by method."""
     found = examples_by_method(methods, "retrieval", good=_whole)
     if not found:
         return None
@@ -69,7 +69,7 @@ def retrieval_sheet(methods: Methods, name: str) -> Drawing | None:
     size = (0.1 + 2 * wide + 0.2, 0.35 + max(map(len, blocks.values())) * high)
     return Drawing(
         "Image-to-image retrieval",
-        "Each query with the retained pictures nearest to it by the cosine of features, the "
+        "Each query with the retained images nearest to it by the cosine of features, the "
         "nearest first. ✓: of the query's class, ✗: of another. For a forgotten query (red frame), "
         "fewer ✓ mean more forgotten.",
         render(draw, size, told, name, None),
@@ -81,7 +81,7 @@ def _query(
 ) -> None:
     """A query with a line of what it finds for each network."""
     query = lines[0].rows[key]
-    place_picture(figure, x, y, SIDE, query["picture"], FRAMES[key[0]], 2.5)
+    place_image(figure, x, y, SIDE, query["image"], FRAMES[key[0]], 2.5)
     words = short(query.get("label"), 10)
     place_text(figure, x + SIDE / 2, y + SIDE + 0.12, words, ha="center", fontsize=9)
     for r, line in enumerate(lines):
@@ -90,8 +90,8 @@ def _query(
         place_text(figure, left, top + SIDE / 2, name, va="center", fontsize=9)
         for j, item in enumerate(line.rows.get(key, {}).get(line.when, [])[:FOUND]):
             at = left + 1.05 + j * (SIDE + GAP)
-            if thumbnail(item.get("picture")) is not None:
-                place_picture(figure, at, top, SIDE, item["picture"], GRID, 0.8)
+            if thumbnail(item.get("image")) is not None:
+                place_image(figure, at, top, SIDE, item["image"], GRID, 0.8)
             sign = "✓" if item.get("label") == query.get("label") else "✗"
             words = f"{sign} {short(item.get('label'), 8)}"
             place_text(figure, at + SIDE / 2, top + SIDE + 0.12, words, ha="center", fontsize=8)
@@ -146,8 +146,8 @@ def retrieval_bars(methods: Methods, name: str) -> Drawing | None:
     )
     return Drawing(
         "Image-to-image retrieval in numbers",
-        "The gallery is of retained pictures, by the cosine of their features. R@k is the hit rate "
-        "of metric learning: queries with a picture of their class among the k nearest. Means over "
+        "The gallery is of retained images, by the cosine of their features. R@k is the hit rate "
+        "of metric learning: queries with an image of their class among the k nearest. Means over "
         "runs; whiskers are one standard deviation. The paper prints its bars without numbers.",
         render(draw, (WIDTH, 4.4), told, name),
     )

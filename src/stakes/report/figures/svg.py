@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from stakes.report.run_folder import Run
+from stakes.report.run_folder import RunFolder
 
 COLOURS = 6
 DASHES: tuple[tuple[int, ...], ...] = ((), (6, 2), (2, 2), (6, 2, 2, 2))
@@ -78,13 +78,13 @@ class Chart:
     legend: list[Key]
 
 
-def run_charts(run: Run, name: str) -> list[Chart]:
+def run_charts(run: RunFolder, name: str) -> list[Chart]:
     """The curves of one run: forgetting, loss terms, structural drift, as far as recorded."""
     terms = {key: key.removeprefix("term_") for record in run.history for key in record}
     terms = {key: words for key, words in terms.items() if key.startswith("term_")}
     charts = [
         _curves(
-            "Forget pictures still recognised, %",
+            "Forget images still recognised, %",
             _lines(run, {"forget_accuracy": "still recognised"}),
             f"{name}-forget",
         ),
@@ -94,12 +94,12 @@ def run_charts(run: Run, name: str) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def comparison_charts(runs: Sequence[Run]) -> list[Chart]:
+def comparison_charts(runs: Sequence[RunFolder]) -> list[Chart]:
     """The curves of the first 24 runs over each other, and how far their features moved."""
     shown = list(enumerate(runs[:STYLES]))
     charts = []
     for key, title in (
-        ("forget_accuracy", "Forget pictures still recognised, %"),
+        ("forget_accuracy", "Forget images still recognised, %"),
         ("drift", "Structural drift"),
     ):
         lines = [Line(f"{i + 1}  {r.title}", i, *r.points(key)) for i, r in shown]
@@ -108,8 +108,8 @@ def comparison_charts(runs: Sequence[Run]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def consistency_chart(runs: Sequence[Run], name: str) -> list[Chart]:
-    """Density of the cosine between a retained picture's features before and after."""
+def consistency_chart(runs: Sequence[RunFolder], name: str) -> list[Chart]:
+    """Density of the cosine between a retained image's features before and after."""
     lines = []
     for i, run in enumerate(runs[:STYLES]):
         x, y = run.density()
@@ -119,7 +119,7 @@ def consistency_chart(runs: Sequence[Run], name: str) -> list[Chart]:
             lines.append(Line(f"{i + 1}  {run.title}", i, x, heights))
     if not lines:
         return []
-    title = "Cosine of features before and after (retained pictures; peaks set to 1)"
+    title = "Cosine of features before and after (retained images; peaks set to 1)"
     told = "; ".join(
         f"{line.name}: most at a cosine of {line.x[line.y.index(1.0)]:.4g}, least {line.x[0]:.4g}"
         for line in lines
@@ -130,7 +130,7 @@ def consistency_chart(runs: Sequence[Run], name: str) -> list[Chart]:
     return [Chart(title, svg, legend)]
 
 
-def _lines(run: Run, names: dict[str, str]) -> list[Line]:
+def _lines(run: RunFolder, names: dict[str, str]) -> list[Line]:
     lines = [Line(name, i, *run.points(key)) for i, (key, name) in enumerate(names.items())]
     return [line for line in lines if line.x]
 
@@ -226,7 +226,7 @@ def to_svg(figure: Figure, describe: str, name: str) -> str:
     # its <style> would apply to the whole page; fonts come from the page
     unwanted = r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;]*; "
     text = re.sub(unwanted, "", text, flags=re.DOTALL)
-    text = re.sub(r'(<image [^>]*?) id="[^"]*"', r"\1", text)  # the same picture has the same
+    text = re.sub(r'(<image [^>]*?) id="[^"]*"', r"\1", text)  # the same image has the same
     text = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")

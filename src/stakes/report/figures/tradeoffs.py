@@ -20,7 +20,7 @@ from stakes.report.figures.svg import (
     style,
     to_svg,
 )
-from stakes.report.run_folder import Run
+from stakes.report.run_folder import RunFolder
 
 WIDE = 10.0  # points between the changes of accuracy beyond which small ones could not be told
 #: matplotlib's marker -> the same shape as a path in a box of 12 by 12, for the legend.
@@ -35,11 +35,11 @@ MARKS = {
 
 
 #: What was forgotten, as an axis says it -> the percentage of it.
-FORGOTTEN = {"pictures": "forgotten", "changed copies": "copies_forgotten"}
+FORGOTTEN = {"images": "forgotten", "changed copies": "copies_forgotten"}
 
 
-def trade_offs(runs: Sequence[Run]) -> list[Chart]:
-    """What was kept against what was forgotten: of the pictures, and of their changed copies.
+def trade_offs(runs: Sequence[RunFolder]) -> list[Chart]:
+    """What was kept against what was forgotten: of the images, and of their changed copies.
 
     One mark a run; top right is best. Test data stands in where retained data was not scored.
     """
@@ -57,7 +57,7 @@ def trade_offs(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _chart(
-    runs: Sequence[Run], points: Sequence[tuple[int, float, float]], data: str, what: str
+    runs: Sequence[RunFolder], points: Sequence[tuple[int, float, float]], data: str, what: str
 ) -> Chart:
     title = f"Change of accuracy on {data} (points) against {what} forgotten"
     told = "; ".join(f"run {i + 1}: {x:.1f} % forgotten, {y:+.1f} points" for i, x, y in points)

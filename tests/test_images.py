@@ -13,8 +13,8 @@ RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (12, 12, 3), dtype=np.uint8)
 
 
-def saved(picture: Image.Image, path: Path, **options: object) -> str:
-    picture.save(path, **options)
+def saved(image: Image.Image, path: Path, **options: object) -> str:
+    image.save(path, **options)
     return str(path)
 
 
@@ -68,7 +68,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert np.array_equal(decode(path, 12), np.rot90(NOISE, -1))
 
 
-def test_larger_pictures_are_shrunk_and_cut_about_their_middle(tmp_path: Path) -> None:
+def test_larger_images_are_shrunk_and_cut_about_their_middle(tmp_path: Path) -> None:
     wide = np.zeros((40, 80, 3), np.uint8)
     wide[:, 20:60] = [10, 200, 90]  # the middle square, and nothing else, has a colour
     out = decode(saved(Image.fromarray(wide), tmp_path / "a.png"), 10)
@@ -86,7 +86,7 @@ def test_shrinking_averages_instead_of_skipping(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged TIFF files
 @pytest.mark.parametrize("end", ["png", "jpg", "gif", "bmp", "tif", "webp"])
-def test_no_truncated_picture_passes_for_another(tmp_path: Path, end: str) -> None:
+def test_no_truncated_image_passes_for_another(tmp_path: Path, end: str) -> None:
     path = tmp_path / f"a.{end}"
     saved(Image.fromarray(NOISE), path)
     whole, want = path.read_bytes(), decode(str(path), 12)
@@ -101,18 +101,18 @@ def test_no_truncated_picture_passes_for_another(tmp_path: Path, end: str) -> No
     assert all(message.startswith(f"{path}: ") and "\n" not in message for message in messages)
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     text, postscript, deep = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.tif"
     text.write_text("hello")
     postscript.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     Image.fromarray(np.zeros((4, 4), np.float32)).save(deep)
-    with pytest.raises(InputError, match=r"a\.png: no picture in a known format"):
+    with pytest.raises(InputError, match=r"a\.png: no image in a known format"):
         decode(str(text), 4)
-    with pytest.raises(InputError, match=r"b\.png: no picture in a known format"):
+    with pytest.raises(InputError, match=r"b\.png: no image in a known format"):
         decode(str(postscript), 4)
     with pytest.raises(InputError, match=r"c\.tif: cannot be read .*floating-point"):
         decode(str(deep), 4)
-    with pytest.raises(InputError, match=r"none\.png: no such picture"):
+    with pytest.raises(InputError, match=r"none\.png: no such image"):
         decode(str(tmp_path / "none.png"), 4)
 
 
