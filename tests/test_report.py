@@ -620,3 +620,12 @@ def test_a_browser_shows_it_on_a_desk_a_phone_and_paper(tmp_path):
                     assert {u for u in heard.requests if not u.startswith("data:")} == {
                         path.resolve().as_uri()
                     }
+
+
+def test_evidence_of_older_versions_is_read_under_todays_keys(tmp_path):
+    folder = a_run(tmp_path / "run", k=4)
+    record = {"name": "a", "picture": "data:image/png;base64,AAAA", "before": [{"picture": "x"}]}
+    (folder / "evidence.json").write_text(json.dumps({"retrieval": [record]}))
+    [found] = read_run(folder).audit["retrieval"]
+    assert found["image"] == record["picture"]
+    assert found["before"] == [{"image": "x"}]

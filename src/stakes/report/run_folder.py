@@ -52,6 +52,8 @@ PHASES = {
     "seconds_pull_back": "Going back towards the original while all stays forgotten",
     "seconds_evaluate": "Scoring before and after",
 }
+#: Keys of older run folders -> what they are called now.
+RENAMED = {"picture": "image"}
 CUT_SHORT = re.compile(r"budget|limit|\bmax|time ?out|ran out|exhaust|diverged|not finite", re.I)
 THUMBNAIL = re.compile(r"data:image/(png|jpeg|webp);base64,([A-Za-z0-9+/]+={0,2})")
 
@@ -245,12 +247,17 @@ def _records(path: Path, *, lines: bool = False) -> list[Record]:
     try:
         text = path.read_text(encoding="utf-8")
         parts = [part for part in text.split("\n") if part.strip()] if lines else [text]
-        records = [json.loads(part) for part in parts]
+        records = [json.loads(part, object_hook=_migrated) for part in parts]
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}); run it again") from error
     if not all(isinstance(record, dict) for record in records):
         raise InputError(f"{path} is damaged: expected a JSON object; run it again")
     return records
+
+
+def _migrated(record: Record) -> Record:
+    """A record under today's keys, whichever version wrote it."""
+    return {RENAMED.get(key, key): value for key, value in record.items()}
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
