@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,7 +23,7 @@ from stakes.data.datasets import load_data
 from stakes.data.folders import class_files
 from stakes.data.images import Images
 from stakes.models.classifier import Classifier
-from stakes.training.loop import Batches
+from training import Draws, accuracy, fit, one_cycle, write_weights
 
 MODEL, SIZE, TEST = "timm:resnet10t", 64, 2
 BATCH, RATE, MOMENTUM, DECAY = 32, 0.05, 0.9, 5e-4
@@ -60,35 +59,22 @@ def varied(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(classifier: Classifier, images: Images, epochs: int, seed: int) -> None:
-    """SGD with a one-cycle step size, in place."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels, labels = images.load(range(len(images))), images.labels
-    steps = -(-len(images) // BATCH)
+    """SGD with a one-cycle learning rate, in place."""
+    draws, steps = Draws(seed), -(-len(images) // BATCH)
     optimizer = torch.optim.SGD(
         classifier.parameters(), RATE, momentum=MOMENTUM, weight_decay=DECAY, nesterov=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * steps)
-    batches = Batches(len(images), BATCH, generator)
-    classifier.train()
-    for epoch in range(1, epochs + 1):
-        total = 0.0
-        for _ in range(steps):
-            batch = next(batches)
-            loss = F.cross_entropy(classifier(varied(pixels[batch], generator)), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
-        print(f"epoch {epoch:3} of {epochs}: loss {total / steps:.3f}", flush=True)
-    classifier.eval()
-
-
-@torch.no_grad()
-def accuracy(classifier: Classifier, images: Images) -> float:
-    """Percent of the images given their own identity."""
-    answers = classifier(images.load(range(len(images)))).argmax(1)
-    return 100.0 * float((answers == images.labels).float().mean())
+    fit(
+        classifier,
+        images.load(range(len(images))),
+        images.labels,
+        optimizer,
+        one_cycle(optimizer, RATE, epochs * steps),
+        draws,
+        lambda batch, epoch: varied(batch, draws.generator),
+        epochs=epochs,
+        batch_size=BATCH,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     start = time.perf_counter()
     train(classifier, splits.train, asked.epochs, asked.seed)
-    state = {name: tensor.contiguous() for name, tensor in classifier.network_state().items()}
-    weights.write_bytes(safetensors.torch.save(state))  # save_file's are for their owner alone
+    write_weights(weights, classifier.network_state())
     for name, images in (("train", splits.train), ("test", splits.test)):
         print(f"{name}: {accuracy(classifier, images):.2f} % of {len(images)} images")
     print(f"{time.perf_counter() - start:.0f} s: {weights}")

@@ -11,6 +11,7 @@ from torch import nn
 from stakes.models.networks.digits import digits_cnn
 from stakes.models.networks.resnets import (
     cifar_resnet18,
+    cifar_resnet18_half,
     cifar_resnet20,
     cifar_resnet50,
     cifar_resnet56,
@@ -19,6 +20,7 @@ from stakes.models.networks.resnets import (
 #: Name -> the network with random initial weights and so many classes.
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "cifar_resnet18": cifar_resnet18,
+    "cifar_resnet18_half": cifar_resnet18_half,
     "cifar_resnet20": cifar_resnet20,
     "cifar_resnet50": cifar_resnet50,
     "cifar_resnet56": cifar_resnet56,

@@ -4,6 +4,8 @@ Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVP
 4.2 (ResNet-20 and ResNet-56, shortcuts of option A) and table 1 (ResNet-18 and ResNet-50).
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -80,11 +82,23 @@ def cifar_resnet56(num_classes: int = 10) -> nn.Module:
     return CifarResNet(9, num_classes)
 
 
-def cifar_resnet18(num_classes: int = 10) -> nn.Module:
-    """Torchvision's ResNet-18 with a stem for small images, 512 features."""
+def cifar_resnet18(num_classes: int = 10, width: float = 1.0) -> nn.Module:
+    """Torchvision's ResNet-18 with a stem for small images, ``512 * width`` features.
+
+    >>> sum(p.numel() for p in cifar_resnet18(width=0.5).parameters())
+    2797610
+    """
     from torchvision import models  # here: its import takes longer than many a run
 
-    return _small_stem(models.resnet18(weights=None, num_classes=num_classes))
+    network = models.resnet18(weights=None, num_classes=num_classes)
+    if width != 1:
+        _narrow(network, max(1, round(64 * width)), num_classes)
+    return _small_stem(network)
+
+
+def cifar_resnet18_half(num_classes: int = 10) -> nn.Module:
+    """The same with half as many channels everywhere: a quarter of the work, 256 features."""
+    return cifar_resnet18(num_classes, width=0.5)
 
 
 def cifar_resnet50(num_classes: int = 10) -> nn.Module:
@@ -94,13 +108,29 @@ def cifar_resnet50(num_classes: int = 10) -> nn.Module:
     return _small_stem(models.resnet50(weights=None, num_classes=num_classes))
 
 
-def _small_stem(network: nn.Module) -> nn.Module:
+def _small_stem(network: Any) -> nn.Module:
     """A 3x3 convolution of stride 1 and no max-pool: 32x32 images would be lost in the usual stem.
 
     Source: the setting of the unlearning papers on CIFAR; parameter names stay torchvision's.
     """
-    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    channels = network.bn1.num_features
+    network.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
     network.__dict__["input_size"] = 32
-    return network
+    small: nn.Module = network
+    return small
+
+
+def _narrow(network: Any, channels: int, num_classes: int) -> None:
+    """Make a torchvision ResNet-18 anew behind its stem, with ``channels`` in its first stage."""
+    from torchvision.models.resnet import BasicBlock
+
+    network.bn1, network.inplanes = nn.BatchNorm2d(channels), channels
+    for stage in range(4):
+        blocks = network._make_layer(BasicBlock, channels << stage, 2, 2 if stage else 1)
+        setattr(network, f"layer{stage + 1}", blocks)
+    network.fc = nn.Linear(network.inplanes, num_classes)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
