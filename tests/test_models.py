@@ -31,6 +31,7 @@ def test_sizes_are_those_of_the_literature():
     assert count["cifar_resnet20"] == 269_722
     assert count["cifar_resnet56"] == 853_018
     assert count["cifar_resnet18"] == 11_173_962
+    assert count["cifar_resnet18_half"] == 2_797_610
     assert count["cifar_resnet50"] == 23_520_842
     assert 50_000 < count["digits_cnn"] < 100_000
 
@@ -55,6 +56,14 @@ def test_cifar_resnet18_differs_from_torchvision_only_in_its_stem():
     assert {k for k in shapes if shapes[k] != other[k]} == {"conv1.weight"}
     stem = ours.maxpool(ours.conv1(torch.rand(1, 3, 32, 32)))
     assert stem.shape == (1, 64, 32, 32), "the usual stem would leave 8x8"
+
+
+def test_half_the_width_halves_every_channel_and_nothing_else():
+    half, full = MODELS["cifar_resnet18_half"](10).state_dict(), MODELS["cifar_resnet18"](10)
+    assert half.keys() == full.state_dict().keys()
+    for name, tensor in full.state_dict().items():
+        wanted = [side // 2 if side >= 64 else side for side in tensor.shape]
+        assert list(half[name].shape) == wanted, name
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])
