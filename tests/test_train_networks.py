@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, blobs
 from PIL import Image
 
+from conftest import CLASSES, blobs
 from stakes import Classifier, ForgetSet, load_data
 from stakes.data.forget import pixel_digests
 from stakes.files import file_digest
