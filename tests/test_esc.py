@@ -23,13 +23,13 @@ def test_the_logits_are_those_of_features_without_their_main_directions(
 
 
 def test_nothing_but_the_heads_weight_changes(classifier, forget, anchors):
-    after = ESC()(classifier, forget, anchors=anchors).classifier.state_dict()
+    after = ESC(max_steps=100)(classifier, forget, anchors=anchors).classifier.state_dict()
     changed = {n for n, v in classifier.state_dict().items() if not torch.equal(v, after[n])}
     assert changed == {"head.weight"}
 
 
 def test_no_more_directions_are_taken_than_it_needs(classifier, forget, anchors):
-    result = ESC()(classifier, forget, anchors=anchors)
+    result = ESC(max_steps=100)(classifier, forget, anchors=anchors)
     assert result.stop_reason == FORGOTTEN
     counts = [row["strength"] for row in result.history[1:]]
     assert counts == [float(m) for m in range(1, len(counts) + 1)]
@@ -41,7 +41,9 @@ def test_the_last_try_is_all_directions_there_are(classifier, forget, anchors):
     biased = classifier.copy()
     with torch.no_grad():
         biased.head.bias[:] = torch.tensor([100.0, 100.0, 0.0, 0.0])  # always one of the two
-    result = ESC(share=0.5)(biased, forget, anchors=anchors)  # 4 of 8 at a time; 6 images
+    result = ESC(share=0.5, max_steps=100)(
+        biased, forget, anchors=anchors
+    )  # 4 of 8 at a time; 6 images
     assert [row["strength"] for row in result.history[1:]] == [4, 6]
     assert result.stop_reason.startswith("limit: 2 strengths up to 6")
 
@@ -49,4 +51,4 @@ def test_the_last_try_is_all_directions_there_are(classifier, forget, anchors):
 def test_a_frozen_head_is_refused(classifier, forget, anchors):
     classifier.head.requires_grad_(False)
     with pytest.raises(InputError, match="ESC changes the head, which is frozen"):
-        ESC()(classifier, forget, anchors=anchors)
+        ESC(max_steps=100)(classifier, forget, anchors=anchors)

@@ -67,13 +67,36 @@ def jitter(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tenso
     return F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
 
 
+def flip_and_crop(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+    """The usual augmentation of CIFAR images: ``images[indices]``, half of them mirrored, moved.
+
+    Each is moved by up to an eighth of its side (4 pixels of 32) in either direction; what
+    appears at the edge is black. Draws come from the CPU generator.
+
+    >>> x = torch.rand(2, 3, 8, 8)
+    >>> flip_and_crop(x, torch.tensor([1, 0, 1]), torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 3, 8, 8])
+    """
+    count, (height, width) = len(indices), images.shape[2:]
+    pad = min(height, width) // 8
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    corners = torch.randint(0, 2 * pad + 1, (count, 2), generator=generator)
+    made = []
+    for image, mirror, (top, left) in zip(
+        images[indices.to(images.device)], mirrored.tolist(), corners.tolist(), strict=True
+    ):
+        framed = F.pad(image.flip(2) if mirror else image, (pad, pad, pad, pad))
+        made.append(framed[:, top : top + height, left : left + width])
+    return torch.stack(made)
+
+
 def rotate_recolour(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images (n, 3, h, w) turned by one to three quarters, their colours in a random order.
 
     So they keep what is real in an image (its edges, textures and light), and are no copies of
     it. Oblong images are turned by a half. Draws come from the CPU generator.
 
-    >>> turned(torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    >>> rotate_recolour(torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape
     torch.Size([5, 3, 8, 8])
     """
     count, _, height, width = images.shape

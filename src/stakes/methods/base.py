@@ -124,7 +124,7 @@ class ForgetSGD(Method):
 
     Public code of these methods trains for a fixed number of epochs. Here the one stop rule
     holds for them too: training ends as soon as every forget image is misclassified, or with
-    the step budget.
+    ``epochs`` or the step budget, whichever is first.
     """
 
     lr: float = hyper(1e-3, "step size of SGD")
@@ -133,7 +133,19 @@ class ForgetSGD(Method):
     batch_norm: Literal["eval", "train"] = hyper(
         "train", "mode of BatchNorm while unlearning; in eval the network is lost sooner"
     )
+    epochs: int = hyper(0, "passes over the forget set at most; 0: as many as max_steps allows")
     max_steps: int = hyper(1000, "step budget", low=1)
+
+    def budget(self, images: int) -> int:
+        """Steps at most, for that many forget images.
+
+        >>> from stakes.methods import Delete
+        >>> Delete(epochs=10, forget_batch=64).budget(65), Delete(epochs=0).budget(65)
+        (20, 1000)
+        """
+        if not self.epochs:
+            return self.max_steps
+        return min(self.max_steps, self.epochs * -(-images // self.forget_batch))
 
     def fit(
         self,
@@ -149,7 +161,8 @@ class ForgetSGD(Method):
         parameters = [*task.trainable().values(), *more]
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
         task.live.train(self.batch_norm == "train")
-        return task.descend(lambda step: loss(next(batches)), optimizer, self.max_steps)
+        steps = self.budget(len(task.forget))
+        return task.descend(lambda step: loss(next(batches)), optimizer, steps)
 
 
 def ascent_terms(task: Task, batch_size: int) -> Callable[[int], dict[str, Tensor]]:

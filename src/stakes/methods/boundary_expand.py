@@ -21,13 +21,19 @@ class BoundaryExpand(ForgetSGD):
     step and returned has never had more than its c classes. Once the shadow logit leads by far,
     nothing is left that pushes the true class below the others: runs can end with the budget.
 
-    Differences from the authors' code: theirs scores the widened network while it trains and
-    prunes it at the end; the path that decides when to stop is here the one that is deployed.
+    Differences from the authors' code: BatchNorm is in train mode from the first step on, where
+    theirs takes one in eval mode; theirs scores the widened network while it trains and prunes it
+    at the end, here the path that decides when to stop is the one that is deployed; training
+    stops once every forget image is misclassified.
     """
 
     title: ClassVar[str] = "Boundary expand"
 
-    lr: float = hyper(8e-4, "step size of SGD", "public code of DELETE; paper: 1e-5, 10 epochs")
+    lr: float = hyper(1e-5, "step size of SGD", "public code")
+    forget_batch: int = hyper(64, "forget images a step", "public code", low=1)
+    epochs: int = hyper(
+        10, "passes over the forget set at most; 0: as many as max_steps allows", "public code"
+    )
 
     def unlearn(self, task: Task) -> Unlearned:
         """Fit to the shadow class."""

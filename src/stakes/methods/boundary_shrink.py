@@ -18,15 +18,22 @@ class BoundaryShrink(ForgetSGD):
     """``L = CE(h(g(x_f)), y')``, y' the nearest wrong class (Chen et al., CVPR 2023, Sec. 3.3).
 
     y' is what the original network sees in the image after one FGSM step away from its class:
-    ``y' = argmax over y != y_f of h(g(x_f + eps sign(grad_x CE(h(g(x_f)), y_f))))``.
+    ``y' = argmax over y != y_f of h(g(x_f + eps sign(grad_x CE(h(g(x_f)), y_f))))``, in pixels of
+    8 bits.
 
     Differences from the authors' code: where the step does not leave the true class, theirs asks
-    for the true class again, ours for the best other one; pixels are not rounded to 8 bits.
+    for the true class again, ours for the best other one; their attack undoes a normalisation
+    that is not the one of their data, ours moves pixels by eps; training stops once every forget
+    image is misclassified.
     """
 
     title: ClassVar[str] = "Boundary shrink"
 
-    lr: float = hyper(5e-5, "step size of SGD", "public code of DELETE; paper: 1e-5, 10 epochs")
+    lr: float = hyper(1e-5, "step size of SGD", "public code")
+    forget_batch: int = hyper(64, "forget images a step", "public code", low=1)
+    epochs: int = hyper(
+        10, "passes over the forget set at most; 0: as many as max_steps allows", "public code"
+    )
     eps: float = hyper(0.1, "FGSM step, largest change of a pixel in [0, 1]", "public code")
 
     def unlearn(self, task: Task) -> Unlearned:
@@ -47,7 +54,7 @@ def nearest_class(network: Classifier, images: Tensor, labels: Tensor, eps: floa
 
     Args:
         network: images in [0, 1] to logits, in eval mode.
-        images: where the steps start; they are kept within [0, 1].
+        images: where the steps start; they are kept within [0, 1], in steps of 1/255.
         labels: (n,) true classes.
         eps: the change of every pixel.
     """
@@ -56,4 +63,5 @@ def nearest_class(network: Classifier, images: Tensor, labels: Tensor, eps: floa
         F.cross_entropy(network(moved), labels, reduction="sum"), moved
     )
     with torch.no_grad():
-        return second_choices(network((images + eps * gradient.sign()).clamp(0, 1)), labels)
+        stepped = (images + eps * gradient.sign()).clamp(0, 1)
+        return second_choices(network((stepped * 255).round() / 255), labels)

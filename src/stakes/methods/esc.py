@@ -17,20 +17,23 @@ class ESC(Method):
     """``h(x) = W (I - U_m U_m^T) g(x) + b``, U_m of the forget features (Lee et al., CVPR 2025).
 
     U_m (d, m) are the first m left singular vectors of the forget features, one image a column.
-    More and more of them are removed, in steps of ``share``, until every forget image is
-    misclassified; the m that was taken is ``chosen``. ESC is made for whole classes: the first
-    directions of images of all classes are those that everything is told apart by.
+    As published, ``share`` of the directions are removed once. With more ``max_steps``, as much
+    again is removed until every forget image is misclassified; the m that was taken is
+    ``chosen``. ESC is made for whole classes: the first directions of images of all classes are
+    those that everything is told apart by.
 
     Differences from the authors' code: the projection is multiplied into the head's weight, so
-    that the architecture stays as it was, and the features before it do too; m is searched.
+    that the architecture stays as it was, and the features before it do too; one direction is
+    removed where ``share`` of d is less than one; features are read in eval mode, theirs in train
+    mode; with fewer images than features, theirs also removes all that no forget image has.
     """
 
     title: ClassVar[str] = "ESC"
 
     share: float = hyper(
-        0.015, "share of the d directions removed at a time, at least one", "paper; their code: .03"
+        0.015, "share of the d directions removed at a time, at least one", "public code"
     )
-    max_steps: int = hyper(100, "numbers of directions tried", low=1)
+    max_steps: int = hyper(1, "numbers of directions tried", "public code: one", low=1)
 
     def unlearn(self, task: Task) -> Unlearned:
         """Find the directions, then remove as many as it takes."""

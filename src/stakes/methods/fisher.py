@@ -14,10 +14,17 @@ from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.training.search import escalate
 
+FLOOR = 1e-8
+"""Added to F before it is inverted."""
+CAP, HEAD_CAP = 1e3, 1e2
+"""The most that 1/F counts, and in the head."""
+BOOST = 10
+"""By how much more the head's variance counts, and that of BatchNorm and of biases."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fisher(Method):
-    """``theta = theta_0 + sqrt(alpha / (F + damping)) n``, n standard normal.
+    """``theta = theta_0 + sqrt(alpha v) n``, n standard normal, v the inverse of F.
 
     Golatkar et al., CVPR 2020. F is the diagonal of the Fisher information of the forget set, as
     "Stake the Points" says (App. A); in its own paper F is that of the retained data, so that
@@ -25,23 +32,28 @@ class Fisher(Method):
     weights that the forgotten images do not need, and much is destroyed before they are
     forgotten; the results of "Stake the Points" say so too.
 
-    One n is drawn, and alpha grows from the least to the largest value of public code until
-    every forget image is misclassified; the alpha that was taken is ``chosen``.
+    v is 1/F, capped, then averaged over the second dimension of a weight (a row of a linear
+    layer, the input channels of a convolution), then ten times as large for the head and for
+    parameters of one dimension.
 
-    Differences from the authors' code: F on the forget set, summed over the squares of single
-    samples and not of batch means; damping in place of its caps on 1/F (1e3; 1e2 for the head);
-    no averaging over rows and no factor of 10 for the head and BatchNorm; alpha is searched.
+    As published, one strength is tried. With ``max_steps``, alpha grows to ``alpha_max`` until
+    every forget image is misclassified, with one n for all; the alpha taken is ``chosen``.
+
+    Differences from the authors' code: F on the forget set; of more than ``fisher_classes``
+    classes, the most probable ones stand for all; the head is known by its place, theirs takes
+    every parameter with as many rows as classes for it.
     """
 
     title: ClassVar[str] = "Fisher forgetting"
 
-    alpha: float = hyper(1e-9, "variance of the noise, times F, that is tried first", "public code")
-    alpha_max: float = hyper(1e-6, "the same at the end of the search", "public code")
-    damping: float = hyper(1e-3, "added to F before it is inverted", "cap of 1e3 in public code")
+    alpha: float = hyper(1e-6, "variance of the noise, times F, that is tried first", "public code")
+    alpha_max: float = hyper(1e-6, "the same at the end of the search", "public code: none")
     fisher_classes: int = hyper(
         10, "most probable classes of an image over which F is summed", low=1
     )
-    max_steps: int = hyper(25, "strengths tried, from alpha to alpha_max in equal ratios", low=1)
+    max_steps: int = hyper(
+        1, "strengths tried, from alpha to alpha_max in equal ratios", "public code", low=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,8 +61,6 @@ class Fisher(Method):
             raise InputError(
                 f"alpha={self.alpha}: it is above 0 and at most alpha_max={self.alpha_max}"
             )
-        if not self.damping > 0:
-            raise InputError(f"damping={self.damping}: it is above 0, or 1/F has no bound")
 
     def unlearn(self, task: Task) -> Unlearned:
         """Estimate F, draw the noise, then turn it up."""
@@ -66,7 +76,7 @@ class Fisher(Method):
             )
         noise = {
             name: torch.randn(value.shape, generator=task.generator).to(value)
-            / (value + self.damping).sqrt()
+            * inverse(value, in_head=name.startswith("head.")).sqrt()
             for name, value in fisher.items()
         }
 
@@ -81,6 +91,18 @@ class Fisher(Method):
                 task.live, change, alphas, task.monitor(), progress=task.progress
             )
         return task.result(history, reason, chosen={"alpha": history[-1]["strength"]})
+
+
+def inverse(fisher: Tensor, *, in_head: bool) -> Tensor:
+    """The variance of the noise for alpha = 1, of the shape of a parameter's F.
+
+    >>> inverse(torch.tensor([[1e-2, 1e-9]]), in_head=False)
+    tensor([[550.0000, 550.0000]])
+    """
+    variance = (1 / (fisher + FLOOR)).clamp(max=HEAD_CAP if in_head else CAP)
+    if variance.ndim > 1:
+        variance = variance.mean(dim=1, keepdim=True).expand_as(variance)
+    return BOOST * variance if in_head or variance.ndim == 1 else variance
 
 
 def fisher_diagonal(

@@ -31,8 +31,11 @@ class NegMerge(Method):
     The fine-tunings are those of three step sizes, ``repeats`` times each, on images mirrored,
     moved and scaled at random: on the plain ones a trained network has nothing left to learn.
 
-    Differences from the authors' code: lambda is searched on the forget set and not on retained
-    validation data; BatchNorm stays in eval mode, its statistics as they were.
+    The public code is for CLIP: how vectors are merged is as there. It says nothing of other
+    classifiers, so all settings are ours.
+
+    Differences from it: lambda is searched on the forget set and not on validation data;
+    BatchNorm stays in eval mode, its statistics as they were.
     """
 
     title: ClassVar[str] = "NegMerge"

@@ -1,11 +1,12 @@
 """Random label: fit the forget images to wrong classes."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from stakes.data.augment import flip_and_crop
 from stakes.methods.base import ForgetSGD, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.training.targets import wrong_labels
@@ -15,22 +16,34 @@ from stakes.training.targets import wrong_labels
 class RandomLabel(ForgetSGD):
     """``L = CE(h(g(x_f)), y')``, y' a wrong class drawn once for each image.
 
-    The relabelling of Amnesiac unlearning (Graves et al., AAAI 2021), on the forget set alone.
+    The relabelling of Amnesiac unlearning (Graves et al., AAAI 2021) on the forget set alone, as
+    public code of DELETE (Zhou et al., CVPR 2025) runs it.
 
-    Differences from the authors' code: theirs goes on training on the retained data as well;
-    public code that draws from all classes gives some images their true class again, here none.
+    Differences from that code: it draws y' from all classes, so that some images keep their true
+    one; training stops once every forget image is misclassified.
     """
 
     title: ClassVar[str] = "Random label"
 
-    lr: float = hyper(3e-4, "step size of SGD", "public code of DELETE, CIFAR-10")
+    lr: float = hyper(1e-4, "step size of SGD", "public code of DELETE, ResNet-18 on CIFAR-10")
+    epochs: int = hyper(
+        20, "passes over the forget set at most; 0: as many as max_steps allows", "the same code"
+    )
+    augment: Literal["crop", "none"] = hyper(
+        "crop",
+        "whether the images are mirrored and moved at random at each step, or stay as they are",
+        "the same code",
+    )
 
     def unlearn(self, task: Task) -> Unlearned:
         """Relabel once, then fit."""
+        images = task.forget.images
         targets = wrong_labels(task.forget.labels, task.original.num_classes, task.generator)
 
         def loss(batch: Tensor) -> dict[str, Tensor]:
-            logits = task.live(task.forget.images[batch])
-            return {"relabelling": F.cross_entropy(logits, targets[batch])}
+            shown = images[batch]
+            if self.augment == "crop":
+                shown = flip_and_crop(images, batch, task.generator)
+            return {"relabelling": F.cross_entropy(task.live(shown), targets[batch])}
 
         return self.fit(task, loss)

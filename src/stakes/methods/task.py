@@ -100,7 +100,7 @@ class Task:
             self.original.head.weight,
             kind=anchor_map,
             seed=seed,
-        )
+        ).to(self.original.head.weight)  # networks come in double precision too
         self._monitor_generator = torch.Generator().manual_seed(seed + 1)
         self._monitor_probes = mixed(self.forget.images, MONITOR_PROBES, self._monitor_generator)
 
