@@ -30,8 +30,8 @@ VARIANTS = {
         lr=0.005, importance_probes=8, deploy="projected", **QUICK
     ),
     "structguard both": StructGuard(probes="both", **DEFAULT | QUICK),
-    "l2ul": METHODS["l2ul"](lr=0.001, **QUICK),
-    "adv": METHODS["adv"](lr=0.001, **QUICK),
+    "l2ul": METHODS["l2ul"](lr=0.01, **QUICK | {"batch_norm": "train"}),
+    "adv": METHODS["adv"](lr=0.01, **QUICK | {"batch_norm": "train"}),
     "neggrad": METHODS["neggrad"](lr=0.003),
     "rawp": METHODS["rawp"](),
     "fisher": METHODS["fisher"](alpha=1e-6, alpha_max=1.0, max_steps=30),
@@ -222,8 +222,8 @@ def test_impossible_settings_are_refused():
         InputError, match="probes='pdg': choose one of auto, mixed, inverted, pgd, both"
     ):
         StructGuard(probes="pdg")
-    with pytest.raises(InputError, match="max_steps=0: it is at least 1"):
-        METHODS["neggrad"](max_steps=0)
+    with pytest.raises(InputError, match="forget_batch=0: it is at least 1"):
+        METHODS["neggrad"](forget_batch=0)
     with pytest.raises(InputError, match="union needs fixed probes"):
         StructGuard(batches="union")
     with pytest.raises(InputError, match="projected needs a projector"):

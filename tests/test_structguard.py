@@ -7,7 +7,8 @@ import torch
 
 from stakes import InputError, StructGuard
 from stakes.data.views import mirror, random_view
-from stakes.methods import base, structguard
+from stakes.methods import structguard
+from stakes.methods.task import Task
 from stakes.progress import silent
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
@@ -25,8 +26,8 @@ VIEWS = QUICK | {
 
 
 @pytest.fixture
-def run(classifier, forget, anchors) -> base.Run:
-    return base.Run(classifier, forget, anchors, 0, silent, "auto")
+def run(classifier, forget, anchors) -> Task:
+    return Task(classifier, forget, anchors, 0, silent, "auto")
 
 
 def known(classifier, forget, views) -> float:

@@ -1,39 +1,32 @@
 """Adv: gradient ascent on the forget set, descent on adversarial probes made from it."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
-
-from stakes.methods.base import hyper
-from stakes.methods.probing import PGDFields, adversarial_terms
+from stakes.methods.probing import PASSES, AdversarialFields, Paired
 from stakes.methods.task import Task, Unlearned
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adv(PGDFields):
-    """``L = -CE(x_f, y_f) + CE(x_s, y_s)`` with PGD probes x_s (Cha et al., AAAI 2024).
+class Adv(AdversarialFields):
+    """``L = f/(f+s) -CE(x_f, y_f) + s/(f+s) CE(x_s, y_s)`` with PGD probes x_s.
 
-    Differences from the authors' code: probes have a margin and never the true class as target.
-    BatchNorm is in train mode as theirs: its statistics then follow the probes, which costs
-    accuracy on real images, but in eval mode nothing bounds -CE and the network ends at chance.
+    Cha et al., "Learning to Unlearn", AAAI 2024; f and s count the forget images and probes of a
+    step. It ends with the first step after which every forget image is misclassified. BatchNorm
+    is in train mode as in the authors' code: its statistics follow probes and forget images, which
+    costs accuracy on real images, but in eval mode nothing bounds -CE and the network ends at
+    chance.
+
+    Differences from the authors' code: a probe's target is never the true class, which theirs can
+    be, and every other class is as likely; PGD starts in a random direction at a random distance,
+    theirs at the ball's edge towards an image of noise.
     """
 
     title: ClassVar[str] = "Adv"
 
-    lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
-    momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
-    batch_size: int = hyper(128, "images a step, of the union of forget images and probes", low=1)
-    batch_norm: Literal["eval", "train"] = hyper(
-        "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
-    )
-    max_steps: int = hyper(1000, "step budget", low=1)
-
     def unlearn(self, task: Task) -> Unlearned:
         """Ascend on the images, descend on the probes."""
-        probes = self.attack(task)
-        terms = adversarial_terms(task, probes, self.batch_size)
-        parameters = task.trainable().values()
-        optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+        pairs = Paired(task, self.attack(task), self.probe_batch, self.forget_batch)
         task.live.train(self.batch_norm == "train")
-        return task.descend(lambda step: terms(), optimizer, self.max_steps)
+        budget = self.max_steps or PASSES * pairs.steps_per_pass
+        return task.descend(lambda step: pairs.terms(), self.optimizer(task), budget)

@@ -165,10 +165,12 @@ class ForgetSGD(Method):
         return task.descend(lambda step: loss(next(batches)), optimizer, steps)
 
 
-def ascent_terms(task: Task, batch_size: int) -> Callable[[int], dict[str, Tensor]]:
+def ascent_terms(
+    task: Task, batch_size: int, *, shuffle: bool = True
+) -> Callable[[int], dict[str, Tensor]]:
     """The term of gradient ascent, -CE on the next batch of the forget images."""
     images, labels = task.forget.images, task.forget.labels
-    batches = task.batches(len(labels), batch_size)
+    batches = task.batches(len(labels), batch_size, shuffle=shuffle)
 
     def terms(step: int) -> dict[str, Tensor]:
         batch = next(batches)

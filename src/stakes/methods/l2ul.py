@@ -1,60 +1,59 @@
 """L2UL: Adv with the weights that matter little to the forget set held in place."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from stakes.methods.base import hyper
-from stakes.methods.probing import PGDFields, adversarial_terms
+from stakes.methods.probing import PASSES, AdversarialFields, Paired
 from stakes.methods.task import Task, Unlearned
 from stakes.training.importance import mean_gradient_magnitude, min_max
 from stakes.training.losses import quadratic
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2UL(PGDFields):
-    """``L = -CE(x_f, y_f) + CE(x_s, y_s) + lambda/2 sum (1 - I) (theta - theta_0)^2``.
+class L2UL(AdversarialFields):
+    """The loss of Adv, and ``lambda/2 sum (1 - I) (theta - theta_0)^2``.
 
     Cha et al., "Learning to Unlearn", AAAI 2024. I is the MAS importance of each weight for the
-    forget set: the mean magnitude of the gradient of the logits' norm, one sample at a time,
-    scaled to [0, 1] within each tensor.
+    forget set, the magnitude of the gradient of the logits' mean norm, scaled to [0, 1] within each
+    tensor. As in the authors' code the gradient is that of a batch, with BatchNorm in train mode;
+    the paper's formula takes one image at a time.
 
     Differences from the authors' code: those of ``Adv``; a constant importance tensor becomes
-    zeros where theirs gives NaN.
+    zeros where theirs gives NaN; from the second batch of the importance on, theirs adds the
+    gradients of all batches before it, since it clears those of another network.
     """
 
     title: ClassVar[str] = "L2UL"
 
-    lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
-    momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
     reg_weight: float = hyper(1.0, "lambda, weight of the regulariser", "public code of L2UL")
-    batch_size: int = hyper(128, "images a step, of the union of forget images and probes", low=1)
-    batch_norm: Literal["eval", "train"] = hyper(
-        "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
-    )
-    max_steps: int = hyper(1000, "step budget", low=1)
 
     def unlearn(self, task: Task) -> Unlearned:
         """As Adv, with the weights that matter little held in place."""
-        probes = self.attack(task)
+        pairs = Paired(task, self.attack(task), self.probe_batch, self.forget_batch)
         parameters = task.trainable()
         origin = {name: p.detach().clone() for name, p in parameters.items()}
-        with task.timed("importance"):
-            importance = mean_gradient_magnitude(
-                parameters,
-                lambda image: task.live(image).norm(),
-                task.forget.images,
-                lambda done, total: task.progress("importance", done, total),
-            )
-        freedom = {name: 1 - value for name, value in min_max(importance).items()}
-        adversarial = adversarial_terms(task, probes, self.batch_size)
+        freedom = {name: 1 - value for name, value in min_max(self._importance(task)).items()}
 
         def terms(step: int) -> dict[str, Tensor]:
             held = self.reg_weight * quadratic(parameters, origin, freedom)
-            return adversarial() | {"regularisation": held}
+            return pairs.terms() | {"regularisation": held}
 
-        optimizer = torch.optim.SGD(parameters.values(), lr=self.lr, momentum=self.momentum)
         task.live.train(self.batch_norm == "train")
-        return task.descend(terms, optimizer, self.max_steps)
+        budget = self.max_steps or PASSES * pairs.steps_per_pass
+        return task.descend(terms, self.optimizer(task), budget)
+
+    def _importance(self, task: Task) -> dict[str, Tensor]:
+        """MAS, of a copy, whose BatchNorm statistics may move."""
+        copy = task.live.copy().train(self.batch_norm == "train")
+        parameters = {n: p for n, p in copy.named_parameters() if p.requires_grad}
+        with task.timed("importance"):
+            return mean_gradient_magnitude(
+                parameters,
+                lambda images: copy(images).norm(dim=1).mean(),
+                task.forget.images,
+                lambda done, total: task.progress("importance", done, total),
+                batch_size=self.forget_batch,
+            )

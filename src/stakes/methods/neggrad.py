@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 
 from stakes.methods.base import Method, ascent_terms, hyper
+from stakes.methods.probing import PASSES
 from stakes.methods.task import Task, Unlearned
 
 
@@ -13,9 +14,11 @@ from stakes.methods.task import Task, Unlearned
 class NegGrad(Method):
     """Ascend the cross-entropy of the forget set (Golatkar et al., CVPR 2020, as a baseline).
 
-    ``L = -CE(h(g(x_f)), y_f)``. Nothing holds what is to be kept, so the network collapses.
+    ``L = -CE(h(g(x_f)), y_f)``, as in public code of L2UL and "Stake the Points": batches in a
+    fixed order, whole passes over the forget images, until after one of them every image is
+    misclassified. Nothing holds what is to be kept, so the network collapses.
 
-    Differences from public code: none known; BatchNorm follows the forget images there too.
+    Differences from public code: none known.
     """
 
     title: ClassVar[str] = "NegGrad"
@@ -27,7 +30,7 @@ class NegGrad(Method):
     batch_norm: Literal["eval", "train"] = hyper(
         "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
     )
-    max_steps: int = hyper(500, "step budget", low=1)
+    max_steps: int = hyper(0, "step budget; 0: 101 passes over the forget images", "public code")
 
     def unlearn(self, task: Task) -> Unlearned:
         """Ascend until all is forgotten."""
@@ -38,4 +41,10 @@ class NegGrad(Method):
             weight_decay=self.weight_decay,
         )
         task.live.train(self.batch_norm == "train")
-        return task.descend(ascent_terms(task, self.forget_batch), optimizer, self.max_steps)
+        steps_per_pass = -(-len(task.forget) // self.forget_batch)
+        return task.descend(
+            ascent_terms(task, self.forget_batch, shuffle=False),
+            optimizer,
+            self.max_steps or PASSES * steps_per_pass,
+            check_every=steps_per_pass,
+        )

@@ -1,6 +1,7 @@
 """What the methods share that hold probes in place of the absent data."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -18,6 +19,7 @@ from stakes.training.losses import deletion_ce, retention_ce
 from stakes.training.pgd import Probes, pgd
 from stakes.training.targets import wrong_labels
 
+PASSES = 101  # over the probes (NegGrad: the forget images) in the authors' code, at most
 UNEVEN, EVEN = 0.15, 0.35  # least share of the second image of a mixture
 
 
@@ -43,22 +45,29 @@ class PGDFields(Method):
     )
     eps: float = hyper(4.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "L2UL's code")
     pgd_step: float = hyper(0.1, "length of one PGD step, same unit", "public code")
-    pgd_iterations: int = hyper(100, "PGD steps at most", "public code")
-    probe_margin: float = hyper(0.5, "lead of the target, in logits, at which a probe is done")
+    pgd_iterations: int = hyper(100, "PGD steps", "public code")
+    probe_margin: float = hyper(
+        0.0, "lead of the target, in logits, at which a probe is done; 0: after all its steps"
+    )
 
     def attack(self, task: Task) -> Probes:
-        """Probes from the network as it was before unlearning, targets at random."""
-        per_image = task.forget.labels.repeat_interleave(self.probes_per_image)
-        targets = wrong_labels(per_image, task.original.num_classes, task.generator)
+        """Probes from the network as it was before unlearning, targets at random.
+
+        One of every forget image, then another of every one, ``probes_per_image`` times over, so
+        that a batch of them in order is of many images.
+        """
+        images = task.forget.images.repeat(self.probes_per_image, 1, 1, 1)
+        labels = task.forget.labels.repeat(self.probes_per_image)
+        targets = wrong_labels(labels, task.original.num_classes, task.generator)
         with task.timed("probes"):
             return pgd(
                 task.original,
-                task.forget.images.repeat_interleave(self.probes_per_image, dim=0),
+                images,
                 targets,
                 eps=self.eps,
                 step=self.pgd_step,
                 iterations=self.pgd_iterations,
-                margin=self.probe_margin,
+                margin=self.probe_margin or math.inf,
                 generator=task.generator,
                 progress=lambda done, total: task.progress("probes", done, total),
             )
@@ -68,6 +77,9 @@ class PGDFields(Method):
 class ProbeFields(PGDFields):
     """The hyper-parameters of probes of any kind, for the methods that choose between them."""
 
+    probe_margin: float = hyper(
+        0.5, "lead of the target, in logits, at which a PGD probe is done; 0: after all its steps"
+    )
     probes: Literal["auto", "mixed", "inverted", "pgd", "both"] = hyper(
         "auto",
         "mixtures of forget images made afresh each step; mixtures of images made from the "
@@ -216,27 +228,63 @@ def joined(parts: Sequence[ProbeBatch]) -> ProbeBatch:
     return ProbeBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def adversarial_terms(
-    task: Task, probes: Probes, batch_size: int
-) -> Callable[[], dict[str, Tensor]]:
-    """The terms of Adv on the next batch of the shuffled union of forget images and probes.
+@dataclass(frozen=True, kw_only=True)
+class AdversarialFields(PGDFields):
+    """The hyper-parameters that Adv and L2UL share, as their authors' scripts set them.
 
-    -CE of the forget images and CE of the probes, each weighted by its share of the batch.
+    A step takes a batch of probes and beside it a batch of forget images, both in a fixed order
+    and cycled.
     """
-    labels = torch.cat([task.forget.labels, probes.labels])
-    images = torch.cat([task.forget.images, probes.images])
-    k = len(task.forget)
-    batches = task.batches(len(labels), batch_size)
 
-    def terms() -> dict[str, Tensor]:
-        batch = next(batches)
-        logits, truth, gone = task.live(images[batch]), labels[batch], batch < k
-        share = float(gone.float().mean())
-        parts = {}
-        if share > 0:
-            parts["deletion"] = share * deletion_ce(logits[gone], truth[gone])
-        if share < 1:
-            parts["retention"] = (1 - share) * retention_ce(logits[~gone], truth[~gone])
-        return parts
+    lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
+    momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
+    weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
+    probe_batch: int = hyper(128, "probes a step", "code of Stake the Points; L2UL's: 256", low=1)
+    forget_batch: int = hyper(
+        128, "forget images beside them", "code of Stake the Points; L2UL's: 32", low=1
+    )
+    batch_norm: Literal["eval", "train"] = hyper(
+        "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
+    )
+    max_steps: int = hyper(0, "step budget; 0: 101 passes over the probes", "public code")
 
-    return terms
+    def optimizer(self, task: Task) -> torch.optim.Optimizer:
+        """SGD over all that is not frozen."""
+        return torch.optim.SGD(
+            task.trainable().values(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+
+
+class Paired:
+    """Batches of fixed probes, and beside each one a batch of forget images, both cycled.
+
+    Args:
+        task: whose forget images they are.
+        probes: images made from these.
+        probe_batch: probes a step; the last batch of a pass is the rest.
+        forget_batch: forget images a step.
+
+    Attributes:
+        steps_per_pass: steps in which every probe is taken once.
+    """
+
+    def __init__(self, task: Task, probes: Probes, probe_batch: int, forget_batch: int) -> None:
+        self._task, self._probes = task, probes
+        self._held = task.batches(len(probes), probe_batch, shuffle=False)
+        self._forget = task.batches(len(task.forget), forget_batch, shuffle=False)
+        self.steps_per_pass = self._held.per_epoch
+
+    def terms(self) -> dict[str, Tensor]:
+        """-CE of the forget images and CE of the probes, each weighted by its share of the step.
+
+        Each batch passes through the network on its own, the probes first: BatchNorm normalises
+        them apart, and its running statistics see the forget images last.
+        """
+        task, held, forget = self._task, next(self._held), next(self._forget)
+        retention = retention_ce(task.live(self._probes.images[held]), self._probes.labels[held])
+        deletion = deletion_ce(task.live(task.forget.images[forget]), task.forget.labels[forget])
+        share = len(forget) / (len(forget) + len(held))
+        return {"deletion": share * deletion, "retention": (1 - share) * retention}

@@ -177,9 +177,9 @@ class Task:
         """Bring the generator to a state."""
         self.generator.set_state(state["generator"])
 
-    def batches(self, size: int, batch_size: int) -> Batches:
-        """Shuffled batches of indices below ``size``, which the checkpoint keeps the place in."""
-        batches = Batches(size, batch_size, self.generator)
+    def batches(self, size: int, batch_size: int, *, shuffle: bool = True) -> Batches:
+        """Batches of indices below ``size``, which the checkpoint keeps the place in."""
+        batches = Batches(size, batch_size, self.generator if shuffle else None)
         self.checkpoint.keep(batches)
         return batches
 

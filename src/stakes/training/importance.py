@@ -1,6 +1,6 @@
 """How much each weight matters: per-sample gradients (equation 4, MAS, the Fisher information)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +12,25 @@ def mean_gradient_magnitude(
     loss: Callable[[Tensor], Tensor],
     samples: Tensor,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    batch_size: int = 1,
 ) -> dict[str, Tensor]:
     """Mean over samples of |d loss(x) / d psi_i|, one backward pass per sample (equation 4).
 
     Gradients of a batch would cancel before the magnitude is taken; on a CPU this plain loop is
-    also faster than a vectorised map over samples.
+    also faster than a vectorised map over samples. Public code takes batches all the same: with
+    a ``batch_size`` each batch's magnitude counts as often as it has samples.
 
     Args:
         parameters: named tensors that ``loss`` depends on.
-        loss: maps one sample (1, 3, h, w) to a scalar.
+        loss: maps ``batch_size`` samples (b, 3, h, w), fewer at the end, to a scalar.
         samples: (n, 3, h, w), n >= 1.
         progress: called with (samples done, samples in all).
+        batch_size: samples that are differentiated together.
     """
-    return _mean(parameters, lambda i: loss(samples[i : i + 1]), torch.abs, len(samples), progress)
+    batches = samples.split(batch_size)
+    sizes = [len(batch) for batch in batches]
+    return _mean(parameters, lambda i: loss(batches[i]), torch.abs, sizes, progress)
 
 
 def empirical_fisher(
@@ -50,25 +56,27 @@ def empirical_fisher(
     def loss(i: int) -> Tensor:
         return F.cross_entropy(network(images[i : i + 1]), labels[i : i + 1])
 
-    return _mean(parameters, loss, torch.square, len(images), progress)
+    return _mean(parameters, loss, torch.square, [1] * len(images), progress)
 
 
 def _mean(
     parameters: Mapping[str, Tensor],
     loss: Callable[[int], Tensor],
     of: Callable[[Tensor], Tensor],
-    count: int,
+    sizes: Sequence[int],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Tensor]:
-    """Mean over samples of ``of`` the gradient, one backward pass per sample."""
+    """Mean over samples of ``of`` the gradient, one backward pass per batch of these sizes."""
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for index in range(count):
+    count, done = sum(sizes), 0
+    for index, size in enumerate(sizes):
         gradients = torch.autograd.grad(loss(index), list(parameters.values()), allow_unused=True)
         for accumulated, gradient in zip(total.values(), gradients, strict=True):
             if gradient is not None:
-                accumulated += of(gradient)
+                accumulated += size * of(gradient)
+        done += size
         if progress is not None:
-            progress(index + 1, count)
+            progress(done, count)
     return {name: value / count for name, value in total.items()}
 
 

@@ -17,25 +17,40 @@ History = list[dict[str, float]]
 
 
 class Batches(State):
-    """Shuffled batches of indices below ``size``, epoch after epoch, without end.
+    """Batches of indices below ``size``, epoch after epoch, without end; the last is the rest.
+
+    Each epoch is shuffled; without a generator all of them are in ascending order.
 
     >>> batches = Batches(5, 2, torch.Generator().manual_seed(0))
     >>> sorted(torch.cat([next(batches) for _ in range(3)]).tolist())
     [0, 1, 2, 3, 4]
+    >>> in_order = Batches(3, 2)
+    >>> [next(in_order).tolist() for _ in range(3)]
+    [[0, 1], [2], [0, 1]]
     """
 
     saved = ("_left",)
 
-    def __init__(self, size: int, batch_size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, size: int, batch_size: int, generator: torch.Generator | None = None
+    ) -> None:
         self._size, self._batch_size, self._generator = size, batch_size, generator
         self._left = torch.empty(0, dtype=torch.int64)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return -(-self._size // self._batch_size)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Tensor:
         if not len(self._left):
-            self._left = torch.randperm(self._size, generator=self._generator)
+            if self._generator is None:
+                self._left = torch.arange(self._size)
+            else:
+                self._left = torch.randperm(self._size, generator=self._generator)
         batch, self._left = self._left[: self._batch_size], self._left[self._batch_size :]
         return batch
 
