@@ -7,8 +7,7 @@ import torch
 
 from stakes import InputError, StructGuard
 from stakes.data.views import mirror, random_view
-from stakes.methods import structguard
-from stakes.methods.task import Task
+from stakes.methods import structguard, task
 from stakes.progress import silent
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
@@ -26,8 +25,8 @@ VIEWS = QUICK | {
 
 
 @pytest.fixture
-def run(classifier, forget, anchors) -> Task:
-    return Task(classifier, forget, anchors, 0, silent, "auto")
+def run(classifier, forget, anchors) -> task.Task:
+    return task.Task(classifier, forget, anchors, 0, silent, "auto")
 
 
 def known(classifier, forget, views) -> float:
@@ -197,7 +196,7 @@ LAYERS = ["body.conv1", "body.conv2", "head"]
 def test_only_the_layers_nearest_the_head_change(
     depth, free, classifier, forget, anchors, monkeypatch
 ):
-    monkeypatch.setattr(base, "FEWEST_LAYERS", 1)
+    monkeypatch.setattr(task, "FEWEST_LAYERS", 1)
     method = StructGuard(**QUICK | {"depth": depth}, max_steps=2, check_every=1)
     after = method(classifier, forget, anchors=anchors, seed=0).classifier
     for i, name in enumerate(LAYERS):
@@ -214,7 +213,7 @@ def test_a_shallow_network_changes_as_a_whole(run):
 
 
 def test_what_was_frozen_stays_so_and_counts_as_no_layer(run, monkeypatch):
-    monkeypatch.setattr(base, "FEWEST_LAYERS", 1)
+    monkeypatch.setattr(task, "FEWEST_LAYERS", 1)
     run.live.head.requires_grad_(False)
     run.live.body.bn2.requires_grad_(False)
     before = {name: p.requires_grad for name, p in run.live.named_parameters()}
