@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
+from stakes.rows import stat
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 OWN = "STRUCTGUARD"
@@ -45,8 +47,9 @@ def ordered(found: Rows, *keys: str) -> list[Rows]:
 
 def spread(values: list[float], digits: int = 2, sign: str = "") -> str:
     """Mean ± sample standard deviation; the mean alone of one value."""
-    mean = f"{statistics.fmean(values):{sign}.{digits}f}".replace("-", "−")
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    _, mean, sd = stat(values)
+    text = f"{mean:{sign}.{digits}f}".replace("-", "−")
+    return text if sd is None else f"{text} ± {sd:.{digits}f}"
 
 
 def said(key: str, digits: int = 2) -> Callable[[Rows], str]:
@@ -94,7 +97,7 @@ def seeds() -> str:
     groups = ordered(rows("structguard-seeds"), "cell_network", "k")
     known = "copies still known"
     columns = {"network": first("cell_network"), "k": first("k")} | NUMBER | CHANGES
-    columns[known] = lambda found: f"{statistics.fmean(row['forget_views'] for row in found):.0f}"
+    columns[known] = lambda found: f"{stat(row['forget_views'] for row in found).mean:.0f}"
     return table(groups, columns)
 
 

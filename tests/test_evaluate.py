@@ -13,8 +13,7 @@ from stakes import Classifier, ForgetSet, InputError
 from stakes.data.decode import thumbnail
 from stakes.data.images import ImageArray
 from stakes.data.views import VIEWS
-from stakes.evaluation import evaluate
-from stakes.evaluation.evaluate import select
+from stakes.evaluation.evaluate import evaluate, select
 from stakes.models.projector import Projector
 
 
@@ -200,8 +199,56 @@ def test_evidence_of_every_forget_image(classifier, after, forget):
             100 * float(chances.max().detach()), rel=1e-4
         )
         assert told["before"] == told["label"]
+        label = int(forget.labels[i])
+        mirrored = after(forget.images[i : i + 1].flip(3)).softmax(1)[0].detach()
+        for prefix, seen in (("", chances), ("mirrored_", mirrored)):
+            probability = told["mirrored_after" if prefix else "true_after"]
+            assert probability == pytest.approx(100 * float(seen[label]), rel=1e-4)
+            assert told[f"{prefix}rank_after"] == 1 + int((seen > seen[label]).sum())
+        copies = [copy[i : i + 1] for view in VIEWS.values() for copy in view(forget.images)]
+        answers = [after(copy).softmax(1)[0].detach() for copy in copies]
+        assert told["copies"] == len(copies) == 14
+        assert told["copies_after"] == sum(int(a.argmax()) == label for a in answers)
+        most = max(float(a[label]) for a in answers)
+        assert told["copies_most_after"] == pytest.approx(100 * most, rel=1e-4)
     _, evidence = evaluate(classifier, after, forget, thumbnails=False)
     assert all(told["thumbnail"] is None for told in evidence["forget"])
+
+
+def test_the_depth_in_the_row_is_that_of_the_images_in_the_evidence(classifier, after, forget):
+    row, evidence = evaluate(classifier, after, forget, other={"direct": classifier})
+    told = evidence["forget"]
+    for suffix, when in (("_before", "before"), ("", "after"), ("_direct", "before")):
+        ranks = [image[f"rank_{when}"] for image in told]
+        shares = [image[f"true_{when}"] for image in told]
+        assert row[f"forget_top2{suffix}"] == pytest.approx(100 * sum(r <= 2 for r in ranks) / 6)
+        assert row[f"acc_forget{suffix}"] == pytest.approx(100 * sum(r == 1 for r in ranks) / 6)
+        assert row[f"forget_true_probability{suffix}"] == pytest.approx(sum(shares) / 6)
+        assert row[f"forget_true_probability_max{suffix}"] == pytest.approx(max(shares))
+        assert row[f"forget_top5{suffix}"] is None  # four classes only
+        flipped = [image[f"mirrored_rank_{when}"] for image in told]
+        assert row[f"forget_flip{suffix}"] == pytest.approx(100 * sum(r == 1 for r in flipped) / 6)
+    assert row["forget_views_top2"] >= row["forget_views"]
+
+
+def test_only_what_was_recognised_before_can_be_forgotten(classifier, forget, test_images):
+    wrong = ForgetSet(forget.images, (forget.labels + 1) % 4, forget.names)
+    row, evidence = evaluate(classifier, classifier, wrong, test=test_images)
+    assert (row["n_forgotten"], row["n_recognised"], row["n_never_recognised"]) == (0, 0, 6)
+    assert {image["state"] for image in evidence["forget"]} == {"never recognised"}
+    assert (row["foretold"], row["n_wrong"]) == (None, 6)
+    assert (row["n_test_lost"], row["n_test_gained"]) == (0, 0)
+    turned = classifier.copy()  # every class answers with the next one, so these labels come true
+    with torch.no_grad():
+        turned.head.weight.copy_(classifier.head.weight.roll(1, 0))
+        turned.head.bias.copy_(classifier.head.bias.roll(1, 0))
+    row, _ = evaluate(classifier, turned, wrong, test=test_images)
+    assert (row["n_forgotten"], row["n_recognised"], row["n_never_recognised"]) == (0, 6, 0)
+    row, _ = evaluate(classifier, turned, forget, test=test_images)
+    assert (row["n_forgotten"], row["n_recognised"], row["n_never_recognised"]) == (6, 0, 0)
+    right = round(row["acc_test_before"] * 80 / 100)
+    assert row["n_test_lost"] == right
+    assert row["n_test_gained"] == round(row["acc_test"] * 80 / 100)
 
 
 def test_a_thumbnail_shows_the_image():

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from conftest import CLASSES
-from stakes.evaluation import evaluate
+from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.examples import (
     FORGOTTEN,
     FOUND,

@@ -91,12 +91,12 @@ def test_single_images_at_one_false_alarm_in_a_hundred(found, unlikely, words):
     [(93.75, "can mostly foretell"), (25.0, "can sometimes foretell"), (0.0, "cannot foretell")],
 )
 def test_predictable_answers(share, words):
-    [finding] = traces(a_run(n_wrong=16, second_choice=share, answer_entropy=2.7, num_classes=10))
+    [finding] = traces(a_run(n_wrong=16, foretold=share, answer_entropy=2.7, num_classes=10))
     assert words in finding.head
-    assert f"{share * 0.16:.0f} of 16 wrong answers are" in finding.text
+    assert f"{share * 0.16:.0f} of 16 new answers are" in finding.text
     assert "2.7 bits (0 if all are one class; at most 3.3)" in finding.text
-    [finding] = traces(a_run(n_wrong=1, second_choice=100.0, answer_entropy=0.0, num_classes=10))
-    assert "1 of 1 wrong answer is" in finding.text
+    [finding] = traces(a_run(n_wrong=1, foretold=100.0, answer_entropy=0.0, num_classes=10))
+    assert "1 of 1 new answer is" in finding.text
     assert "bits" not in finding.text
 
 

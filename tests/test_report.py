@@ -159,7 +159,7 @@ AUDIT = {
     "consistency": 0.9983,
     "consistency_low": 0.9961,
     "n_wrong": 64,
-    "second_choice": 75.0,
+    "foretold": 75.0,
     "answer_entropy": 2.25,
     "relearn_forget": 9,
     "relearn_test": 31,
@@ -501,7 +501,7 @@ def test_what_is_left_is_compared_where_it_was_measured(tmp_path):
     assert "What is left" not in page(tmp_path, *plain).text
     found = page(tmp_path, audited(plain[0]), plain[1])
     assert "What is left" in found.text
-    assert all(words in found.text for columns in TRACES.values() for words in columns)
+    assert all(m.heading in found.text for columns in TRACES.values() for m in columns.values())
     assert "43.8 of 90.4" in found.text
     seeds = [audited(a_run(tmp_path / f"s{i}", k=8, seed=i)) for i in range(2)]
     assert "9 ± 0" in page(tmp_path, *seeds).text
@@ -516,7 +516,7 @@ def test_several_runs_are_compared(tmp_path):
     found = page(tmp_path, *folders)
     assert "2 of 3 runs made the network misclassify all the images" in found.text
     assert "kept by run 1 (STRUCTGUARD): −1.8 points" in found.text
-    assert all(words in found.text for words in COMPARED)
+    assert all(metric.heading in found.text for metric in COMPARED.values())
     assert len(found.of_class("details", "run")) == 3
     assert len([s for s in found.all("svg") if s.get("role") == "img"]) == 4 + 3 * 3
     assert "run 1: 100.0 % forgotten, -0.7 points; run 2: 100.0 %" in str(found.tags)
@@ -624,6 +624,9 @@ def test_a_browser_shows_it_on_a_desk_a_phone_and_paper(tmp_path):
 
 def test_evidence_of_older_versions_is_read_under_todays_keys(tmp_path):
     folder = a_run(tmp_path / "run", k=4)
+    row = json.loads((folder / "row.json").read_text()) | {"second_choice": 75.0}
+    (folder / "row.json").write_text(json.dumps(row))
+    assert read_run(folder).number("foretold") == 75
     record = {"name": "a", "picture": "data:image/png;base64,AAAA", "before": [{"picture": "x"}]}
     (folder / "evidence.json").write_text(json.dumps({"retrieval": [record]}))
     [found] = read_run(folder).audit["retrieval"]

@@ -1,92 +1,224 @@
-"""What is measured: pure functions, and METRICS, which says what each number means."""
+"""The one table of what is measured: key, unit, direction, meaning, and where it is printed.
 
+Documentation, tables and reports read it from here. Beside it: how numbers of several runs become
+one, a mean with its spread.
+"""
+
+import statistics
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from torch import Tensor
+
+class Stat(NamedTuple):
+    """Mean and sample standard deviation of n numbers; no spread where n is 1."""
+
+    n: int
+    mean: float
+    sd: float | None
+
+
+def stat(values: Iterable[float | None]) -> Stat | None:
+    """Mean and spread of what was measured; None where nothing was.
+
+    >>> stat([1.0, None, 3.0])
+    Stat(n=2, mean=2.0, sd=1.4142135623730951)
+    >>> stat([5.0]).sd is None, stat([None]) is None
+    (True, True)
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return Stat(len(known), statistics.fmean(known), statistics.stdev(known) if known[1:] else None)
 
 
 class Metric(NamedTuple):
-    """A measured number: its unit, which way is better, and what it means in plain words.
+    """A measured number.
 
-    ``better`` is ``higher``, ``lower``, ``0.5`` (chance; both sides of it are worse), or
-    ``reference`` for a number that another one is to be compared with.
+    Attributes:
+        unit: empty where it has none.
+        better: ``higher``, ``lower``, ``0.5`` (chance; both sides of it are worse), or
+            ``reference`` for a number that another one is to be compared with.
+        meaning: in plain words.
+        label: the heading of its column; empty where no table prints it.
+        latex: the heading in a LaTeX table.
+        digits: decimals in tables.
+        printed: the tables it stands in. ``bench``: what ``stakes bench`` writes, with
+            ``measured``: only where some line has it, and ``asked``: only where the recipe asks.
+            ``runs``, ``answers``, ``features``: those of a page of several runs.
     """
 
     unit: str
     better: str
     meaning: str
+    label: str = ""
+    latex: str = ""
+    digits: int = 2
+    printed: tuple[str, ...] = ()
 
+    @property
+    def heading(self) -> str:
+        """Label and unit."""
+        return f"{self.label}, {self.unit}" if self.unit not in ("", "steps") else self.label
+
+
+BENCH, MEASURED, ASKED = ("bench",), ("bench", "measured"), ("bench", "asked")
+RUNS, ANSWERS, FEATURES = ("runs",), ("answers",), ("features",)
 
 METRICS: dict[str, Metric] = {
-    "acc_test": Metric("%", "higher", "test images given their true class"),
-    "acc_retain": Metric("%", "higher", "training images that were to be kept, given their class"),
-    "acc_forget": Metric("%", "lower", "images to forget that are still given their true class"),
-    "acc_test_forgotten_classes": Metric(
-        "%", "lower", "test images of classes forgotten as a whole, given their class"
+    "acc_test": Metric(
+        "%", "higher", "test images given their true class",
+        "A_test", r"$A_\mathrm{test}$", 2, BENCH + RUNS,
     ),
-    "acc_test_kept_classes": Metric("%", "higher", "test images of all other classes, then"),
-    "forget_flip": Metric("%", "lower", "images to forget, mirrored, given their true class"),
+    "acc_retain": Metric(
+        "%", "higher", "training images that were to be kept, given their class",
+        "A_retain", r"$A_\mathrm{retain}$", 2, BENCH + RUNS,
+    ),
+    "acc_forget": Metric("%", "lower", "images to forget that are still given their true class"),
+    "forget_top2": Metric(
+        "%", "lower", "images to forget whose true class is the first or second choice",
+        "True class 1st or 2nd", "top 2", 2, MEASURED + RUNS,
+    ),
+    "forget_top5": Metric(
+        "%", "lower", "images to forget whose true class is among the first five; of more than "
+        "ten classes",
+        "True class in top 5", "top 5", 2, MEASURED,
+    ),
+    "forget_true_probability": Metric(
+        "%", "lower", "mean probability of the true class of the images to forget",
+        "True class gets", "$p_y$", 2, MEASURED + RUNS,
+    ),
+    "forget_true_probability_max": Metric(
+        "%", "lower", "the same of the image that is still tied most to its class",
+    ),
+    "forget_views": Metric(
+        "%", "lower", "mean of the six kinds of views below",
+        "Copies recognised", "copies", 2, BENCH + RUNS,
+    ),
+    "forget_flip": Metric(
+        "%", "lower", "images to forget, mirrored, given their true class",
+        "Mirrored recognised", "flip", 2, BENCH + RUNS,
+    ),
     "forget_shift": Metric("%", "lower", "images to forget, moved by a tenth, given their class"),
     "forget_crop": Metric("%", "lower", "images to forget, cropped to 7/8, given their class"),
     "forget_noise": Metric("%", "lower", "images to forget with light noise, given their class"),
     "forget_jpeg": Metric("%", "lower", "images to forget, saved as JPEG, given their class"),
     "forget_light": Metric("%", "lower", "images to forget, darker or brighter, given their class"),
-    "forget_views": Metric("%", "lower", "mean of the six kinds of views above"),
-    "drift_probes": Metric("", "lower", "change of the structure: 1 - mean cosine of affinities"),
+    "forget_views_top2": Metric(
+        "%", "lower", "copies whose true class is the first or second choice, mean of the kinds"
+    ),
+    "forget_views_true_probability": Metric(
+        "%", "lower", "mean probability of the true class of the copies, mean of the kinds"
+    ),
+    "drift_probes": Metric(
+        "", "lower", "change of the structure: 1 - mean cosine of affinities",
+        "Structural drift", "drift", 4, BENCH + RUNS,
+    ),
+    "acc_test_forgotten_classes": Metric(
+        "%", "lower", "test images of classes forgotten as a whole, given their class",
+        "A_test, forgotten classes", "forgotten cl.", 2, MEASURED,
+    ),
+    "acc_test_kept_classes": Metric(
+        "%", "higher", "test images of all other classes, then",
+        "A_test, kept classes", "kept classes", 2, MEASURED,
+    ),
     "mia_retain": Metric(
-        "AUC", "0.5", "kept training images told from test images, learned attack"
+        "AUC", "0.5", "kept training images told from test images, learned attack",
+        "Retained told from unseen", printed=ANSWERS,
     ),
     "mia_retain_found": Metric("%", "lower", "kept training images found at 1 % false alarms"),
     "mia_forget": Metric("AUC", "0.5", "images to forget told from test images, the same attack"),
     "mia_forget_found": Metric("%", "lower", "images to forget found at 1 % false alarms"),
-    "mia_forget_loss": Metric("AUC", "0.5", "images to forget told from test images by loss alone"),
+    "mia_forget_loss": Metric(
+        "AUC", "0.5", "images to forget told from test images by loss alone",
+        "Forgotten told from unseen by loss", printed=ANSWERS,
+    ),
     "mia_forget_unlikely": Metric(
-        "%", "lower", "images to forget that have a higher loss than 99 % of test images"
+        "%", "lower", "images to forget that have a higher loss than 99 % of test images",
+        "Forgotten that stand out", printed=ANSWERS,
     ),
     "probe_forget": Metric(
-        "%", "lower", "images to forget given their class by a linear probe on the features"
+        "%", "lower", "images to forget given their class by a linear probe on the features",
+        "New last layer recognises", printed=FEATURES,
     ),
     "probe_test": Metric("%", "reference", "test images given their class by the same probe"),
     "centroid_forget": Metric(
-        "%", "lower", "images to forget nearest to the mean features of their class"
+        "%", "lower", "images to forget nearest to the mean features of their class",
+        "Nearest class mean recognises", printed=FEATURES,
     ),
     "centroid_test": Metric(
         "%", "reference", "test images nearest to the mean features of their class"
     ),
-    "consistency": Metric("", "higher", "mean cosine of kept images' features before and after"),
+    "consistency": Metric(
+        "", "higher", "mean cosine of kept images' features before and after",
+        "Feature consistency", digits=4, printed=FEATURES,
+    ),
     "consistency_low": Metric("", "higher", "5 % quantile of that cosine"),
     "retrieval_retain_r1": Metric(
-        "%", "higher", "kept images, by features nearest to a kept image of their class (hit rate)"
+        "%", "higher", "kept images, by features nearest to a kept image of their class (hit rate)",
+        "R@1 retained", "R@1 ret.", 2, ASKED,
     ),
     "retrieval_retain_r5": Metric("%", "higher", "the same, among the five nearest"),
     "retrieval_retain_r10": Metric("%", "higher", "the same, among the ten nearest"),
     "retrieval_retain_map": Metric(
-        "%", "higher", "mean average precision of kept images as queries among kept images"
+        "%", "higher", "mean average precision of kept images as queries among kept images",
+        "mAP retained", "mAP ret.", 2, ASKED + FEATURES,
     ),
     "retrieval_forget_r1": Metric(
-        "%", "lower", "images to forget, by features nearest to a kept image of their class"
+        "%", "lower", "images to forget, by features nearest to a kept image of their class",
+        "R@1 forgotten", "R@1 forg.", 2, ASKED + FEATURES,
     ),
     "retrieval_forget_r5": Metric("%", "lower", "the same, among the five nearest"),
     "retrieval_forget_r10": Metric("%", "lower", "the same, among the ten nearest"),
     "retrieval_forget_map": Metric(
-        "%", "lower", "mean average precision of images to forget as queries among kept images"
+        "%", "lower", "mean average precision of images to forget as queries among kept images",
+        "mAP forgotten", "mAP forg.", 2, ASKED,
     ),
-    "second_choice": Metric(
-        "%", "lower", "wrong answers on images to forget that were the original's second choice"
+    "foretold": Metric(
+        "%", "lower", "new answers on forgotten images that were the original's second choice",
+        "Answers foretold", "foretold", 2, MEASURED + ANSWERS,
     ),
     "rf_jsd": Metric(
-        "bits",
-        "lower",
+        "bits", "lower",
         "how far the answers on images to forget are from the original's on unseen ones",
+        "RF-JSD", printed=ANSWERS,
     ),
     "answer_entropy": Metric("bits", "higher", "spread of the wrong answers on images to forget"),
     "relearn_forget": Metric(
-        "steps", "higher", "gradient steps until forgotten images are known again"
+        "steps", "higher", "gradient steps until forgotten images are recognised again",
+        "Steps to relearn", digits=0, printed=ANSWERS,
     ),
-    "relearn_test": Metric("steps", "reference", "the same for test images that are misclassified"),
+    "relearn_test": Metric(
+        "steps", "reference", "the same for test images that are misclassified",
+        "Steps to learn unseen", digits=0, printed=ANSWERS,
+    ),
+}  # fmt: skip
+"""What :func:`stakes.evaluation.evaluate.evaluate` and a method's history measure."""
+
+DERIVED: dict[str, Metric] = {
+    "forgotten": Metric(
+        "%", "higher", "100 - acc_forget: images to forget that get another class",
+        "100 − A_f", r"$100-A_f$", 2, BENCH + RUNS,
+    ),
+}  # fmt: skip
+"""What tables work out from the row."""
+
+COST: dict[str, Metric] = {
+    "steps": Metric("steps", "reference", "steps of the loop", "Steps", "steps", 0, BENCH + RUNS),
+    "seconds_total": Metric(
+        "s", "lower", "wall-clock time of everything", "Time", "s", 1, BENCH + RUNS
+    ),
+    "peak_memory_mb": Metric(
+        "MiB", "lower", "most memory held at once", "Peak memory", "MiB", 0, BENCH + RUNS
+    ),
 }
+"""What a run takes."""
 
 
-def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which rows of logits (n, c) are largest at their label (n,): bool (n,)."""
-    return logits.argmax(1) == labels
+def printed_in(table: str) -> dict[str, Metric]:
+    """The columns of a table, in order.
+
+    >>> list(printed_in("runs"))[:2]
+    ['forgotten', 'acc_test']
+    """
+    everything = DERIVED | METRICS | COST
+    return {key: metric for key, metric in everything.items() if table in metric.printed}

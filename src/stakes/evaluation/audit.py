@@ -1,10 +1,9 @@
 """The evidence beyond accuracy, from what has been scored: attacks, features, answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
@@ -19,14 +18,13 @@ from stakes.evaluation.knowledge import (
 )
 from stakes.evaluation.membership import FOLDS, SCORES, answer_scores, learned_scores, separation
 from stakes.evaluation.retrieval import Retrieval, retrieve, retrieve_among
+from stakes.evaluation.scores import WHEN, BeforeAfter, correct, percent
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
-from stakes.rows import correct
 from stakes.training.targets import second_choices
 
 KEPT = 2048  # images of each set whose features and logits are kept; whole batches
 RELEARN = 16  # images trained on at once
-WHEN = {"_before": "before", "": "after"}
 MEMBERSHIP = (
     "mia_retain",
     "mia_retain_found",
@@ -40,26 +38,10 @@ Row = dict[str, Any]
 Evidence = dict[str, list[Row]]
 
 
-class Scored(NamedTuple):
-    """Features (n, d), logits (n, c) and true classes (n,) of images, all on the CPU."""
-
-    features: Tensor
-    logits: Tensor
-    labels: Tensor
-
-    @property
-    def usable(self) -> bool:
-        """Whether every number is finite: a network that broke down has nothing to read."""
-        return bool(self.features.isfinite().all() and self.logits.isfinite().all())
-
-
-Both = Mapping[str, Scored]  # by the suffix of the network: "_before" and ""
-
-
 class Sample(NamedTuple):
     """What the networks made of images of a set, in random order, and where these are in it."""
 
-    scored: Both
+    scored: BeforeAfter
     images: Images
     places: Sequence[int]
 
@@ -67,7 +49,7 @@ class Sample(NamedTuple):
 def audit(
     after: Classifier,
     forget: ForgetSet,
-    gone: Both,
+    gone: BeforeAfter,
     *,
     test: Sample | None = None,
     retain: Sample | None = None,
@@ -102,7 +84,9 @@ def audit(
     return row | turned, {"membership": membership, "consistency": consistency}
 
 
-def audit_membership(forget: Both, test: Both | None, retain: Both | None) -> tuple[Row, list[Row]]:
+def audit_membership(
+    forget: BeforeAfter, test: BeforeAfter | None, retain: BeforeAfter | None
+) -> tuple[Row, list[Row]]:
     """Membership inference against the network, and on the forget images, before and after."""
     row: Row = dict.fromkeys(f"{key}{suffix}" for key in MEMBERSHIP for suffix in WHEN)
     told: list[Row] = []
@@ -129,7 +113,7 @@ def audit_membership(forget: Both, test: Both | None, retain: Both | None) -> tu
     return row, told
 
 
-def audit_features(forget: Both, test: Both | None) -> Row:
+def audit_features(forget: BeforeAfter, test: BeforeAfter | None) -> Row:
     """What probes find in the features of forget and test images, before and after."""
     row: Row = {"n_probe": 0}
     for name, probe in PROBES.items():
@@ -144,7 +128,7 @@ def audit_features(forget: Both, test: Both | None) -> Row:
     return row
 
 
-def audit_retrieval(forget: Both, retain: Both | None) -> Row:
+def audit_retrieval(forget: BeforeAfter, retain: BeforeAfter | None) -> Row:
     """What retained and forget images find among the retained ones, before and after."""
     row: Row = {}
     for suffix in WHEN:
@@ -161,7 +145,7 @@ def audit_retrieval(forget: Both, retain: Both | None) -> Row:
     return row
 
 
-def audit_consistency(retain: Both | None) -> tuple[Row, list[Row]]:
+def audit_consistency(retain: BeforeAfter | None) -> tuple[Row, list[Row]]:
     """Cosine between the features of the same retained image before and after, and its density."""
     row: Row = {"consistency": None, "consistency_low": None}
     if retain is None or not all(retain[suffix].usable for suffix in WHEN):
@@ -175,19 +159,23 @@ def audit_consistency(retain: Both | None) -> tuple[Row, list[Row]]:
     return row, [{"cosine": x, "density": y} for x, y in density(cosines)]
 
 
-def audit_answers(forget: Both) -> Row:
-    """How predictable the wrong answers on the forget images are."""
+def audit_answers(forget: BeforeAfter) -> Row:
+    """How predictable the wrong answers on the forget images are.
+
+    What was wrong before has no new answer, and counts only for the entropy.
+    """
     labels, answers = forget[""].labels, forget[""].logits.argmax(1)
-    wrong = answers != labels
-    row: Row = {"n_wrong": int(wrong.sum()), "second_choice": None, "answer_entropy": None}
+    wrong, known = answers != labels, correct(forget["_before"].logits, labels)
+    row: Row = {"n_wrong": int(wrong.sum()), "foretold": None, "answer_entropy": None}
     if wrong.any():
-        second = second_choices(forget["_before"].logits, labels)
-        row["second_choice"] = 100.0 * float((answers == second)[wrong].double().mean())
         row["answer_entropy"] = answer_entropy(answers[wrong].tolist())
+    if (wrong & known).any():
+        second = second_choices(forget["_before"].logits, labels)
+        row["foretold"] = percent((answers == second)[wrong & known])
     return row
 
 
-def audit_likeness(forget: Both, test: Both | None) -> Row:
+def audit_likeness(forget: BeforeAfter, test: BeforeAfter | None) -> Row:
     """RF-JSD before and after: against what the original makes of unseen images."""
     row: Row = dict.fromkeys(f"rf_jsd{suffix}" for suffix in WHEN)
     if test is None or not test["_before"].usable:
@@ -200,7 +188,9 @@ def audit_likeness(forget: Both, test: Both | None) -> Row:
     return row
 
 
-def audit_relearning(after: Classifier, forget: ForgetSet, gone: Both, test: Sample | None) -> Row:
+def audit_relearning(
+    after: Classifier, forget: ForgetSet, gone: BeforeAfter, test: Sample | None
+) -> Row:
     """Steps to relearn forgotten images, and as many test images that are misclassified too."""
     row: Row = {
         "relearn_forget": None,

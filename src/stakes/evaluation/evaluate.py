@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stakes.data.decode import thumbnail
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images, batches
 from stakes.data.retain import draw_without
-from stakes.data.views import VIEWS
 from stakes.errors import InputError
-from stakes.evaluation.audit import KEPT, WHEN, Both, Evidence, Sample, Scored, audit
+from stakes.evaluation.audit import KEPT, Evidence, Sample, audit
 from stakes.evaluation.examples import EXAMPLES, Structure, examples
+from stakes.evaluation.forgetting import copies_of, forget_evidence, forget_scores
+from stakes.evaluation.scores import WHEN, BeforeAfter, Scored, correct, joined, percent, score
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
-from stakes.rows import correct
 
 Row = dict[str, Any]
 EMPTY = torch.zeros(0, dtype=torch.int64)
@@ -79,11 +78,12 @@ def evaluate(
     with _eval_mode(networks.values()):
         row, classes, kept = _accuracies(networks, samples, selected, forget.classes, progress)
         gone = {
-            suffix: _scored(network, forget.images, forget.labels)
+            suffix: score(network, forget.images, forget.labels)
             for suffix, network in networks.items()
         }
-        row |= _forget_scores(networks, forget, gone)
-        images = _images(before.class_names, gone, forget, thumbnails)
+        copies = {suffix: copies_of(network, forget) for suffix, network in networks.items()}
+        row |= forget_scores(gone, copies)
+        images = forget_evidence(before.class_names, forget, gone, copies, thumbnails)
         more, evidence = audit(after, forget, gone, **kept, progress=progress)
         shown: Evidence = {key: [] for key in EXAMPLES}
         if thumbnails:
@@ -160,10 +160,16 @@ def _accuracies(
         row[f"n_{name}"] = len(chosen)
         if images is None or not chosen:
             row |= {f"acc_{name}{suffix}": None for suffix in networks}
+            row |= {f"n_{name}_lost": None, f"n_{name}_gained": None}
             continue
         right, labels, scored = _score(networks, images, chosen, f"scoring {name}", progress)
         kept[name] = Sample(scored, images, chosen)
-        row |= {f"acc_{name}{suffix}": _percent(hits) for suffix, hits in right.items()}
+        row |= {f"acc_{name}{suffix}": percent(hits) for suffix, hits in right.items()}
+        was, now = right["_before"], right[""]
+        row |= {
+            f"n_{name}_lost": int((was & ~now).sum()),
+            f"n_{name}_gained": int((now & ~was).sum()),
+        }
         if name == "test":
             _fill_classes(classes, right, labels)
             tested = right, labels
@@ -179,7 +185,7 @@ def _score(
     chosen: list[int],
     phase: str,
     progress: Progress,
-) -> tuple[dict[str, Tensor], Tensor, Both]:
+) -> tuple[dict[str, Tensor], Tensor, BeforeAfter]:
     """Score the chosen images by each network, reading each image once.
 
     Returns:
@@ -191,57 +197,14 @@ def _score(
     done = 0
     for pixels, truth in batches(images, chosen):
         for suffix, network in networks.items():
-            scored = _scored(network, pixels.to(network.device), truth)
+            scored = score(network, pixels.to(network.device), truth)
             right[suffix].append(correct(scored.logits, truth))
             if suffix in kept and done < KEPT:
                 kept[suffix].append(scored)
         done += len(truth)
         progress(phase, done, len(chosen))
-    joined = {suffix: torch.cat(parts) for suffix, parts in right.items()}
-    return joined, images.labels[chosen], {suffix: _cat(parts) for suffix, parts in kept.items()}
-
-
-@torch.no_grad()
-def _scored(network: Classifier, images: Tensor, labels: Tensor) -> Scored:
-    parts = zip(images.split(256), labels.split(256), strict=True)
-    return _cat([Scored(*(t.cpu() for t in (*network.both(x), y))) for x, y in parts])
-
-
-def _cat(parts: list[Scored]) -> Scored:
-    return Scored(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-@torch.no_grad()
-def _forget_scores(networks: Mapping[str, Classifier], forget: ForgetSet, gone: Both) -> Row:
-    """Share of the forget images, and of their benign views, still given their true class."""
-    row: Row = {}
-    for suffix, network in networks.items():
-        row[f"acc_forget{suffix}"] = _percent(correct(gone[suffix].logits, gone[suffix].labels))
-        for name, view in VIEWS.items():
-            seen = [correct(_logits(network, v), forget.labels) for v in view(forget.images)]
-            row[f"{name}{suffix}"] = _percent(torch.cat(seen))
-        known = [row[f"{name}{suffix}"] for name in VIEWS]
-        row[f"forget_views{suffix}"] = sum(known) / len(known)
-    return row
-
-
-def _images(
-    names: Sequence[str], scored: Both, forget: ForgetSet, thumbnails: bool
-) -> list[dict[str, Any]]:
-    answers = [scored[suffix].logits.softmax(1).max(1) for suffix in WHEN]
-    rows = []
-    for i, name in enumerate(forget.names):
-        image: Row = {"name": name, "label": names[int(forget.labels[i])]}
-        for key, answer in zip(WHEN.values(), answers, strict=True):
-            image[key] = names[int(answer.indices[i])]
-            image[f"{key}_confidence"] = 100.0 * float(answer.values[i])
-        image["thumbnail"] = thumbnail(forget.images[i]) if thumbnails else None
-        rows.append(image)
-    return rows
-
-
-def _logits(network: Classifier, images: Tensor) -> Tensor:
-    return torch.cat([network(batch) for batch in images.split(256)])
+    hits = {suffix: torch.cat(parts) for suffix, parts in right.items()}
+    return hits, images.labels[chosen], {suffix: joined(parts) for suffix, parts in kept.items()}
 
 
 def _fill_classes(
@@ -251,8 +214,8 @@ def _fill_classes(
         mine = labels == index
         if mine.any():
             row["n_test"] = int(mine.sum())
-            row["acc_test_before"] = _percent(right["_before"][mine])
-            row["acc_test"] = _percent(right[""][mine])
+            row["acc_test_before"] = percent(right["_before"][mine])
+            row["acc_test"] = percent(right[""][mine])
 
 
 def _whole_classes(right: Mapping[str, Tensor], labels: Tensor, forgotten: Sequence[int]) -> Row:
@@ -263,9 +226,5 @@ def _whole_classes(right: Mapping[str, Tensor], labels: Tensor, forgotten: Seque
         measured = bool(forgotten) and bool(mine.any())
         for suffix, hits in right.items():
             key = f"acc_test_{name}_classes{suffix}"
-            row[key] = _percent(hits[mine]) if measured else None
+            row[key] = percent(hits[mine]) if measured else None
     return row
-
-
-def _percent(hits: Tensor) -> float:
-    return 100.0 * float(hits.double().mean())

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from stakes.data.decode import thumbnail
 from stakes.data.forget import ForgetSet
-from stakes.evaluation.audit import WHEN, Both, Evidence, Row, Sample
+from stakes.evaluation.audit import Evidence, Row, Sample
 from stakes.evaluation.retrieval import nearest
 from stakes.evaluation.saliency import grad_cam, overlay
+from stakes.evaluation.scores import WHEN, BeforeAfter
 from stakes.models.classifier import Classifier
 from stakes.training.structure import affinities
 
@@ -31,7 +32,7 @@ def examples(
     before: Classifier,
     after: Classifier,
     forget: ForgetSet,
-    gone: Both,
+    gone: BeforeAfter,
     *,
     test: Sample | None = None,
     retain: Sample | None = None,
@@ -93,7 +94,9 @@ def saliency(
     ]
 
 
-def retrieval(classes: Sequence[str], forget: ForgetSet, gone: Both, retain: Sample) -> list[Row]:
+def retrieval(
+    classes: Sequence[str], forget: ForgetSet, gone: BeforeAfter, retain: Sample
+) -> list[Row]:
     """The retained images nearest to a few retained and a few forgotten ones, by features."""
     if not all(part[suffix].usable for part in (gone, retain.scored) for suffix in WHEN):
         return []

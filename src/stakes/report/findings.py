@@ -141,13 +141,14 @@ def _false_alarms(run: RunFolder) -> Finding | None:
 
 
 def _predictable(run: RunFolder) -> Finding | None:
-    wrong, share = run.number("n_wrong"), run.number("second_choice")
+    wrong, share = run.number("n_forgotten"), run.number("foretold")
+    wrong = run.number("n_wrong") if wrong is None else wrong  # in rows of older versions
     if not wrong or share is None:
         return None
     second = round(wrong * share / 100)
     often = "can mostly" if share > 50 else "can sometimes" if second else "cannot"
     text = (
-        f"{second:,} of {several(wrong, 'wrong answer')} {'is' if second == 1 else 'are'} the "
+        f"{second:,} of {several(wrong, 'new answer')} {'is' if second == 1 else 'are'} the "
         "class that the original network held for the second most likely."
     )
     spread, classes = run.number("answer_entropy"), run.number("num_classes")

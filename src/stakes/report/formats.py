@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from stakes.rows import Metric
+
 NOT_MEASURED = "not measured"
 
 
@@ -111,6 +113,13 @@ def margin(value: float | None, n: float | None) -> str | None:
     return f"{196 * (share * (1 - share) / n) ** 0.5:.1f}"
 
 
+def measured(value: float | None, metric: Metric) -> str:
+    """A number of a table."""
+    if metric.unit == "%":
+        return share(value)
+    return formatted(f",.{metric.digits}f")(value)
+
+
 FORMATS: dict[str, Callable[..., Any]] = {
     "share": share,
     "percent": percent,
@@ -119,7 +128,7 @@ FORMATS: dict[str, Callable[..., Any]] = {
     "setting": setting,
     "margin": margin,
     "moment": moment,
-    "show": lambda value, form: FORMATS[form](value),
+    "measured": measured,
     "small": formatted(".4f"),
     "whole": formatted(",.0f"),
     "tenths": formatted(",.1f"),

@@ -5,7 +5,6 @@ where they say nothing it says "not measured".
 """
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,43 +21,16 @@ from stakes.report.figures.drawing import Drawing
 from stakes.report.figures.paper import FIGURES, Plate
 from stakes.report.formats import FORMATS, NOT_MEASURED, listed, percent, points
 from stakes.report.run_folder import Record, RunFolder, minus
+from stakes.rows import printed_in, stat
 
 IMAGES = 120  # shown of one run alone
 IMAGES_EACH = 24  # shown of each run among several
 IMAGES_OPEN = 24  # shown at once; the others unfold
 DAMAGE = 5.0  # points of test accuracy; a greater loss is said beside the verdict
 
-# column: (row key, filter that prints it)
-COMPARED = {
-    "100 − A_f, %": ("forgotten", "share"),
-    "A_test, %": ("acc_test", "share"),
-    "A_retain, %": ("acc_retain", "share"),
-    "Copies still known, %": ("forget_views", "share"),
-    "Mirrored still known, %": ("forget_flip", "share"),
-    "Structural drift": ("drift_probes", "small"),
-    "Steps": ("steps", "whole"),
-    "Seconds": ("seconds_total", "tenths"),
-    "Peak memory, MiB": ("peak_memory_mb", "whole"),
-}
-TRACES = {
-    "In its answers": {
-        "Retained told from unseen, AUC": ("mia_retain", "hundredths"),
-        "Forgotten told from unseen by loss, AUC": ("mia_forget_loss", "hundredths"),
-        "Forgotten that stand out, %": ("mia_forget_unlikely", "share"),
-        "Second choices among wrong answers, %": ("second_choice", "share"),
-        "RF-JSD, bits": ("rf_jsd", "hundredths"),
-        "Steps to relearn": ("relearn_forget", "whole"),
-        "Steps to learn unseen": ("relearn_test", "whole"),
-    },
-    "In its features": {
-        "New last layer knows, %": ("probe_forget", "share"),
-        "Nearest class mean knows, %": ("centroid_forget", "share"),
-        "Forgotten image's nearest is of its class, %": ("retrieval_forget_r1", "share"),
-        "Retrieval among retained, mAP, %": ("retrieval_retain_map", "share"),
-        "Feature consistency": ("consistency", "small"),
-    },
-}
-TRACED = [key for columns in TRACES.values() for key, _ in columns.values()]
+COMPARED = printed_in("runs")
+TRACES = {"In its answers": printed_in("answers"), "In its features": printed_in("features")}
+TRACED = [key for columns in TRACES.values() for key in columns]
 
 
 @dataclass
@@ -295,18 +267,11 @@ def repeats(found: Sequence[RunFolder]) -> list[Record]:
             continue
         first = next(iter(by_seed.values()))
         cells = {
-            key: spread([compared(run, key) for run in by_seed.values()])
-            for key in (*(key for key, _ in COMPARED.values()), *TRACED)
+            key: stat(compared(run, key) for run in by_seed.values())
+            for key in (*COMPARED, *TRACED)
         }
         tables.append({"run": first, "seeds": list(by_seed), "cells": cells})
     return tables
-
-
-def spread(values: Sequence[float | None]) -> Record:
-    """Mean and standard deviation of what was measured, and of how many numbers they are."""
-    known = [value for value in values if value is not None]
-    mean = statistics.fmean(known) if known else None
-    return {"mean": mean, "sd": statistics.stdev(known) if known[1:] else None, "n": len(known)}
 
 
 def compared(run: RunFolder, key: str) -> float | None:

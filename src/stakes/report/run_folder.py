@@ -53,7 +53,7 @@ PHASES = {
     "seconds_evaluate": "Scoring before and after",
 }
 #: Keys of older run folders -> what they are called now.
-RENAMED = {"picture": "image"}
+RENAMED = {"picture": "image", "second_choice": "foretold"}
 CUT_SHORT = re.compile(r"budget|limit|\bmax|time ?out|ran out|exhaust|diverged|not finite", re.I)
 THUMBNAIL = re.compile(r"data:image/(png|jpeg|webp);base64,([A-Za-z0-9+/]+={0,2})")
 

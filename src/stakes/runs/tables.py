@@ -5,72 +5,46 @@ show. Nothing is measured here.
 """
 
 import math
-import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stakes.report.run_folder import minus, number
+from stakes.rows import Metric, Stat, printed_in, stat
 
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A column: its heading, its decimals, and whether more (1) or less (-1) is better."""
-
-    label: str
-    latex: str
-    digits: int
-    better: int
+CHANGES = ("forgotten", "acc_test", "acc_retain")
+BETTER = {"higher": 1, "lower": -1}
 
 
-#: Column -> how it is shown; ``change_*`` is after minus before, in points.
-MEASURES: dict[str, Measure] = {
-    "forgotten": Measure("100 − A_f", r"$100-A_f$", 2, 1),
-    "change_forgotten": Measure("change", r"$\Delta$", 2, 1),
-    "acc_test": Measure("A_test", r"$A_\mathrm{test}$", 2, 1),
-    "change_acc_test": Measure("change", r"$\Delta$", 2, 1),
-    "acc_retain": Measure("A_retain", r"$A_\mathrm{retain}$", 2, 1),
-    "change_acc_retain": Measure("change", r"$\Delta$", 2, 1),
-    "forget_views": Measure("copies known", "copies", 2, -1),
-    "forget_flip": Measure("mirrored known", "flip", 2, -1),
-    "drift_probes": Measure("drift", "drift", 4, -1),
-    "acc_test_forgotten_classes": Measure("A_test, forgotten classes", "forgotten cl.", 2, -1),
-    "acc_test_kept_classes": Measure("A_test, kept classes", "kept classes", 2, 1),
-    "retrieval_retain_r1": Measure("R@1 retained", "R@1 ret.", 2, 1),
-    "retrieval_retain_map": Measure("mAP retained", "mAP ret.", 2, 1),
-    "retrieval_forget_r1": Measure("R@1 forgotten", "R@1 forg.", 2, -1),
-    "retrieval_forget_map": Measure("mAP forgotten", "mAP forg.", 2, -1),
-    "steps": Measure("steps", "steps", 0, 0),
-    "seconds_total": Measure("seconds", "s", 1, -1),
-    "peak_memory_mb": Measure("MiB", "MiB", 0, -1),
-}
+def _columns() -> dict[str, Metric]:
+    """Column -> its metric; ``change_*`` is after minus before, in points."""
+    found: dict[str, Metric] = {}
+    for key, metric in printed_in("bench").items():
+        found[key] = metric
+        if key in CHANGES:
+            change = metric._replace(unit="points", label="change", latex=r"$\Delta$")
+            found[f"change_{key}"] = change
+    return found
+
+
+COLUMNS = _columns()
+#: Columns that stand in the Markdown and LaTeX tables only where a recipe asks for them.
+ON_REQUEST = tuple(key for key, metric in COLUMNS.items() if "asked" in metric.printed)
 #: The columns that say how well is forgotten; only here does a run compete that left some known.
 FORGETTING = {
-    "forgotten", "change_forgotten", "forget_views", "forget_flip", "acc_test_forgotten_classes",
+    "forgotten", "change_forgotten", "forget_top2", "forget_top5", "forget_true_probability",
+    "forget_views", "forget_flip", "foretold", "acc_test_forgotten_classes",
     "retrieval_forget_r1", "retrieval_forget_map",
 }  # fmt: skip
-#: Columns that stand in the Markdown and LaTeX tables only where a recipe asks for them.
-ON_REQUEST = tuple(key for key in MEASURES if key.startswith("retrieval_"))
-#: Columns that stand there only where some line has them.
-IF_MEASURED = ("acc_test_forgotten_classes", "acc_test_kept_classes")
-CHANGES = ("forgotten", "acc_test", "acc_retain")
 MARKING = (
     "Mean ± sample standard deviation over n seeds. Bold: better than every other method of the "
     "same network and k by more than the sum of the two standard deviations (n ≥ 2). In the "
     "columns on accuracy, drift and cost, only methods compete that forgot every image in every "
     "run."
 )
-
-
-@dataclass(frozen=True)
-class Stat:
-    """Mean and sample standard deviation of n numbers; no spread where n is 1."""
-
-    n: int
-    mean: float
-    sd: float | None
 
 
 @dataclass(frozen=True)
@@ -92,20 +66,6 @@ class Line:
     def label(self) -> str:
         """What stands in the column of methods."""
         return f"paper: {self.method}" if self.kind == "paper" else self.method
-
-
-def stat(values: Sequence[float]) -> Stat | None:
-    """Mean and spread; None of nothing.
-
-    >>> stat([1.0, 3.0])
-    Stat(n=2, mean=2.0, sd=1.4142135623730951)
-    >>> stat([5.0]).sd is None
-    True
-    """
-    if not values:
-        return None
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return Stat(len(values), statistics.fmean(values), spread)
 
 
 def ahead(stats: Mapping[str, Stat], better: int, least: float = 0.0) -> str | None:
@@ -165,8 +125,9 @@ def columns(lines: Sequence[Line], wanted: Collection[str] = ()) -> list[str]:
     filled = {key for line in lines for key in line.stats}
     return [
         key
-        for key in MEASURES
-        if (key in wanted or key not in ON_REQUEST) and (key in filled or key not in IF_MEASURED)
+        for key, metric in COLUMNS.items()
+        if key in wanted or key not in ON_REQUEST
+        if key in filled or "measured" not in metric.printed
     ]
 
 
@@ -210,7 +171,7 @@ def endings(rows: Sequence[Row]) -> list[str]:
 def _measured(row: Row) -> dict[str, float | None]:
     """The columns of one row; None where it was not measured."""
     values: dict[str, float | None] = {}
-    for key in MEASURES:
+    for key in COLUMNS:
         if key in CHANGES:
             values[key], before = _share(row, key), _share(row, key, "_before")
             values[f"change_{key}"] = minus(values[key], before)
@@ -229,9 +190,8 @@ def _share(row: Row, key: str, suffix: str = "") -> float | None:
 def _stats(measured: Sequence[Mapping[str, float | None]]) -> dict[str, Stat]:
     """Column -> its numbers over rows; what no row has measured is left out."""
     found = {}
-    for key in MEASURES:
-        values = [value for each in measured if (value := each.get(key)) is not None]
-        if (numbers := stat(values)) is not None:
+    for key in COLUMNS:
+        if (numbers := stat(each.get(key) for each in measured)) is not None:
             found[key] = numbers
     return found
 
@@ -239,7 +199,7 @@ def _stats(measured: Sequence[Mapping[str, float | None]]) -> dict[str, Stat]:
 def _before(network: str, k: int | None, group: Sequence[Row]) -> Line:
     """The network before unlearning, scored once a seed whatever the number of methods."""
     seeds = {row.get("seed"): row for row in reversed(group)}
-    keys = [key for key in MEASURES if not key.startswith("change_")]
+    keys = [key for key in COLUMNS if not key.startswith("change_")]
     before = [{key: _share(row, key, "_before") for key in keys} for row in seeds.values()]
     return Line(network, k, "Before", "before", len(seeds), _stats(before))
 
@@ -263,14 +223,14 @@ def _best(ours: Mapping[str, Mapping[str, Stat]]) -> dict[str, frozenset[str]]:
         if "forgotten" in stats and math.isclose(stats["forgotten"].mean, 100.0)
     }
     best: dict[str, set[str]] = {method: set() for method in ours}
-    for key, measure in MEASURES.items():
+    for key, measure in COLUMNS.items():
         compete = ours.keys() if key in FORGETTING else full
         stats = {
             method: ours[method][key]
             for method in ours
             if method in compete and key in ours[method]
         }
-        winner = ahead(stats, measure.better, 10.0**-measure.digits)
+        winner = ahead(stats, BETTER.get(measure.better, 0), 10.0**-measure.digits)
         if winner is not None:
             best[winner].add(key)
     return {method: frozenset(keys) for method, keys in best.items()}

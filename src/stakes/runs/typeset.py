@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from stakes.runs.tables import MEASURES, Line, columns
+from stakes.runs.tables import COLUMNS, Line, columns
 
 
 def to_csv(lines: Sequence[Line]) -> str:
@@ -14,15 +14,15 @@ def to_csv(lines: Sequence[Line]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    heads = [f"{key}_{part}" for key in MEASURES for part in ("mean", "sd")]
+    heads = [f"{key}_{part}" for key in COLUMNS for part in ("mean", "sd")]
     writer.writerow(["network", "k", "method", "source", "n", *heads, "best"])
     for line in lines:
         numbers: list[float | None] = []
-        for key in MEASURES:
+        for key in COLUMNS:
             found = line.stats.get(key)
             numbers += [None, None] if found is None else [found.mean, found.sd]
         source = {"ours": "measured", "before": "measured"}.get(line.kind, line.kind)
-        best = " ".join(key for key in MEASURES if key in line.best)
+        best = " ".join(key for key in COLUMNS if key in line.best)
         writer.writerow([line.network, line.k, line.method, source, line.n, *numbers, best])
     return text.getvalue()
 
@@ -35,7 +35,7 @@ def to_markdown(
     parts = [f"# {title}"]
     for (network, k), group in _grouped(lines):
         parts.append(f"## {_plain(network)}, k = {k}")
-        head = ["method", "n", *(MEASURES[key].label.replace("_", "\\_") for key in keys)]
+        head = ["method", "n", *(COLUMNS[key].label.replace("_", "\\_") for key in keys)]
         rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
         for line in group:
             cells = (_cell(line, key, "**{}**", "±", "−") for key in keys)
@@ -59,7 +59,7 @@ def to_latex(
         for line in group:
             cells = (_cell(line, key, r"\textbf{{{}}}", r"$\pm$", "$-$") for key in keys)
             body.append(" & ".join([escape(line.label), str(line.n or ""), *cells]) + r" \\")
-    head = ["Method", "$n$", *(MEASURES[key].latex for key in keys)]
+    head = ["Method", "$n$", *(COLUMNS[key].latex for key in keys)]
     return "\n".join(
         [
             "% needs the packages booktabs and graphicx",
@@ -115,7 +115,7 @@ def _cell(line: Line, key: str, bold: str, plus_minus: str, sign: str) -> str:
     found = line.stats.get(key)
     if found is None:
         return "–"
-    digits, plus = MEASURES[key].digits, "+" if key.startswith("change_") else ""
+    digits, plus = COLUMNS[key].digits, "+" if key.startswith("change_") else ""
     text = f"{found.mean:{plus}.{digits}f}"
     text = text.lstrip("+-") if not float(text) else text.replace("-", sign)
     if found.sd is not None:

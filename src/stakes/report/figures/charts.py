@@ -4,8 +4,6 @@ Each function draws one figure of runs by method, and gives None where the runs 
 what it shows.
 """
 
-import statistics
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,6 +22,7 @@ from stakes.report.figures.drawing import (
 )
 from stakes.report.figures.svg import INK, SERIES, style, thin
 from stakes.report.run_folder import RunFolder, minus
+from stakes.rows import Stat, stat
 
 
 def collapse(methods: Methods, name: str) -> Drawing | None:
@@ -65,12 +64,12 @@ def collapse_against_accuracy(methods: Methods, name: str) -> Drawing | None:
     points = []
     for i, runs in enumerate(methods.values()):
         for run in runs:
-            drifts = [y for x, y in zip(*run.points("drift"), strict=True) if x > 0]
+            drift = stat(y for x, y in zip(*run.points("drift"), strict=True) if x > 0)
             kept = run.number("acc_retain")
             kept = run.number("acc_test") if kept is None else kept
             gap = minus(kept, run.number("acc_forget"))
-            if drifts and gap is not None:
-                points.append((i, statistics.fmean(drifts), gap))
+            if drift is not None and gap is not None:
+                points.append((i, drift.mean, gap))
     if not points:
         return None
 
@@ -134,13 +133,11 @@ def sensitivity(methods: Methods, name: str) -> Drawing | None:
 
     A method whose name has no colon is a line in every panel.
     """
-    groups: dict[str, dict[str, list[float]]] = {}
+    groups: dict[str, dict[str, Stat]] = {}
     for method, runs in methods.items():
         group, _, variant = method.rpartition(": ")
-        scores = [_accuracy(run) for run in runs]
-        known = [score for score in scores if score is not None]
-        if known:
-            groups.setdefault(group, {})[variant] = known
+        if (found := stat(_accuracy(run) for run in runs)) is not None:
+            groups.setdefault(group, {})[variant] = found
     panels = {group: own for group, own in groups.items() if group}
     if not panels:
         return None
@@ -154,12 +151,10 @@ def sensitivity(methods: Methods, name: str) -> Drawing | None:
             axes.set_title(
                 f"({chr(ord('a') + place)}) {short(group, 30)}", fontsize=8, color=INK, loc="left"
             )
-            for i, values in enumerate(lines.values(), 1):
-                axes.axhline(statistics.fmean(values), **line_look(i), lw=1.2)
-            for x, values in enumerate(panels[group].values()):
-                spread = statistics.stdev(values) if values[1:] else 0.0
-                mean = statistics.fmean(values)
-                axes.errorbar(x, mean, spread, fmt="o", color=SERIES[0], capsize=3)
+            for i, found in enumerate(lines.values(), 1):
+                axes.axhline(found.mean, **line_look(i), lw=1.2)
+            for x, found in enumerate(panels[group].values()):
+                axes.errorbar(x, found.mean, found.sd or 0.0, fmt="o", color=SERIES[0], capsize=3)
             axes.set_xticks(range(len(panels[group])), [short(v, 14) for v in panels[group]])
             axes.set_xlim(-0.7, len(panels[group]) - 0.3)
         row[0].margins(y=0.15)
@@ -170,9 +165,9 @@ def sensitivity(methods: Methods, name: str) -> Drawing | None:
             legend(figure, check)
 
     told = "; ".join(
-        f"{group or 'line'}, {variant}: {statistics.fmean(values):.2f}"
+        f"{group or 'line'}, {variant}: {found.mean:.2f}"
         for group, variants in groups.items()
-        for variant, values in variants.items()
+        for variant, found in variants.items()
     )
     return Drawing(
         "Sensitivity to how the anchors are made",

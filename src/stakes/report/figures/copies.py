@@ -1,6 +1,5 @@
 """What it costs that copies of the images are forgotten too, as a chart of many runs."""
 
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from stakes.report.figures.drawing import (
 )
 from stakes.report.figures.svg import INK
 from stakes.report.run_folder import RunFolder
+from stakes.rows import Stat, stat
 
 ASKED = ("criterion", "views_needed")  # the hyper-parameters that say how much is to be forgotten
 
@@ -24,14 +24,14 @@ ASKED = ("criterion", "views_needed")  # the hyper-parameters that say how much 
 class Cost(NamedTuple):
     """A method's place: copies forgotten, percent, and the change of what is kept, points."""
 
-    copies: list[float]
-    kept: list[float]
+    copies: Stat
+    kept: Stat
     settings: str
 
     @property
     def place(self) -> tuple[float, float]:
         """The mean over its runs."""
-        return statistics.fmean(self.copies), statistics.fmean(self.kept)
+        return self.copies.mean, self.kept.mean
 
 
 def copies_against_accuracy(methods: Methods, name: str) -> Drawing | None:
@@ -53,7 +53,7 @@ def copies_against_accuracy(methods: Methods, name: str) -> Drawing | None:
             axes.plot(*zip(*sorted(places), strict=True), color=INK, lw=0.8, zorder=1)
         for i, cost in costs.items():
             x, y = cost.place
-            across, up = (statistics.stdev(v) if v[1:] else 0.0 for v in (cost.copies, cost.kept))
+            across, up = cost.copies.sd or 0.0, cost.kept.sd or 0.0
             axes.errorbar(x, y, up, across, elinewidth=1, capsize=2, **mark_look(i))
         axes.axhline(0, color=INK, lw=0.8)
         axes.set_xlim(0, 100)
@@ -78,11 +78,12 @@ def _cost(runs: Sequence[RunFolder]) -> Cost | None:
     """Of a method's runs that measured both; None where there is none."""
     copies, kept = [], []
     for run in runs:
-        share, change = run.copies_forgotten, run.change("acc_retain")
-        if share is not None and change is not None:
+        share, moved = run.copies_forgotten, run.change("acc_retain")
+        if share is not None and moved is not None:
             copies.append(share)
-            kept.append(change)
-    if not copies:
+            kept.append(moved)
+    forgotten, change = stat(copies), stat(kept)
+    if forgotten is None or change is None:
         return None
     fields = sorted((key, value) for key, value in runs[0].fields.items() if key not in ASKED)
-    return Cost(copies, kept, str((runs[0].row["method"], fields)))
+    return Cost(forgotten, change, str((runs[0].row["method"], fields)))

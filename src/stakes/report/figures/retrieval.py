@@ -1,6 +1,5 @@
 """The paper's figure on image-to-image retrieval: what queries find, and how often it is right."""
 
-import statistics
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from stakes.report.figures.drawing import (
 )
 from stakes.report.figures.svg import GRID, INK, SERIES, style
 from stakes.report.run_folder import Record, thumbnail
+from stakes.rows import stat
 
 RANKS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "map": "mAP"}
 SIDE, STEP, GAP = 0.5, 0.71, 0.07  # inches: of an image, from line to line, between images
@@ -139,10 +139,10 @@ def retrieval_bars(methods: Methods, name: str) -> Drawing | None:
         legend(figure, shades)
 
     told = "; ".join(
-        f"{label}, {of}, {rank} {statistics.fmean(numbers):.1f}"
+        f"{label}, {of}, {rank} {found.mean:.1f}"
         for (of, label), values in heights.items()
         for rank, numbers in zip(RANKS.values(), values, strict=True)
-        if numbers
+        if (found := stat(numbers))
     )
     return Drawing(
         "Image-to-image retrieval in numbers",
@@ -157,10 +157,10 @@ def _bars(axes: Axes, groups: Sequence[Sequence[float]], place: int, of: int) ->
     """Bar ``place`` of ``of`` in each group, with its number above."""
     wide = 0.84 / of
     for i, values in enumerate(groups):
-        if not values:
+        found = stat(values)
+        if found is None:
             continue
-        x, mean = i + wide * (place - (of - 1) / 2), statistics.fmean(values)
-        spread = statistics.stdev(values) if values[1:] else None
+        x, (_, mean, spread) = i + wide * (place - (of - 1) / 2), found
         axes.bar(
             x, mean, 0.92 * wide, yerr=spread if place else None, color=_shade(place), ecolor=INK,
             capsize=1.5, error_kw={"elinewidth": 0.7},

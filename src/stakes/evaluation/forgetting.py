@@ -1,0 +1,126 @@
+"""What became of the images to forget and of their altered copies: state, depth, evidence."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stakes.data.decode import thumbnail
+from stakes.data.forget import ForgetSet
+from stakes.data.views import VIEWS
+from stakes.evaluation.scores import WHEN, BeforeAfter, Depth, correct, depth, percent
+from stakes.models.classifier import Classifier
+
+Row = dict[str, Any]
+Copies = Mapping[str, Sequence[Depth]]
+"""Kind of altered copy -> what the network makes of them, an entry for each copy of an image."""
+
+FORGOTTEN, RECOGNISED, NEVER = "forgotten", "recognised", "never recognised"
+MANY = 10  # classes beyond which the first five choices are counted too
+
+
+def states(gone: BeforeAfter) -> list[str]:
+    """What became of each image; only what was recognised before can be forgotten."""
+    before, after = (correct(gone[suffix].logits, gone[suffix].labels) for suffix in WHEN)
+    return [
+        RECOGNISED if now else FORGOTTEN if was else NEVER
+        for was, now in zip(before.tolist(), after.tolist(), strict=True)
+    ]
+
+
+@torch.no_grad()
+def copies_of(network: Classifier, forget: ForgetSet) -> Copies:
+    """What the network makes of the altered copies of the images."""
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.cat([network(batch) for batch in images.split(256)]).cpu()
+
+    labels = forget.labels.cpu()
+    return {
+        name: [depth(logits(copy), labels) for copy in view(forget.images)]
+        for name, view in VIEWS.items()
+    }
+
+
+def forget_scores(gone: BeforeAfter, copies: Mapping[str, Copies]) -> Row:
+    """States, and by network the depth of the images and of their copies.
+
+    Args:
+        gone: what each network makes of the images.
+        copies: what each network makes of their copies.
+    """
+    found = states(gone)
+    row: Row = {
+        "n_forgotten": found.count(FORGOTTEN),
+        "n_recognised": found.count(RECOGNISED),
+        "n_never_recognised": found.count(NEVER),
+    }
+    for suffix, scored in gone.items():
+        own = depth(scored.logits, scored.labels)
+        many = scored.logits.shape[1] > MANY
+        row |= {
+            f"acc_forget{suffix}": percent(correct(scored.logits, scored.labels)),
+            f"forget_top2{suffix}": percent(own.rank <= 2),
+            f"forget_top5{suffix}": percent(own.rank <= 5) if many else None,
+            f"forget_true_probability{suffix}": float(own.probability.mean()),
+            f"forget_true_probability_max{suffix}": float(own.probability.max()),
+        }
+        kinds = {name: _together(parts) for name, parts in copies[suffix].items()}
+        row |= {f"{name}{suffix}": percent(kind.rank == 1) for name, kind in kinds.items()}
+        for key, values in {
+            "forget_views": [percent(kind.rank == 1) for kind in kinds.values()],
+            "forget_views_top2": [percent(kind.rank <= 2) for kind in kinds.values()],
+            "forget_views_true_probability": [
+                float(kind.probability.mean()) for kind in kinds.values()
+            ],
+        }.items():
+            row[f"{key}{suffix}"] = sum(values) / len(values)
+    return row
+
+
+def forget_evidence(
+    names: Sequence[str],
+    forget: ForgetSet,
+    gone: BeforeAfter,
+    copies: Mapping[str, Copies],
+    thumbnails: bool,
+) -> list[Row]:
+    """A record for each image, before and after.
+
+    Each says ``name``, ``label``, ``state`` and ``thumbnail``; the answer (``before``, ``after``)
+    with its ``_confidence``; of the true class its probability in percent and its rank, of the
+    image (``true_``, ``rank_``) and of the mirrored one (``mirrored_``, ``mirrored_rank_``); how
+    many of its ``copies`` are recognised (``copies_``), and the most that one of them gives to the
+    true class (``copies_most_``).
+    """
+    rows: list[Row] = [
+        {"name": name, "label": names[int(label)], "state": state}
+        for name, label, state in zip(forget.names, forget.labels, states(gone), strict=True)
+    ]
+    for suffix, when in WHEN.items():
+        answers = gone[suffix].logits.softmax(1).max(1)
+        own = depth(gone[suffix].logits, gone[suffix].labels)
+        mirrored = _together(copies[suffix]["forget_flip"])
+        altered = [copy for kind in copies[suffix].values() for copy in kind]
+        known = torch.stack([copy.rank == 1 for copy in altered]).sum(0)
+        most = torch.stack([copy.probability for copy in altered]).amax(0)
+        for i, row in enumerate(rows):
+            row[when] = names[int(answers.indices[i])]
+            row |= {
+                f"{when}_confidence": 100.0 * float(answers.values[i]),
+                f"true_{when}": float(own.probability[i]),
+                f"rank_{when}": int(own.rank[i]),
+                f"mirrored_{when}": float(mirrored.probability[i]),
+                f"mirrored_rank_{when}": int(mirrored.rank[i]),
+                "copies": len(altered),
+                f"copies_{when}": int(known[i]),
+                f"copies_most_{when}": float(most[i]),
+            }
+    for i, row in enumerate(rows):
+        row["thumbnail"] = thumbnail(forget.images[i]) if thumbnails else None
+    return rows
+
+
+def _together(parts: Sequence[Depth]) -> Depth:
+    return Depth(*(torch.cat(column) for column in zip(*parts, strict=True)))
