@@ -58,6 +58,16 @@ def test_cifar_resnet18_differs_from_torchvision_only_in_its_stem():
     assert stem.shape == (1, 64, 32, 32), "the usual stem would leave 8x8"
 
 
+def test_the_small_convnext_has_no_batchnorm_and_new_weights_by_seed():
+    network = MODELS["cifar_convnext"](10)
+    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in network.modules())
+    one, again, other = (
+        Classifier.load("stakes:cifar_convnext", num_classes=10, seed=seed) for seed in (0, 0, 1)
+    )
+    assert one.digest() == again.digest() != other.digest()
+    assert one.feature_width == 192
+
+
 def test_half_the_width_halves_every_channel_and_nothing_else():
     half, full = MODELS["cifar_resnet18_half"](10).state_dict(), MODELS["cifar_resnet18"](10)
     assert half.keys() == full.state_dict().keys()

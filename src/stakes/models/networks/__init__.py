@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from stakes.models.networks.convnext import cifar_convnext
 from stakes.models.networks.digits import digits_cnn
 from stakes.models.networks.resnets import (
     cifar_resnet18,
@@ -19,6 +20,7 @@ from stakes.models.networks.resnets import (
 
 #: Name -> the network with random initial weights and so many classes.
 MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "cifar_convnext": cifar_convnext,
     "cifar_resnet18": cifar_resnet18,
     "cifar_resnet18_half": cifar_resnet18_half,
     "cifar_resnet20": cifar_resnet20,
