@@ -433,5 +433,9 @@ def test_build_refuses_before_it_loads_an_encoder(
 
 def test_package_holds_the_data() -> None:
     for name in SHIPPED:
-        assert (resources.files("stakes") / "embeddings" / f"{name}.safetensors").is_file()
-        assert (resources.files("stakes") / "descriptions" / f"{name}.json").is_file()
+        assert (
+            resources.files("stakes.anchors") / "shipped" / "embeddings" / f"{name}.safetensors"
+        ).is_file()
+        assert (
+            resources.files("stakes.anchors") / "shipped" / "descriptions" / f"{name}.json"
+        ).is_file()

@@ -151,7 +151,7 @@ def cifar_like(tmp_path_factory) -> Path:
 
 def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(cli, "run", lambda request, out, progress: asked.append((request, out)))
+    monkeypatch.setattr(cli, "record", lambda request, out, progress: asked.append((request, out)))
     monkeypatch.setattr(cli, "_summary", lambda row: "")
     monkeypatch.chdir(tmp_path)
     line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")
@@ -530,7 +530,9 @@ def test_bad_folders_and_images(base, place, capsys):
         Path("f/red/0.png").write_bytes(content)
         Path("table.csv").write_text("path,label\nf/red/0.png,red\n")
         refused(
-            with_options(base, forget="table.csv"), r"f/red/0\.png: (cannot be read|no pic)", capsys
+            with_options(base, forget="table.csv"),
+            r"f/red/0\.png: (cannot be read|no image)",
+            capsys,
         )
 
 
@@ -540,7 +542,7 @@ def test_a_damaged_test_image_is_found_before_any_work(base, place, capsys, monk
     path = Path("data/test/red/4.png")
     path.write_bytes(path.read_bytes()[:-40])
     monkeypatch.setattr(StructGuard, "__call__", lambda *a, **k: pytest.fail("work began"))
-    refused(with_options(base, data="data"), r"test/red/4\.png: cannot be read as a pict", capsys)
+    refused(with_options(base, data="data"), r"test/red/4\.png: cannot be read as an image", capsys)
 
 
 def test_the_classes_must_be_known(base, capsys):
@@ -583,7 +585,7 @@ def test_what_the_machine_refuses_is_one_line(base, capsys, monkeypatch):
         def fail(*arguments, error=error, **options):
             raise error
 
-        monkeypatch.setattr(cli, "run", fail)
+        monkeypatch.setattr(cli, "record", fail)
         refused(base, message, capsys, code=1)
 
 
@@ -653,7 +655,8 @@ def test_an_interruption_while_writing_leaves_the_earlier_run(base, monkeypatch,
 
 STOPPED = """
 import os, signal, sys
-from stakes import checkpoint, cli
+from stakes.cli import commands as cli
+from stakes.training import checkpoint
 save, checkpoint.EVERY = checkpoint.Checkpoint.save, 0.0
 def stop(self, step, history):
     save(self, step, history)

@@ -164,7 +164,7 @@ def after(text: str, line: str, more: str) -> str:
 FOLLOW = """
 import shlex, sys
 import pytest
-from stakes.cli import main
+from stakes.cli.commands import main
 for line in sys.argv[1:]:
     program, *words = shlex.split(line)
     code = main(words) if program == "stakes" else pytest.main(words[2:])

@@ -6,7 +6,7 @@ from torch import nn
 
 from stakes import Classifier, InputError, StructGuard
 from stakes.data.augment import mixed
-from stakes.methods import probe_base
+from stakes.methods import probing
 from stakes.methods.structguard import Objective
 from stakes.methods.task import Task
 from stakes.progress import silent
@@ -181,8 +181,8 @@ def test_a_share_of_the_probes_is_of_the_images_themselves_where_copies_go(
     classifier = Classifier.wrap(Blobs(nn.BatchNorm2d), input_size=8)
     method = StructGuard(criterion="views", probes="mixed", turned=share, probe_batch=40)
     objective = Objective(method, Task(classifier, forget, "head", 0, silent, "auto"))
-    monkeypatch.setattr(probe_base, "turned", lambda images, generator: 2 + 0 * images)
-    monkeypatch.setattr(probe_base, "altered", lambda images, generator: images / 2)
+    monkeypatch.setattr(probing, "rotate_recolour", lambda images, generator: 2 + 0 * images)
+    monkeypatch.setattr(probing, "perturb_pixels", lambda images, generator: images / 2)
     images = objective.probes.draw().images
     strange = (images == 1).flatten(1).all(1)
     assert int(strange.sum()) == count
@@ -191,8 +191,8 @@ def test_a_share_of_the_probes_is_of_the_images_themselves_where_copies_go(
 
 def test_probes_are_neither_turned_nor_altered_where_the_images_alone_go(forget, monkeypatch):
     classifier = Classifier.wrap(Blobs(nn.BatchNorm2d), input_size=8)
-    for name in ("turned", "altered"):
-        monkeypatch.setattr(probe_base, name, lambda *_: pytest.fail("changed"))
+    for name in ("rotate_recolour", "perturb_pixels"):
+        monkeypatch.setattr(probing, name, lambda *_: pytest.fail("changed"))
     method = StructGuard(probe_batch=40)
     objective = Objective(method, Task(classifier, forget, "head", 0, silent, "auto"))
     assert len(objective.probes.draw().images) == 40

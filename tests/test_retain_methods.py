@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stakes import Classifier, InputError
-from stakes.evaluation import evaluate
+from stakes import Classifier, InputError, evaluate
 from stakes.methods import METHODS
 from stakes.methods.lotus import accuracy, gumbel_softmax
 from stakes.methods.oracle import unlikelihood

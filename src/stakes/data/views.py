@@ -16,10 +16,10 @@ def random_view(images: Tensor, generator: torch.Generator) -> Tensor:
     """One fresh view of each image (n, 3, h, w) in [0, 1], to train on.
 
     Every view is mirrored or not, moved by up to an eighth of the side, scaled by up to a tenth,
-    and :func:`altered`. Draws come from the CPU generator.
+    and :func:`perturb_pixels`. Draws come from the CPU generator.
 
     >>> x = torch.rand(5, 3, 8, 8)
-    >>> drawn(x, torch.Generator().manual_seed(0)).shape
+    >>> random_view(x, torch.Generator().manual_seed(0)).shape
     torch.Size([5, 3, 8, 8])
     """
     return perturb_pixels(jitter(images, torch.arange(len(images)), generator), generator)
@@ -31,7 +31,7 @@ def perturb_pixels(images: Tensor, generator: torch.Generator) -> Tensor:
     These are one of: noisy (sigma up to .06), darker or brighter by up to a third, or compressed
     as JPEG (quality 30 to 95). Draws come from the CPU generator.
 
-    >>> altered(torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    >>> perturb_pixels(torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape
     torch.Size([5, 3, 8, 8])
     """
     count = len(images)
@@ -58,7 +58,7 @@ def shift(images: Tensor, share: float = 0.1) -> list[Tensor]:
     """The images moved right, left, down and up, the gap filled by reflection: four views.
 
     >>> x = torch.arange(5.0).reshape(1, 1, 1, 5).expand(1, 1, 5, 5)
-    >>> shifted(x, 0.2)[0][0, 0, 0].tolist()
+    >>> shift(x, 0.2)[0][0, 0, 0].tolist()
     [1.0, 0.0, 1.0, 2.0, 3.0]
     """
     height, width = images.shape[2:]

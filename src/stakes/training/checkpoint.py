@@ -38,10 +38,10 @@ class Stateful(Protocol):
 
 
 class State:
-    """A thing whose state is in the attributes that ``changing`` names.
+    """A thing whose state is in the attributes that ``saved`` names.
 
-    >>> class Counter(Changing):
-    ...     changing = ("count",)
+    >>> class Counter(State):
+    ...     saved = ("count",)
     >>> one, other = Counter(), Counter()
     >>> one.count, other.count = 3, 0
     >>> other.load_state_dict(one.state_dict())
