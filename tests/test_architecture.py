@@ -16,6 +16,7 @@ HOUSE = """
     methods evaluation
     training anchors
     models data report
+    preprocessing
     rows progress files errors
 """
 FLOORS = [line.split() for line in HOUSE.strip().splitlines()]

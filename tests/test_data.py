@@ -82,7 +82,7 @@ def test_sets_refuse_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"torch.float32 \(1, 3, 4, 4\): wanted uint8"):
         ImageArray(torch.zeros(1, 3, 4, 4), [0])
     with pytest.raises(InputError, match="not square"):
-        ImageArray(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), [0])
+        ImageArray(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), [0], 4)
     with pytest.raises(InputError, match="labels 0 to 2: 2 classes are labelled 0 to 1"):
         Splits(ImageArray(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), [0, 2]), None, ("a", "b"))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from conftest import CLASSES, blobs
 from stakes import Anchors, Classifier, InputError
@@ -103,6 +104,30 @@ def test_normalisation_and_size_reach_the_network(place):
     torch.testing.assert_close(loaded.classifier.std.flatten(), torch.tensor([0.5, 0.6, 0.7]))
 
 
+def test_how_images_are_read_reaches_every_set(place, tmp_path):
+    assert load(inputs(place)).classifier.preprocessing is None
+    words = {"resize": "squash", "crop_share": 0.5, "interpolation": "bilinear"}
+    loaded = load(inputs(place, input_size="6x9", forget=str(place / "data" / "train"), **words))
+    assert loaded.classifier.input_size == (6, 9)
+    read = loaded.classifier.preprocessing
+    assert (read.before_crop, read.resize, read.interpolation) == ((12, 18), "squash", "bilinear")
+    files = loaded.splits.train.paths
+    with Image.open(files[3]) as image:
+        wanted = read(image).float() / 255
+    assert torch.equal(loaded.splits.train.load([3])[0], wanted)
+    assert torch.equal(loaded.forget.images, loaded.splits.train.load(range(len(files))))
+    assert loaded.splits.test.load([0]).shape == (1, 3, 6, 9)
+
+
+def test_a_delivered_network_is_scored_as_it_was_unlearned(place, tmp_path):
+    first = load(inputs(place, resize="squash", crop_share=0.5)).classifier
+    first.save(tmp_path / "out")
+    for delivered in (tmp_path / "out", tmp_path / "out" / "model.safetensors"):
+        assert load(inputs(place), delivered).classifier.preprocessing == first.preprocessing
+    other = load(inputs(place, resize="pad"), tmp_path / "out").classifier.preprocessing
+    assert other.resize == "pad"
+
+
 def test_the_seed_draws_the_forget_set(place):
     digests = {load(inputs(place, seed=seed)).forget.digest() for seed in (0, 1, 2, 0)}
     assert len(digests) == 3
@@ -122,6 +147,10 @@ def test_the_seed_draws_the_forget_set(place):
         ({"anchors": "random:x"}, "anchors random:x: give a whole number, such as random:0"),
         ({"anchors": "cifar10"}, "no anchor for blue, green, grey, red"),
         ({"input_size": -1}, "input_size is -1"),
+        ({"input_size": "8by8"}, "--input-size 8by8: give a side, such as 224, or HEIGHTxWIDTH"),
+        ({"input_size": "0x8"}, "--input-size 0x8: give a side"),
+        ({"input_size": "8x9", "resize": "square"}, "--resize square: the network takes 8 x 9"),
+        ({"crop_share": 2.0}, r"--crop-share 2\.0: give a share above 0"),
     ],
 )
 def test_what_cannot_be_used(changes, message, place):

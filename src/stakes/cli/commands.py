@@ -25,6 +25,7 @@ from stakes.files import write_text
 from stakes.methods import METHODS
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
+from stakes.preprocessing import in_words
 from stakes.progress import Terminal
 from stakes.runs.folder import check_out, checkpoint_beside
 from stakes.runs.inputs import Inputs, Loaded, Switch, load
@@ -184,7 +185,8 @@ def _announce(loaded: Loaded) -> None:
     print(
         f"{classifier.spec}, {classifier.num_classes} classes, on {classifier.device}; "
         f"weights {classifier.weights}; anchors {anchors.card.get('name') or 'unnamed'}; "
-        f"{len(loaded.forget)} images to forget{dropped}",
+        f"{len(loaded.forget)} images to forget{dropped}; "
+        f"read as the network is shown them: {in_words(classifier.preprocessing)}",
         file=sys.stderr,
     )
 
@@ -210,7 +212,7 @@ def evaluate(
     """
     if out is not None and out.exists() and not overwrite:
         raise InputError(f"--out {out} exists: give another file, or add --overwrite")
-    loaded = load(inputs)
+    loaded = load(inputs, unlearned)
     before = loaded.classifier
     after = _reload(unlearned, before)
     if after.class_names != before.class_names:

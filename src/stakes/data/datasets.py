@@ -15,6 +15,7 @@ from stakes.data.decode import check_size, common_side
 from stakes.data.folders import class_files, class_index, layout
 from stakes.data.images import ImageArray, ImageFiles, Images
 from stakes.errors import InputError, some
+from stakes.preprocessing import Reader
 
 CACHE = Path("~/.cache/stakes")
 
@@ -50,6 +51,7 @@ def load_data(
     download: bool = False,
     size: int | None = None,
     class_names: Sequence[str] | None = None,
+    read: Reader | None = None,
 ) -> Splits:
     """Load a data set by its name in DATASETS, or from a folder.
 
@@ -64,6 +66,8 @@ def load_data(
         size: Largest side of the images in pixels (see ImageFiles and ImageArray).
         class_names: The order of the classes, such as a classifier's; by default that of the data
             set, in folders the alphabet's. It may name classes of which there are no images.
+        read: What makes pixels of an image, such as a classifier's ``preprocessing``; ``size`` is
+            then without meaning. By default the largest centred square is scaled.
 
     Raises:
         InputError: no such data, an unusable layout, or classes that do not fit ``class_names``.
@@ -71,7 +75,10 @@ def load_data(
     check_size(size)
     if str(source) in DATASETS:
         root = Path(root or CACHE).expanduser()
-        splits = DATASETS[str(source)](root, download, size)
+        splits = DATASETS[str(source)](root, download, size if read is None else None)
+        for images in (splits.train, splits.test):
+            if isinstance(images, ImageArray):
+                images.read = read
         return splits if class_names is None else _reordered(splits, class_names, str(source))
     folder = Path(source).expanduser()
     if not folder.is_dir():
@@ -79,10 +86,12 @@ def load_data(
             f"{source}: no such folder, and no data set of that name; "
             f"give a folder or one of {', '.join(DATASETS)}"
         )
-    return _from_folder(folder, size, class_names)
+    return _from_folder(folder, size, class_names, read)
 
 
-def _from_folder(folder: Path, size: int | None, class_names: Sequence[str] | None) -> Splits:
+def _from_folder(
+    folder: Path, size: int | None, class_names: Sequence[str] | None, read: Reader | None
+) -> Splits:
     train_folder, test_folder = layout(folder)
     train = class_files(train_folder, folder)
     test = class_files(test_folder, folder) if test_folder else {}
@@ -96,12 +105,12 @@ def _from_folder(folder: Path, size: int | None, class_names: Sequence[str] | No
     names = list(train) if class_names is None else list(class_names)
     label = {name: class_index(name, names, train_folder) for name in train}
     everything = [path for files in (*train.values(), *test.values()) for path in files]
-    side = common_side(everything, size)
+    side = common_side(everything, size) if read is None else None
 
     def images(part: Mapping[str, list[str]]) -> ImageFiles:
         paths = [path for files in part.values() for path in files]
         labels = [label[name] for name, files in part.items() for _ in files]
-        return ImageFiles(paths, labels, side, exact=True, root=folder)
+        return ImageFiles(paths, labels, side, exact=read is None, root=folder, read=read)
 
     return Splits(images(train), images(test) if test else None, tuple(names))
 

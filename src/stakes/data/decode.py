@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stakes.errors import InputError
+from stakes.preprocessing import converted
 
 # Named one by one, because Pillow would also hand a disguised EPS file to an outside program.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF")
@@ -72,11 +73,22 @@ def decode(path: str, side: int) -> NDArray[np.uint8]:
     """
     with _readable(path), Image.open(path, formats=FORMATS) as file:
         file.load()
-        ImageOps.exif_transpose(file, in_place=True)
-        image = _rgb(file)
+        image = converted(file, "RGB")
         if image.size != (side, side):
             image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
         return np.asarray(image)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Image.Image]:
+    """An image file as Pillow opens it, decoded; what its reader says is told by its path.
+
+    Raises:
+        InputError: a missing, damaged or truncated image, or one that the reader refuses.
+    """
+    with _readable(path), Image.open(path, formats=FORMATS) as file:
+        file.load()
+        yield file
 
 
 def thumbnail(image: Tensor) -> str:
@@ -95,23 +107,12 @@ def _shape(path: str) -> tuple[int, int]:
     return width, height
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips it to white
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("32-bit pixels; save it with 8 or 16 bits")
-        image = Image.fromarray((grey >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels; save it with 8 or 16 bits")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # otherwise Pillow warns about every such palette
-    return image.convert("RGB")
-
-
 @contextmanager
 def _readable(path: str) -> Iterator[None]:
     try:
         yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image") from error
     except UnidentifiedImageError as error:

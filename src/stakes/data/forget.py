@@ -13,6 +13,7 @@ from torch import Tensor
 from stakes.data.forget_lists import Row, csv_rows, folder_rows, whole_classes
 from stakes.data.images import ImageFiles, Images
 from stakes.errors import InputError
+from stakes.preprocessing import Reader, Size, sides
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,7 @@ class ForgetSet:
         *,
         exact: bool = False,
         max_bytes: int | None = None,
+        read: Reader | None = None,
     ) -> Self:
         """Read FOLDER/<class>/...: the images of each class in a folder of its name.
 
@@ -137,12 +139,13 @@ class ForgetSet:
             size: Largest side in pixels, as in ImageFiles; with ``exact`` the side.
             exact: Bring smaller images to ``size`` as well.
             max_bytes: As in :func:`check_memory`.
+            read: As in ImageFiles.
 
         Raises:
             InputError: no folder, a subfolder that is not a class, a file in the wrong place or of
                 another kind, no images, too many, damaged ones, or what from_tensors raises.
         """
-        return cls._read(folder_rows(folder, class_names), size, exact, max_bytes)
+        return cls._read(folder_rows(folder, class_names), size, exact, max_bytes, read)
 
     @classmethod
     def from_csv(
@@ -153,17 +156,18 @@ class ForgetSet:
         *,
         exact: bool = False,
         max_bytes: int | None = None,
+        read: Reader | None = None,
     ) -> Self:
         """Read a table of images: a line ``path,label``, then one line for each image.
 
         Paths are relative to the table. A label is the name of a class, or else its index.
-        ``size``, ``exact`` and ``max_bytes`` are as in from_folder.
+        ``size``, ``exact``, ``max_bytes`` and ``read`` are as in from_folder.
 
         Raises:
             InputError: no such table, another header, a row that cannot be used (by its line
                 number), no rows, too many images, damaged ones, or what from_tensors raises.
         """
-        return cls._read(csv_rows(file, class_names), size, exact, max_bytes)
+        return cls._read(csv_rows(file, class_names), size, exact, max_bytes, read)
 
     @classmethod
     def from_indices(
@@ -181,7 +185,8 @@ class ForgetSet:
             raise InputError(f"index {outside[0]}: the training set has 0 to {len(images) - 1}")
         if not chosen:
             raise InputError("the forget set is empty: give at least one index")
-        check_memory(len(chosen), images.load(chosen[:1]).shape[-1], max_bytes)
+        height, width = images.load(chosen[:1]).shape[2:]
+        check_memory(len(chosen), (height, width), max_bytes)
         names = [images.name(i) for i in chosen]
         return cls.from_tensors(images.load(chosen), images.labels[chosen], names, chosen)
 
@@ -231,19 +236,21 @@ class ForgetSet:
         size: int | None = None,
         *,
         max_bytes: int | None = None,
+        read: Reader | None = None,
     ) -> Self:
         """Read what ``--forget`` says: a folder of class folders, a CSV table, or a word.
 
         The words draw from the training set: ``random:64``, ``classes:cat,dog``, ``classes:10%``.
 
         With a training set, files are brought to exactly the size of its images, whatever
-        ``size`` says, so that :func:`without` recognises them there.
+        ``size`` says, so that :func:`without` recognises them there. With ``read`` (see ImageFiles)
+        that set has to have been loaded with the same reader.
 
         Raises:
             InputError: anything else, a label outside the classes, or what the others raise.
         """
-        exact = images is not None
-        if images is not None:
+        exact = images is not None and read is None
+        if images is not None and read is None:
             size = images.load([0]).shape[-1]
         word, colon, rest = text.partition(":")
         if colon and word in ("random", "classes"):
@@ -256,9 +263,9 @@ class ForgetSet:
             else:
                 raise InputError(f"--forget {text}: wanted a number, such as random:64")
         elif Path(text).expanduser().is_dir():
-            forget = cls.from_folder(text, class_names, size, exact=exact, max_bytes=max_bytes)
+            forget = cls._read(folder_rows(text, class_names), size, exact, max_bytes, read)
         elif text.lower().endswith(".csv"):
-            forget = cls.from_csv(text, class_names, size, exact=exact, max_bytes=max_bytes)
+            forget = cls._read(csv_rows(text, class_names), size, exact, max_bytes, read)
         else:
             raise InputError(
                 f"--forget {text}: no such folder; give a folder with <class>/*.png, "
@@ -268,10 +275,17 @@ class ForgetSet:
         return forget
 
     @classmethod
-    def _read(cls, rows: list[Row], size: int | None, exact: bool, max_bytes: int | None) -> Self:
+    def _read(
+        cls,
+        rows: list[Row],
+        size: int | None,
+        exact: bool,
+        max_bytes: int | None,
+        read: Reader | None,
+    ) -> Self:
         paths, labels, names = zip(*rows, strict=True)
-        files = ImageFiles(paths, labels, size, exact=exact)
-        check_memory(len(files), files.size, max_bytes)
+        files = ImageFiles(paths, labels, size, exact=exact, read=read)
+        check_memory(len(files), files.shape, max_bytes)
         return cls.from_tensors(files.load(range(len(files))), files.labels, names)
 
     def check(self, num_classes: int) -> None:
@@ -303,19 +317,20 @@ def pixel_digests(images: Tensor) -> tuple[str, ...]:
     return tuple(hashlib.sha256(start + image.tobytes()).hexdigest() for image in pixels)
 
 
-def check_memory(k: int, side: int, max_bytes: int | None = None) -> None:
+def check_memory(k: int, shape: int | Size, max_bytes: int | None = None) -> None:
     """Refuse, with an InputError, more images than fit.
 
     Args:
-        k: Number of images; each takes 3 x side x side x 4 bytes.
-        side: Their side in pixels.
+        k: Number of images; each takes 3 x height x width x 4 bytes.
+        shape: Their (height, width) in pixels, or one side for both.
         max_bytes: The budget; default is half of the memory now free, since the original and the
             unlearned network, probes and gradients need room as well.
     """
     budget = psutil.virtual_memory().available // 2 if max_bytes is None else max_bytes
-    needed = k * 3 * side * side * 4
+    height, width = sides(shape)
+    needed = k * 3 * height * width * 4
     if needed > budget:
         raise InputError(
-            f"{k} forget images of {side}x{side} need {needed / 2**20:,.2f} MiB, the budget is "
+            f"{k} forget images of {height}x{width} need {needed / 2**20:,.2f} MiB, the budget is "
             f"{budget / 2**20:,.2f} MiB; take fewer images or a smaller size"
         )

@@ -1,7 +1,7 @@
 """Labelled images, decoded when asked for: from files and from memory."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -9,17 +9,19 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from stakes.data.decode import check_size, common_side, decode
+from stakes.data.decode import check_size, common_side, decode, opened
 from stakes.errors import InputError
+from stakes.preprocessing import Reader, unit_range
 
 THREADS = min(16, os.cpu_count() or 1)
 
 
 class Images(Protocol):
-    """A set of n labelled square images of one size, decoded when asked for."""
+    """A set of n labelled images of one size, decoded when asked for."""
 
     labels: Tensor
     """int64 (n,)"""
@@ -47,6 +49,12 @@ class ImageFiles:
             follows :func:`stakes.data.decode.common_side`.
         exact: Bring every image to ``size``, smaller ones too.
         root: Names of images are relative to this folder.
+        read: What makes pixels of an opened image, such as a classifier's ``preprocessing``;
+            ``size`` and ``exact`` are then without meaning. By default the largest centred square
+            of an image is scaled (see :func:`stakes.data.decode.decode`).
+
+    Attributes:
+        shape: (height, width) of the images.
 
     Raises:
         InputError: no images, another number of labels, or a damaged image.
@@ -60,28 +68,45 @@ class ImageFiles:
         *,
         exact: bool = False,
         root: str | Path | None = None,
+        read: Reader | None = None,
     ) -> None:
         self.paths = [os.fspath(path) for path in paths]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.root = root
+        self.root, self.read = root, read
         _check_count("image files", len(self.paths), self.labels)
         check_size(size)
         if exact and size is None:
             raise InputError("exact=True asks for a size")
-        self.size = size if exact and size else common_side(self.paths, size)
+        if read is None:
+            side = size if exact and size else common_side(self.paths, size)
+            self.shape = (side, side)
+        else:
+            height, width = self._pixels(self.paths[0]).shape[1:]
+            self.shape = (height, width)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.paths)
 
     def load(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Decode the images at ``indices``: float32 in [0, 1], (len(indices), 3, size, size)."""
+        """Decode the images at ``indices``: float32 in [0, 1], (len(indices), 3, height, width).
+
+        Raises:
+            InputError: a damaged image, or one that the reader makes of another size.
+        """
         paths = [self.paths[i] for i in _listed(indices)]
-        pixels = np.empty((len(paths), self.size, self.size, 3), np.uint8)
         with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes outside the interpreter lock
-            for i, image in enumerate(pool.map(decode, paths, repeat(self.size))):
+            if self.read is not None:
+                return _stacked(pool.map(self._pixels, paths), paths, self.shape)
+            pixels = np.empty((len(paths), *self.shape, 3), np.uint8)
+            for i, image in enumerate(pool.map(decode, paths, repeat(self.shape[0]))):
                 pixels[i] = image
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
+
+    def _pixels(self, path: str) -> Tensor:
+        assert self.read is not None
+        with opened(path) as image:
+            return self.read(image)
 
     def name(self, i: int) -> str:
         """The path of image i, relative to the root where there is one."""
@@ -96,6 +121,7 @@ class ImageArray:
         labels: (n,) class indices.
         size: Larger images are shrunk to this side (bicubic, antialiased); smaller ones stay.
         prefix: Image i is called "prefix i".
+        read: What makes pixels of an image, as if it lay in a file; or None.
 
     >>> images = ImageArray(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8), [0, 1])
     >>> images.load([1]).shape, float(images.load([1]).max()), images.name(1)
@@ -109,16 +135,17 @@ class ImageArray:
         size: int | None = None,
         *,
         prefix: str = "image",
+        read: Reader | None = None,
     ) -> None:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise InputError(
                 f"pixels are {pixels.dtype} {tuple(pixels.shape)}: wanted uint8 (n, 3, h, h)"
             )
-        if pixels.shape[2] != pixels.shape[3]:
+        if size is not None and pixels.shape[2] != pixels.shape[3]:
             raise InputError(f"images of {tuple(pixels.shape[2:])} pixels are not square")
         self.pixels = pixels if size is None or size >= pixels.shape[-1] else _shrunk(pixels, size)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.prefix = prefix
+        self.prefix, self.read = prefix, read
         _check_count("images", len(self.pixels), self.labels)
 
     def __len__(self) -> int:
@@ -126,8 +153,16 @@ class ImageArray:
         return len(self.pixels)
 
     def load(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """The images at ``indices``: float32 in [0, 1], (len(indices), 3, h, h)."""
-        return self.pixels[torch.tensor(_listed(indices), dtype=torch.int64)].float().div_(255)
+        """The images at ``indices``: float32 in [0, 1], (len(indices), 3, h, w)."""
+        chosen = _listed(indices)
+        if self.read is not None and chosen:
+            parts = [self.read(self.pil_image(i)) for i in chosen]
+            return _stacked(parts, [self.name(i) for i in chosen], tuple(parts[0].shape[1:]))
+        return self.pixels[torch.tensor(chosen, dtype=torch.int64)].float().div_(255)
+
+    def pil_image(self, i: int) -> Image.Image:
+        """Image i as Pillow would open it."""
+        return Image.fromarray(self.pixels[i].permute(1, 2, 0).numpy())
 
     def name(self, i: int) -> str:
         """The place of image i in its set."""
@@ -156,6 +191,19 @@ def _shrunk(pixels: Tensor, size: int) -> Tensor:
         part = functional.interpolate(part, (size, size), mode="bicubic", antialias=True)
         parts.append(part.round().clamp(0, 255).to(torch.uint8))
     return torch.cat(parts)
+
+
+def _stacked(parts: Iterable[Tensor], names: Sequence[str], shape: tuple[int, ...]) -> Tensor:
+    """What a reader made of each image, as float32 in [0, 1], (n, 3, height, width)."""
+    stack = torch.empty(len(names), 3, *shape)
+    for i, pixels in enumerate(parts):
+        if pixels.shape[1:] != shape:
+            raise InputError(
+                f"{names[i]}: {tuple(pixels.shape[1:])} pixels after preprocessing, others have "
+                f"{shape}; let it bring every image to one size"
+            )
+        stack[i] = unit_range(pixels)
+    return stack
 
 
 def _listed(indices: Sequence[int] | Tensor) -> list[int]:

@@ -1,10 +1,12 @@
 """The card ``model.json`` beside saved weights: what they are and how to read them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stakes.errors import InputError
 from stakes.models.hf import read_json
+from stakes.preprocessing import Preprocessing, Reader
 
 #: Version of the card; an older stakes refuses a newer card.
 CARD_FORMAT = 1
@@ -17,11 +19,12 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "digest": str,
     "num_classes": int,
     "class_names": list,
-    "input_size": int,
+    "input_size": (int, list),
     "mean": list,
     "std": list,
     "projector": (dict, type(None)),
 }
+# Cards of older versions have no field "preprocessing": theirs was the largest centred square.
 
 
 def saved_file(spec: str | Path) -> Path | None:
@@ -71,6 +74,11 @@ def read_card(path: Path, own: str | None = None) -> dict[str, Any]:
     for name, kind in _FIELDS.items():
         if name not in card or not isinstance(card[name], kind):
             raise InputError(f"{path} has no usable field {name!r}; save the classifier again")
+    size = card["input_size"]
+    if not isinstance(size, int):
+        if len(size) != 2 or not all(isinstance(side, int) for side in size):
+            raise InputError(f"{path}: input_size is {size}; it is a side, or height and width")
+        card["input_size"] = tuple(size)
     spec = card["spec"]
     if spec.startswith(IN_MEMORY):
         raise InputError(
@@ -84,6 +92,29 @@ def read_card(path: Path, own: str | None = None) -> dict[str, Any]:
             f"--weights {path.with_name('model.safetensors')}"
         )
     return card
+
+
+def held_preprocessing(card: Mapping[str, Any], own: Reader | None, where: str) -> Reader | None:
+    """The preprocessing that a card holds; ``own`` is the network's, as its library has it.
+
+    Raises:
+        InputError: the card holds none that can be used.
+    """
+    held = card.get("preprocessing")
+    if held is None:
+        return None
+    if not isinstance(held, dict):
+        raise InputError(f"{where}: preprocessing is {held!r}; save the classifier again")
+    return Preprocessing.from_card(held, where)
+
+
+def delivered_preprocessing(saved: Path, own: Reader | None) -> Reader | None:
+    """The preprocessing under which a saved network was scored (see :func:`held_preprocessing`).
+
+    ``saved`` is its folder or weight file; without a card it is ``own``.
+    """
+    card = (saved if saved.is_dir() else saved.parent) / "model.json"
+    return held_preprocessing(read_json(card), own, str(card)) if card.is_file() else own
 
 
 def without_stakes(spec: str, recipe: str, has_projector: bool) -> str:

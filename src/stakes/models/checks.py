@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stakes.errors import InputError, first_line
 from stakes.models.specs import Built
+from stakes.preprocessing import Size, sides
 
 
 def wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> int | None:
@@ -51,9 +52,9 @@ def plain_numbers(values: Tensor) -> list[float]:
     return [float(str(value)) for value in values.flatten().cpu().numpy()]
 
 
-def check_size(input_size: int) -> None:
+def check_size(input_size: int | Size) -> None:
     """Refuse an input size that is no size."""
-    if input_size < 1:
+    if min(sides(input_size)) < 1:
         raise InputError(f"input_size is {input_size}; it is the side of an image in pixels")
 
 

@@ -19,6 +19,7 @@ from stakes.models import hf
 from stakes.models.cards import (
     CARD_FORMAT,
     IN_MEMORY,
+    held_preprocessing,
     made_by,
     read_card,
     saved_file,
@@ -35,6 +36,7 @@ from stakes.models.checks import (
 from stakes.models.heads import find_head, logits_of, replace, split
 from stakes.models.specs import Built, build, fit
 from stakes.models.weights import read_safetensors, read_weights
+from stakes.preprocessing import Reader, Size, sides
 
 
 class Classifier(nn.Module):
@@ -54,7 +56,9 @@ class Classifier(nn.Module):
         head_name: the name of the head in the network.
         projector: applied to the body's features before the head, or None; it has an attribute
             ``width``, and keeps the width.
-        input_size: side of the square images the network sees, pixels.
+        input_size: side of the images the network sees, or (height, width), pixels.
+        preprocessing: the reader that makes these of an image file, as the network's service does
+            (see :mod:`stakes.preprocessing`); None where the largest centred square is scaled.
         mean, std: per channel, of images in [0, 1]; buffers (3, 1, 1), not saved as weights.
         class_names: one name per logit.
 
@@ -83,6 +87,7 @@ class Classifier(nn.Module):
         parts = split(built.network, input_size=built.input_size, name=label)
         self.spec, self.weights, self.recipe = built.spec, weights, built.recipe
         self.input_size, self.preprocessor = built.input_size, built.preprocessor
+        self.preprocessing = built.preprocessing
         self.body, self.head, self.head_name = parts.body, parts.head, parts.head_name
         self._grey, self._channels_last = parts.channels == 1, parts.channels_last
         self.register_module("projector", None)
@@ -112,14 +117,14 @@ class Classifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """What the head reads: (n, d) for images (n, 3, h, w) in [0, 1] of any height and width.
 
-        Images of another size are stretched to the network's square (bilinear, antialiased).
+        Images of another size are stretched to the network's (bilinear, antialiased).
 
         Raises:
             InputError: ``images`` has another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images of shape {tuple(images.shape)}; they must be (n, 3, h, w)")
-        size = (self.input_size, self.input_size)
+        size = sides(self.input_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         images = (images.to(self.mean.dtype) - self.mean) / self.std
@@ -207,6 +212,7 @@ class Classifier(nn.Module):
             "input_size": self.input_size,
             "mean": plain_numbers(self.mean),
             "std": plain_numbers(self.std),
+            "preprocessing": None if self.preprocessing is None else self.preprocessing.card(),
             "head_name": self.head_name,
             "feature_width": self.feature_width,
             "projector": None if self.projector is None else {"width": self.feature_width},
@@ -221,16 +227,18 @@ class Classifier(nn.Module):
         weights: str | Path | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
-        input_size: int | None = None,
+        input_size: int | Size | None = None,
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
+        preprocessing: Reader | None = None,
         device: str | torch.device = "cpu",
         seed: int = 0,
     ) -> Self:
         """Load a network by its spec, or a classifier that was saved before.
 
         Args:
-            spec: ``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, ``stakes:NAME`` or
+            spec: ``timm:NAME``, ``torchvision:NAME`` (with arguments: ``timm:NAME,in_chans=1``),
+                ``hf:FOLDER``, ``stakes:NAME`` or
                 ``path/to/file.py:factory`` (code in that file is run); or the folder, or the
                 ``.safetensors`` file in it, that :meth:`save` wrote.
             weights: weight file; without one, weights are random (but a transformers folder
@@ -239,9 +247,11 @@ class Classifier(nn.Module):
                 ``file.py:factory`` and its ``model.safetensors``, and keeps its card.
             num_classes: default: what the weights say, else what the network has.
             class_names: default: those of the saved or transformers folder, else ``class 0``, ...
-            input_size: side in pixels; default: what the network is made for.
+            input_size: side in pixels, or (height, width); default: what the network is made for.
             mean: per channel or one for all; default: what the network is made for.
             std: as ``mean``.
+            preprocessing: what makes the network's input of an image file; default: that of the
+                saved classifier, or of the network's library, else None.
             device: where to put it.
             seed: for random weights.
 
@@ -258,17 +268,27 @@ class Classifier(nn.Module):
         if saved is not None:
             if weights is not None:
                 raise InputError(f"{spec} is a saved classifier: it brings its own weights")
-            return cls._reload(saved, wanted, input_size, settings).to(target)
+            return cls._reload(saved, wanted, input_size, settings, preprocessing).to(target)
         code = None if weights is None else made_by(str(spec), weights)
         if code is not None:
-            return cls._reload(Path(str(weights)), wanted, input_size, settings, code).to(target)
-        built = build(str(spec), num_classes=wanted, input_size=input_size, seed=seed)
-        source = built.weights if weights is None else Path(weights)
+            own = Path(str(weights))
+            return cls._reload(own, wanted, input_size, settings, preprocessing, code).to(target)
+        file = None if weights is None else Path(weights)
+
+        def made(classes: int | None) -> Built:
+            found = build(
+                str(spec), num_classes=classes, input_size=input_size, weights=file, seed=seed
+            )
+            own = found.preprocessing if preprocessing is None else preprocessing
+            return dataclasses.replace(found, preprocessing=own)
+
+        built = made(wanted)
+        source = built.weights if file is None else file
         if source is not None:
             state = read_weights(source)
             classes = _classes_in(state, built, str(source), wanted)
             if classes is not None:
-                built = build(str(spec), num_classes=classes, input_size=input_size, seed=seed)
+                built = made(classes)
             built = _fitted(built, state, str(source))
         origin = f"random (seed {seed})" if source is None else str(source)
         classifier = cls(built, weights=origin, **settings)
@@ -285,9 +305,10 @@ class Classifier(nn.Module):
         module: nn.Module,
         *,
         class_names: Sequence[str] | None = None,
-        input_size: int,
+        input_size: int | Size,
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
+        preprocessing: Reader | None = None,
     ) -> Self:
         """A classifier from a copy of a network in memory, not normalising unless told to.
 
@@ -295,7 +316,13 @@ class Classifier(nn.Module):
             InputError: the network does not end in one linear layer, or cannot take the size.
         """
         kind = type(module).__name__
-        built = Built(f"{IN_MEMORY}{kind}", copy.deepcopy(module), f"your {kind}", input_size)
+        built = Built(
+            f"{IN_MEMORY}{kind}",
+            copy.deepcopy(module),
+            f"your {kind}",
+            input_size,
+            preprocessing=preprocessing,
+        )
         return cls(built, weights="in memory", class_names=class_names, mean=mean, std=std)
 
     @classmethod
@@ -303,8 +330,9 @@ class Classifier(nn.Module):
         cls,
         file: Path,
         wanted: int | None,
-        input_size: int | None,
+        input_size: int | Size | None,
         settings: Mapping[str, Any],
+        preprocessing: Reader | None,
         code: str | None = None,
     ) -> Self:
         """A saved classifier; ``input_size`` and ``settings`` win over its card where given."""
@@ -323,6 +351,9 @@ class Classifier(nn.Module):
             num_classes=card["num_classes"],
             input_size=input_size or card["input_size"],
         )
+        if preprocessing is None:
+            preprocessing = _of_card(card, built, file, input_size)
+        built = dataclasses.replace(built, preprocessing=preprocessing)
         prefix = "projector."
         has_projector = card["projector"] is not None
         own = {n: t for n, t in state.items() if not (has_projector and n.startswith(prefix))}
@@ -346,6 +377,15 @@ class Classifier(nn.Module):
 
 def _fitted(built: Built, state: Mapping[str, Tensor], source: str) -> Built:
     return dataclasses.replace(built, network=fit(built, state, source))
+
+
+def _of_card(
+    card: Mapping[str, Any], built: Built, file: Path, input_size: int | Size | None
+) -> Reader | None:
+    """The preprocessing that a card holds, or, at another size than the card's, the network's."""
+    if input_size is not None and sides(input_size) != sides(card["input_size"]):
+        return built.preprocessing
+    return held_preprocessing(card, built.preprocessing, str(file.with_name("model.json")))
 
 
 def _classes_in(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stakes.errors import InputError, first_line
+from stakes.preprocessing import Size, sides
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def logits_of(output: Any, name: str = "the network") -> Tensor:
     return found
 
 
-def find_head(network: nn.Module, *, input_size: int, name: str) -> str:
+def find_head(network: nn.Module, *, input_size: int | Size, name: str) -> str:
     """Name of the ``nn.Linear`` whose output is the output of the network.
 
     Found by running two images of noise through the network in eval mode, in which it stays.
@@ -70,7 +71,7 @@ def find_head(network: nn.Module, *, input_size: int, name: str) -> str:
     return _head_in(_run(network, input_size, name), name)
 
 
-def split(network: nn.Module, *, input_size: int, name: str) -> Split:
+def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
     """Take the head off a network (which is changed and left in eval mode).
 
     A network with several convolutions is put into the ``channels_last`` memory layout, which
@@ -106,14 +107,15 @@ def replace(network: nn.Module, name: str, module: nn.Module) -> None:
     setattr(network.get_submodule(parent), leaf, module)
 
 
-def _run(network: nn.Module, input_size: int, name: str) -> _Trace:
+def _run(network: nn.Module, input_size: int | Size, name: str) -> _Trace:
     """Run noise through the network, of one channel where it does not take three."""
     weight = next(network.parameters(), None)
     if weight is None:
         raise InputError(f"{name} has no parameters")
     network.eval()
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, 3, input_size, input_size, generator=generator).to(weight)
+    height, width = sides(input_size)
+    noise = torch.randn(2, 3, height, width, generator=generator).to(weight)
     try:
         return _traced(network, noise, name)
     except InputError:
@@ -123,7 +125,7 @@ def _run(network: nn.Module, input_size: int, name: str) -> _Trace:
             return _traced(network, noise[:, :1].contiguous(), name)
         except Exception:
             raise InputError(
-                f"{name} cannot take images of {input_size}x{input_size} pixels "
+                f"{name} cannot take images of {height}x{width} pixels "
                 f"({first_line(error)}); give the input size it was made for"
             ) from error
 

@@ -18,9 +18,16 @@ from torch import Tensor, nn
 
 from stakes.errors import InputError, first_line, some
 from stakes.models import hf
+from stakes.models.libraries import (
+    TRANSFORM_INPUT,
+    of_timm,
+    of_torchvision,
+    shown,
+    split_arguments,
+)
 from stakes.models.networks import MODELS
+from stakes.preprocessing import Preprocessing, Reader, Size, one_or_both, sides
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME or path/to/file.py:factory"
 
 
@@ -31,21 +38,29 @@ class Built:
     spec: str
     network: nn.Module
     recipe: str  #: a Python expression that makes the same network without stakes
-    input_size: int  #: side of the square images, pixels
+    input_size: int | Size  #: side of the images the network is shown, or (height, width), pixels
     mean: tuple[float, ...] = (0.0,)  #: per channel, of images in [0, 1]
     std: tuple[float, ...] = (1.0,)
     class_names: tuple[str, ...] | None = None
     preprocessor: str | None = None  #: text of a transformers folder's preprocessor_config.json
     weights: Path | None = None  #: weights that belong to the spec
+    #: what makes the network's input of an image file; None for the largest centred square
+    preprocessing: Reader | None = None
 
 
 def build(
-    spec: str, *, num_classes: int | None = None, input_size: int | None = None, seed: int = 0
+    spec: str,
+    *,
+    num_classes: int | None = None,
+    input_size: int | Size | None = None,
+    weights: Path | None = None,
+    seed: int = 0,
 ) -> Built:
     """Build the network that ``spec`` names, with random weights drawn from ``seed``.
 
     The global random state is left as it was. ``num_classes`` and ``input_size`` default to what
-    the network has of its own; code in the user's own file is run.
+    the network has of its own; code in the user's own file is run. ``weights`` is the file that
+    they will come from, whose name says with torchvision which preprocessing they want.
 
     Raises:
         InputError: unknown form or name, missing file, or a factory that fails.
@@ -63,10 +78,14 @@ def build(
         raise InputError(f"{spec!r} names no model; give {FORMS}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        built = builder(rest, num_classes, input_size)
-    if input_size is None:
-        return built
-    return replace(built, input_size=input_size)
+        size = None if input_size is None else sides(input_size)
+        built = builder(rest, num_classes, size, weights)
+    if input_size is not None:
+        built = replace(built, input_size=input_size)
+    height, width = sides(built.input_size)
+    if built.preprocessing is None and height != width:
+        built = replace(built, preprocessing=Preprocessing((height, width)))
+    return built
 
 
 def fit(built: Built, state: Mapping[str, Tensor], source: str) -> nn.Module:
@@ -101,48 +120,64 @@ def fit(built: Built, state: Mapping[str, Tensor], source: str) -> nn.Module:
     return built.network
 
 
-def _timm(name: str, num_classes: int | None, input_size: int | None) -> Built:
+def _timm(text: str, num_classes: int | None, size: Size | None, weights: Path | None) -> Built:
     import timm
 
+    name, given = split_arguments(text)
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{_nearest(name, timm.list_models())}")
-    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    arguments = given | ({} if num_classes is None else {"num_classes": num_classes})
     try:
         settings = timm.get_pretrained_cfg(name)
-        if input_size is not None and settings is not None and settings.fixed_input_size:
-            arguments["img_size"] = input_size
+        if size is not None and settings is not None and settings.fixed_input_size:
+            arguments["img_size"] = one_or_both(size)
         network: Any = timm.create_model(name, pretrained=False, **arguments)
     except Exception as error:  # wrong tags and sizes raise nearly anything
-        raise InputError(f"timm cannot make {name!r}: {first_line(error)}") from error
-    made_for = network.pretrained_cfg
+        raise InputError(f"timm cannot make {text!r}: {first_line(error)}") from error
+    preprocessing, mean, std = of_timm(network, size, given.get("in_chans") == 1)
     return Built(
-        f"timm:{name}",
+        f"timm:{name}{shown(given)}",
         network,
         f"timm.create_model({_call(name, arguments)})",
-        int(made_for.get("input_size", (3, 224, 224))[-1]),
-        tuple(made_for.get("mean", IMAGENET_MEAN)),
-        tuple(made_for.get("std", IMAGENET_STD)),
+        one_or_both(preprocessing.size),
+        mean,
+        std,
+        preprocessing=preprocessing,
     )
 
 
-def _torchvision(name: str, num_classes: int | None, input_size: int | None) -> Built:
+def _torchvision(
+    text: str, num_classes: int | None, size: Size | None, weights: Path | None
+) -> Built:
     from torchvision import models
 
+    name, given = split_arguments(text)
     known = models.list_models(module=models)
     if name not in known:
         raise InputError(f"torchvision has no classifier {name!r}{_nearest(name, known)}")
-    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    if input_size is not None and name.startswith("vit_"):
-        arguments["image_size"] = input_size
+    tag = given.pop("weights", None)
+    preprocessing, mean, std = of_torchvision(name, tag, weights, size)
+    arguments = given | ({} if num_classes is None else {"num_classes": num_classes})
+    if name in TRANSFORM_INPUT:
+        arguments = {"transform_input": True, "init_weights": False} | arguments
+    if size is not None and name.startswith("vit_"):
+        arguments["image_size"] = size[0]
     try:
         network = models.get_model(name, weights=None, **arguments)
     except Exception as error:  # wrong sizes raise nearly anything
-        raise InputError(f"torchvision cannot make {name!r}: {first_line(error)}") from error
-    recipe = f"torchvision.models.get_model({_call(name, arguments)})"
-    return Built(f"torchvision:{name}", network, recipe, 224, IMAGENET_MEAN, IMAGENET_STD)
+        raise InputError(f"torchvision cannot make {text!r}: {first_line(error)}") from error
+    return Built(
+        f"torchvision:{name}{shown(given if tag is None else given | {'weights': tag})}",
+        network,
+        f"torchvision.models.get_model({_call(name, arguments)})",
+        one_or_both(preprocessing.size),
+        mean,
+        std,
+        preprocessing=preprocessing,
+    )
 
 
-def _hf(name: str, num_classes: int | None, input_size: int | None) -> Built:
+def _hf(name: str, num_classes: int | None, size: Size | None, weights: Path | None) -> Built:
     folder = Path(name).expanduser().resolve()
     network = hf.make(folder, num_classes)
     preprocessor = folder / hf.PREPROCESSOR
@@ -160,7 +195,7 @@ def _hf(name: str, num_classes: int | None, input_size: int | None) -> Built:
     )
 
 
-def _stakes(name: str, num_classes: int | None, input_size: int | None) -> Built:
+def _stakes(name: str, num_classes: int | None, size: Size | None, weights: Path | None) -> Built:
     if name not in MODELS:
         raise InputError(f"stakes has no model {name!r}; it has {', '.join(sorted(MODELS))}")
     classes = 10 if num_classes is None else num_classes
@@ -169,10 +204,11 @@ def _stakes(name: str, num_classes: int | None, input_size: int | None) -> Built
     return Built(f"stakes:{name}", network, recipe, int(network.__getattribute__("input_size")))
 
 
-def _own(spec: str, num_classes: int | None, input_size: int | None) -> Built:
+def _own(spec: str, num_classes: int | None, size: Size | None, weights: Path | None) -> Built:
     """Run the user's own file and call the factory in it.
 
-    ``input_size``, ``mean`` and ``std`` are plain numbers on the network or else in the file;
+    ``input_size`` (a side, or height and width), ``mean`` and ``std`` are plain numbers on the
+    network or else in the file;
     a network with a tensor of such a name is taken to normalise by itself.
     """
     file, _, name = spec.rpartition(":")
@@ -199,12 +235,13 @@ def _own(spec: str, num_classes: int | None, input_size: int | None) -> Built:
             found = getattr(module, key, default)
         return _numbers(found, f"{key} of {spec}")
 
+    shown_at = tuple(int(side) for side in setting("input_size", (32.0,)))
     keywords = ", ".join(f"{key}={value}" for key, value in arguments.items())
     return Built(
         f"{path}:{name}",
         network,
         f"{name}({keywords})",  # from that file
-        int(setting("input_size", (32.0,))[0]),
+        one_or_both((shown_at[0], shown_at[-1])),
         setting("mean", (0.0,)),
         setting("std", (1.0,)),
     )
@@ -226,7 +263,7 @@ def _run_file(path: Path) -> ModuleType:
 
 
 #: The part of a spec before its first colon -> what builds the network.
-BUILDERS: dict[str, Callable[[str, int | None, int | None], Built]] = {
+BUILDERS: dict[str, Callable[[str, int | None, Size | None, Path | None], Built]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "hf": _hf,
@@ -254,4 +291,4 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _call(name: str, arguments: Mapping[str, Any]) -> str:
-    return ", ".join([f'"{name}"', *(f"{key}={value}" for key, value in arguments.items())])
+    return ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import psutil
 import torch
@@ -15,9 +15,10 @@ from stakes.anchors.sources import made_from_network, resolve_anchors
 from stakes.data.datasets import Splits, load_data
 from stakes.data.forget import ForgetSet
 from stakes.errors import InputError
-from stakes.models.cards import made_by
+from stakes.models.cards import delivered_preprocessing, made_by
 from stakes.models.classifier import Classifier
 from stakes.models.hf import read_json
+from stakes.preprocessing import Interpolation, Reader, Size, choose, sides
 
 Triple = tuple[float, float, float]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
@@ -56,8 +57,18 @@ class Inputs:
     """mean of the input normalisation, for pixels in [0, 1]; by default the model's own"""
     std: Triple | None = None
     """standard deviation of the normalisation; by default the model's own"""
-    input_size: int | None = None
-    """side of the network's input in pixels; by default the model's own"""
+    input_size: int | str | None = None
+    """side of the network's input in pixels, or HEIGHTxWIDTH; by default the model's own"""
+    resize: Literal["crop", "squash", "pad", "square"] | None = None
+    """how an image file becomes the network's input; by default as the model's library does. crop:
+    scale the short side, take the centre; squash: scale both sides; pad: scale the long side, fill
+    the rest with black; square: scale the largest centred square, or leave small images to the
+    network's own enlarging"""
+    crop_share: float | None = None
+    """share of each side that the centre crop takes after scaling, such as 0.875; by default the
+    model's own, or 1 where --resize names another rule"""
+    interpolation: Interpolation | None = None
+    """filter of the scaling; by default the model's own, or bicubic"""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto: cuda where there is one"""
     max_memory: float | None = None
@@ -76,8 +87,13 @@ class Loaded:
     splits: Splits | None
 
 
-def load(inputs: Inputs) -> Loaded:
+def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
     """Load and check everything, so that nothing fails once the long work has begun.
+
+    Args:
+        inputs: the words of the command line.
+        delivered: an unlearned network's folder or file, whose card says how images are read
+            where no word does.
 
     Raises:
         InputError: one line saying what was wrong, where, and what to do.
@@ -93,20 +109,23 @@ def load(inputs: Inputs) -> Loaded:
         weights=inputs.weights,
         class_names=names,
         num_classes=None if names is None else len(names),
-        input_size=inputs.input_size,
+        input_size=_size(inputs.input_size),
         mean=inputs.mean,
         std=inputs.std,
         device=str(device),
     )
-    names = classifier.class_names
+    classifier.preprocessing = _preprocessing(inputs, classifier, delivered)
+    names, read = classifier.class_names, classifier.preprocessing
+    side = sides(classifier.input_size)[0]
     splits = None
     if inputs.data is not None:
         splits = load_data(
             inputs.data,
             root=inputs.data_root,
             download=inputs.download,
-            size=classifier.input_size,
+            size=side,
             class_names=names,
+            read=read,
         )
     free = psutil.virtual_memory().available / 2
     forget = ForgetSet.parse(
@@ -114,7 +133,8 @@ def load(inputs: Inputs) -> Loaded:
         None if splits is None else splits.train,
         names,
         seed=inputs.seed,
-        size=classifier.input_size,
+        size=side,
+        read=read,
         max_bytes=int(free if inputs.max_memory is None else inputs.max_memory * 2**30),
     )
     anchors = resolve_anchors(classifier, inputs.anchors, forget, inputs.seed)
@@ -139,6 +159,33 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise InputError(f"--device {name} cannot be used here: {reason}") from error
     return device
+
+
+def _size(given: int | str | None) -> int | Size | None:
+    """The input size that ``--input-size`` means: a side, or HEIGHTxWIDTH."""
+    if not isinstance(given, str):
+        return given
+    parts = given.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(
+            f"--input-size {given}: give a side, such as 224, or HEIGHTxWIDTH, such as 48x64"
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def _preprocessing(inputs: Inputs, classifier: Classifier, delivered: Path | None) -> Reader | None:
+    """What makes the network's input of an image file: as told, as delivered, or the network's."""
+    words = {
+        "resize": inputs.resize,
+        "crop_share": inputs.crop_share,
+        "interpolation": inputs.interpolation,
+    }
+    own, size = classifier.preprocessing, sides(classifier.input_size)
+    if delivered is not None and not any(word is not None for word in words.values()):
+        return delivered_preprocessing(delivered, own)
+    if inputs.resize == "square" and size[0] != size[1]:
+        raise InputError(f"--resize square: the network takes {size[0]} x {size[1]} pixels")
+    return choose(own, size, **words)  # type: ignore[arg-type]
 
 
 def _class_names(inputs: Inputs) -> Sequence[str] | None:

@@ -18,7 +18,9 @@ from stakes.evaluation.evaluate import evaluate, select
 from stakes.evaluation.examples import Structure
 from stakes.files import tensor_digest, write_text
 from stakes.methods import METHODS, Method, Unlearned
+from stakes.models.checks import plain_numbers
 from stakes.models.classifier import Classifier
+from stakes.preprocessing import in_words, sides
 from stakes.progress import Progress, silent
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import checkpoint_beside, new_folder
@@ -149,6 +151,10 @@ def _asked(request: Request) -> dict[str, Any]:
         **{f"method_{name}": value for name, value in fields.items()},
         "model": classifier.spec,
         "num_classes": classifier.num_classes,
+        "input_size": "x".join(map(str, sides(classifier.input_size))),
+        "mean": " ".join(map(str, plain_numbers(classifier.mean))),
+        "std": " ".join(map(str, plain_numbers(classifier.std))),
+        "preprocessing": in_words(classifier.preprocessing),
         "k": len(request.forget),
         "seed": request.seed,
         "eval_samples": request.eval_samples,
