@@ -332,7 +332,7 @@ def test_a_run_that_breaks_down_is_told_and_its_files_can_be_read(base, capsys):
     def strictly(text):
         return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
 
-    words = with_options(base, lr="1e38")
+    words = with_options(base, lr="1e6")
     assert cli.main([*words, "--optimizer", "sgd", "--deletion", "ce"]) == 0
     row = strictly(Path("OUT/row.json").read_text())
     assert row["stop_reason"].startswith("diverged")
@@ -417,16 +417,16 @@ def test_a_preset_and_switches_in_a_file(base, capsys):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("--probes-per-imag 20", r"option: --probes-per-imag. Did you mean --probes-per-image\?"),
-        ("--no-pull-backs", "Unknown option: --no-pull-backs. Did you mean --no-pull-back"),
-        ("--max-steps foo", 'Invalid value for --max-steps: unable to convert "foo" into int'),
-        ("--temperature -1", "temperature=-1.0: it is at least 0"),
+        ("--probes-per-imag 20", r"option --probes-per-imag; did you mean --probes-per-image\?"),
+        ("--no-pull-backs", "unknown option --no-pull-backs; did you mean --no-pull-back"),
+        ("--max-steps foo", "--max-steps foo: give a whole number from 1"),
+        ("--temperature -1", "temperature=-1.0: give a number from 0"),
         ("--temperature nan", "temperature=nan"),
-        ("--deletion foo", 'Invalid value "foo" for --deletion. Choose from: "hinge", "ce"'),
+        ("--deletion foo", "--deletion foo: wanted is one of hinge, ce"),
         ("--method structgard", "--method structgard is unknown; did you mean structguard"),
         ("--preset papr", "--preset papr is unknown; structguard has paper, reference"),
         ("--method neggrad --preset paper", "--preset paper is unknown; neggrad has none"),
-        ("--mean .5", "--mean requires 3 positional arguments. Only got 1"),
+        ("--mean .5", "--mean needs 3 values after it"),
         ("--std 0 1 1", "std is .*; it divides, so it must be above 0"),
         ("--seed -1", "--seed -1: give a whole number from 0"),
         ("--eval-samples 0", "eval_samples=0: score at least 1 image"),
@@ -435,8 +435,8 @@ def test_a_preset_and_switches_in_a_file(base, capsys):
         ("--device foo", "--device foo is none: give cpu, cuda, cuda:1 or auto"),
         ("--anchors digits", "no anchor for blue, .*: these anchors are for the 10 classes 0, 1"),
         ("--anchors nowhere", "there are no anchors nowhere: give digits"),
-        ("--config none.toml", "--config none.toml: No such file or directory"),
-        ("stray", r"Unused Tokens: \['stray'\]"),
+        ("--config none.toml", "--config none.toml: no such file"),
+        ("stray", "stray belongs to no option"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_one_line(extra, message, base, capsys):
@@ -449,8 +449,8 @@ def test_wrong_options_are_one_line(extra, message, base, capsys):
         ("lrr = 1", r"--config o\.toml: unknown option lrr; did you mean lr\?"),
         ("[unlearn]\nlr = 1", "unknown option unlearn"),
         ("lr = ", r"--config o\.toml is not TOML"),
-        ("margin = 'x'", r'Invalid value for \[margin\] from .*o\.toml: unable to convert "x"'),
-        ("deletion = 'foo'", r'Invalid value "foo" for \[deletion\].*Choose from: "hinge", "ce"'),
+        ("margin = 'x'", r"margin = x in o\.toml: give a number from 0"),
+        ("deletion = 'foo'", r"deletion = foo in o\.toml: wanted is one of hinge, ce"),
         ("mean = [1, 2]", "--mean: Incorrect number of arguments: expected 3 but got 2"),
         ("method = 'structgard'", "--method structgard is unknown; did you mean structguard"),
         ("config = 'p.toml'", "unknown option config"),
@@ -595,7 +595,7 @@ def test_without_arguments_and_unknown_commands(capsys):
     assert cli.main(["unlern"]) == 2
     assert 'Unknown command "unlern". Did you mean "unlearn"?' in capsys.readouterr().err
     assert cli.main(["unlearn"]) == 2
-    assert "--model requires an argument" in capsys.readouterr().err
+    assert "unlearn needs --model, --forget and --out" in capsys.readouterr().err
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == "0.1.0"
 

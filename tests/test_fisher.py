@@ -86,8 +86,8 @@ def test_it_stays_at_the_end_of_the_range_where_nothing_is_enough(classifier, fo
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"alpha": 1e-3}, "alpha=0.001: it is above 0 and at most alpha_max=1e-06"),
-    ({"alpha": 0.0}, "alpha=0.0: it is above 0"),
+    ({"alpha": 1e-3}, "alpha=0.001: give a number of at most alpha_max=1e-06"),
+    ({"alpha": 0.0}, "alpha=0.0: give a number above 0"),
 ])  # fmt: skip
 def test_settings_without_a_sense_are_refused(settings, message):
     with pytest.raises(InputError, match=message):

@@ -219,10 +219,10 @@ def test_every_field_says_what_it_means(method):
 
 def test_impossible_settings_are_refused():
     with pytest.raises(
-        InputError, match="probes='pdg': choose one of auto, mixed, inverted, pgd, both"
+        InputError, match="probes='pdg': give one of auto, mixed, inverted, pgd, both"
     ):
         StructGuard(probes="pdg")
-    with pytest.raises(InputError, match="forget_batch=0: it is at least 1"):
+    with pytest.raises(InputError, match="forget_batch=0: give a whole number from 1"):
         METHODS["neggrad"](forget_batch=0)
     with pytest.raises(InputError, match="union needs fixed probes"):
         StructGuard(batches="union")

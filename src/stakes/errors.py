@@ -22,16 +22,83 @@ def some(names: Iterable[object], most: int = 5) -> str:
     return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def shortened(text: object, most: int = 60) -> str:
+    """A text that a message quotes, its middle left out where it is long.
+
+    >>> shortened("0123456789" * 10, 12)
+    '01234 ... 89'
+    """
+    words = str(text)
+    if len(words) <= most:
+        return words
+    start = (most - 5) * 3 // 4
+    return f"{words[:start]} ... {words[len(words) - (most - 5 - start) :]}"
+
+
+def quoted(value: object) -> str:
+    """A value as a message quotes it, whatever it is.
+
+    >>> quoted("cat"), quoted(10**5000)
+    ("'cat'", 'a huge number')
+    """
+    try:
+        return shortened(repr(value))
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a huge number"
+    except Exception:  # an object of the user's own may fail at this too
+        return f"a {type(value).__name__}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
+#: What other programs call an option -> what it is called here.
+MEANT = {
+    "epochs": ("max-steps", "max-epochs"),
+    "iterations": ("max-steps",),
+    "steps": ("max-steps",),
+    "learning-rate": ("lr",),
+    "batch-size": ("forget-batch", "probe-batch", "retain-batch"),
+    "dataset": ("data",),
+    "data-dir": ("data", "data-root"),
+    "checkpoint": ("weights",),
+    "ckpt": ("weights",),
+    "pretrained": ("weights",),
+    "arch": ("model",),
+    "network": ("model",),
+    "gpu": ("device",),
+    "cuda": ("device",),
+    "output": ("out",),
+    "output-dir": ("out",),
+    "force": ("overwrite",),
+    "names": ("classes",),
+    "labels": ("classes",),
+    "img-size": ("input-size",),
+    "image-size": ("input-size",),
+}
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message: the known name nearest to ``name``, or all of them.
+    """The end of a message: the known names nearest to ``name`` in spelling or meaning, or some.
 
     >>> nearest("structgard", ["structguard", "adv"])
     '; did you mean structguard?'
+    >>> nearest("epochs", ["eps", "max_steps"])
+    '; did you mean max_steps?'
+    >>> nearest("quiet", ["out", "seed"])
+    '; choose one of out, seed'
     """
-    near = difflib.get_close_matches(name, list(known), 1, 0.4)
-    return f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(known)}"
+    plain = {_plain(word): word for word in known}
+    asked = _plain(name)
+    near = [word for word in MEANT.get(asked, ()) if word in plain]
+    near = near or difflib.get_close_matches(asked, plain, 1, 0.74)
+    near = near or [word for word in plain if asked in word.split("-")][:3]
+    if near:
+        return f"; did you mean {' or '.join(plain[word] for word in near)}?"
+    return f"; choose one of {some(plain.values(), 12)}"
+
+
+def _plain(name: str) -> str:
+    return name.lower().strip("-_ ").replace("_", "-")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 from torch import OutOfMemoryError
 
 from stakes.anchors.anchors import build
@@ -19,7 +19,8 @@ from stakes.anchors.descriptions import read_classes
 from stakes.anchors.language_model import PromptKind
 from stakes.anchors.language_model import describe as describe_classes
 from stakes.cli.options import check_keys, read_config, value_after, with_fields
-from stakes.errors import InputError
+from stakes.cli.refusals import usage
+from stakes.errors import InputError, shortened
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.files import write_text
 from stakes.methods import METHODS
@@ -28,11 +29,14 @@ from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words
 from stakes.progress import Terminal
 from stakes.runs.folder import check_out, checkpoint_beside
-from stakes.runs.inputs import Inputs, Loaded, Switch, load
+from stakes.runs.inputs import Inputs, Loaded, load
 from stakes.runs.recipe import read_recipe, shipped_recipes
 from stakes.runs.record import Request, record
+from stakes.runs.words import Place, Switch, Whole
+from stakes.texts import expanded, printable
 
 FAILED, USAGE_ERROR = 1, 2
+LONGEST = 600  # letters of a message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     number for an interruption.
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    app = App()
     try:
         with _terminable():
             app = make_app(tokens)
@@ -49,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(USAGE_ERROR, str(error))
     except CycloptsError as error:
-        argument = getattr(error, "argument", None)
-        name = "" if argument is None or argument.name in str(error) else f"{argument.name}: "
-        return _fail(USAGE_ERROR, f"{name}{error}")
+        return _fail(USAGE_ERROR, usage(error, app))
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         notes = ["interrupted", "nothing is half written", *getattr(error, "__notes__", [])]
@@ -64,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(code: int, message: str) -> int:
-    print(f"stakes: {' '.join(message.split())}", file=sys.stderr)
+    line = printable(shortened(" ".join(message.split()), LONGEST))
+    print(f"stakes: {line}", file=sys.stderr)
     return code
 
 
@@ -95,7 +99,7 @@ def make_app(tokens: Sequence[str]) -> App:
         suppress_keyboard_interrupt=False,  # main() says what became of it
     )
     config = value_after(tokens, "--config")
-    file = {} if config is None else read_config(Path(config))
+    file = {} if config is None else read_config(expanded(config))
     command = with_fields(
         unlearn,
         value_after(tokens, "--method") or str(file.get("method", "structguard")),
@@ -107,20 +111,21 @@ def make_app(tokens: Sequence[str]) -> App:
         app.command(other)
     if config is not None:
         check_keys(config, file, command)
-        app.config = (Toml(config, use_commands_as_keys=False),)
+        # under the command's name: at the top, keys called like a command would be dropped
+        app.config = (Dict({"unlearn": file}, source=config, use_commands_as_keys=True),)
     return app
 
 
 def unlearn(
     *,
     inputs: Inputs,
-    out: Path,
+    out: Place,
     method: str = "structguard",
     preset: str | None = None,
-    eval_samples: int | None = None,
+    eval_samples: Whole | None = None,
     images: bool = True,
     overwrite: Switch = False,
-    config: Path | None = None,
+    config: Place | None = None,
     command_line: str = "",
     **fields: Any,
 ) -> None:
@@ -194,9 +199,9 @@ def _announce(loaded: Loaded) -> None:
 def evaluate(
     *,
     inputs: Inputs,
-    unlearned: Path,
-    eval_samples: int | None = None,
-    out: Path | None = None,
+    unlearned: Place,
+    eval_samples: Whole | None = None,
+    out: Place | None = None,
     overwrite: Switch = False,
 ) -> None:
     """Score a network that was made to forget, on your own data, against the original.
@@ -250,11 +255,11 @@ def _reload(unlearned: Path, before: Classifier) -> Classifier:
 
 def describe(
     *,
-    classes: Path,
+    classes: Place,
     model: str,
-    out: Path,
+    out: Place,
     prompt: PromptKind = "objects",
-    attributes: int = 7,
+    attributes: Whole = 7,
     base_url: str | None = None,
     overwrite: Switch = False,
 ) -> None:
@@ -291,11 +296,11 @@ def describe(
 
 def anchors(
     *,
-    descriptions: Path,
+    descriptions: Place,
     encoder: str,
     encoder_path: str,
-    out: Path,
-    per_class: int = 1,
+    out: Place,
+    per_class: Whole = 1,
     download: Switch = False,
     overwrite: Switch = False,
 ) -> None:
@@ -323,7 +328,7 @@ def anchors(
     print(f"{count} anchors, {width} wide, digest {made.digest()[:12]}: {out}")
 
 
-def report(*runs: Path, out: Path, title: str | None = None) -> None:
+def report(*runs: Place, out: Place, title: str | None = None) -> None:
     """Make one page from one or several run folders.
 
     Args:
@@ -338,7 +343,7 @@ def report(*runs: Path, out: Path, title: str | None = None) -> None:
     print(write_report(list(runs), out, title=title))
 
 
-def demo(*, out: Path = Path("demo"), overwrite: Switch = False, seed: int = 0) -> None:
+def demo(*, out: Place = Path("demo"), overwrite: Switch = False, seed: Whole = 0) -> None:
     """Train a small network on digits, make it forget 16 of them by three methods, and report.
 
     Args:
@@ -356,9 +361,9 @@ def demo(*, out: Path = Path("demo"), overwrite: Switch = False, seed: int = 0) 
 def bench(
     recipe: Annotated[str, Parameter(help=f"a .toml file, or {', '.join(shipped_recipes())}")],
     *,
-    out: Path,
+    out: Place,
     settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
-    jobs: int | None = None,
+    jobs: Whole | None = None,
     dry_run: Switch = False,
 ) -> None:
     """Run every network, method, k and seed of a recipe, each as one `stakes unlearn`; tabulate.

@@ -10,9 +10,12 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from stakes.errors import InputError, nearest
+from stakes.errors import InputError, first_line, nearest
 from stakes.methods import METHODS
+from stakes.methods.fields import allowed, explained
 from stakes.runs.inputs import Inputs
+from stakes.runs.words import number
+from stakes.texts import read_text
 
 Command = Callable[..., None]
 
@@ -48,13 +51,14 @@ def with_fields(command: Command, name: str, preset: str | None, **fixed: Any) -
     group = Group(f"Hyper-parameters of {kind.title}", sort_key=9)
     hints = typing.get_type_hints(kind)
     for field in fields(kind):
-        source = field.metadata["source"]
-        text = field.metadata["doc"] + (f" ({source})" if source else "")
+        hint = hints[field.name]
+        read = number(hint, allowed(field, hint)) if hint in (int, float) else None
+        about = Parameter(help=explained(field), group=group, converter=read)
         option = inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=getattr(defaults, field.name),
-            annotation=Annotated[hints[field.name], Parameter(help=text, group=group)],
+            annotation=Annotated[hint, about],
         )
         own.append(option)
 
@@ -73,12 +77,13 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or is not TOML.
     """
+    text = read_text(path, "--config").removeprefix("\ufeff")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}; give a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} is not TOML: {error}") from error
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # the latter: thousands of brackets
+        raise InputError(
+            f"--config {path} is not TOML ({first_line(error)}); write a line such as lr = 0.001"
+        ) from error
 
 
 def check_keys(path: str, keys: Iterable[str], command: Command) -> None:

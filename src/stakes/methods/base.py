@@ -2,16 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import (
-    ClassVar,
-    Literal,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -20,24 +13,14 @@ from stakes.anchors.anchors import Anchors
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.errors import InputError
+from stakes.methods.fields import check, check_names, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.training.losses import deletion_ce
 from stakes.training.structure import MapKind
 
-T = TypeVar("T")
-
-
-def hyper(
-    default: T, doc: str, source: str = "", *, low: float | None = 0, high: float | None = None
-) -> T:
-    """A hyper-parameter: a dataclass field with its meaning, unit, source and bounds.
-
-    The command line, ``--help`` and the report read them from here.
-    """
-    metadata = {"doc": doc, "source": source, "low": low, "high": high}
-    return field(default=default, metadata=metadata)
+__all__ = ["ForgetSGD", "Method", "ascent_terms", "hyper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +35,23 @@ class Method(ABC):
         presets: names of the class methods that make it with other settings.
 
     Raises:
-        InputError: a value that is not one of the choices, or out of bounds.
+        InputError: no such hyper-parameter, a value of another type, out of bounds or not one of
+            the choices.
     """
 
     title: ClassVar[str]
     needs_retain: ClassVar[bool] = False
     presets: ClassVar[tuple[str, ...]] = ()
 
+    def __new__(cls, **given: Any) -> Self:
+        """Refuse unknown names before the dataclass does, which knows no nearest one."""
+        check_names(cls, given)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for item in fields(self):
-            value, low = getattr(self, item.name), item.metadata["low"]
-            high = item.metadata["high"]
-            choices = get_args(hints[item.name]) if get_origin(hints[item.name]) is Literal else ()
-            if choices and value not in choices:
-                raise InputError(f"{item.name}={value!r}: choose one of {', '.join(choices)}")
-            if isinstance(value, int | float) and low is not None and not value >= low:
-                raise InputError(f"{item.name}={value}: it is at least {low}")
-            if isinstance(value, int | float) and high is not None and value > high:
-                raise InputError(f"{item.name}={value}: it is at most {high}")
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        for name, value in check(type(self), values).items():
+            object.__setattr__(self, name, value)  # the class is frozen
 
     def __call__(
         self,
@@ -127,8 +108,8 @@ class ForgetSGD(Method):
     ``epochs`` or the step budget, whichever is first.
     """
 
-    lr: float = hyper(1e-3, "step size of SGD")
-    momentum: float = hyper(0.9, "momentum of SGD", "public code")
+    lr: float = hyper(1e-3, "step size of SGD", above=0, high=100)
+    momentum: float = hyper(0.9, "momentum of SGD", "public code", high=1)
     forget_batch: int = hyper(128, "forget images a step", low=1)
     batch_norm: Literal["eval", "train"] = hyper(
         "train", "mode of BatchNorm while unlearning; in eval the network is lost sooner"

@@ -46,7 +46,9 @@ class Fisher(Method):
 
     title: ClassVar[str] = "Fisher forgetting"
 
-    alpha: float = hyper(1e-6, "variance of the noise, times F, that is tried first", "public code")
+    alpha: float = hyper(
+        1e-6, "variance of the noise, times F, that is tried first", "public code", above=0
+    )
     alpha_max: float = hyper(1e-6, "the same at the end of the search", "public code: none")
     fisher_classes: int = hyper(
         10, "most probable classes of an image over which F is summed", low=1
@@ -57,9 +59,9 @@ class Fisher(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.alpha <= self.alpha_max:
+        if self.alpha > self.alpha_max:
             raise InputError(
-                f"alpha={self.alpha}: it is above 0 and at most alpha_max={self.alpha_max}"
+                f"alpha={self.alpha}: give a number of at most alpha_max={self.alpha_max}"
             )
 
     def unlearn(self, task: Task) -> Unlearned:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import psutil
 import torch
@@ -14,15 +14,14 @@ from stakes.anchors.descriptions import read_classes
 from stakes.anchors.sources import made_from_network, resolve_anchors
 from stakes.data.datasets import Splits, load_data
 from stakes.data.forget import ForgetSet
-from stakes.errors import InputError
+from stakes.errors import InputError, quoted
 from stakes.models.cards import delivered_preprocessing, made_by
 from stakes.models.classifier import Classifier
 from stakes.models.hf import read_json
 from stakes.preprocessing import Interpolation, Reader, Size, choose, sides
+from stakes.runs.words import Number, Place, Switch, Text, Whole
 
 Triple = tuple[float, float, float]
-Switch = Annotated[bool, Parameter(negative="", show_default=False)]
-"""An option that is off unless it is given: it needs no --no- form."""
 
 
 @Parameter(name="*")
@@ -36,17 +35,17 @@ class Inputs:
     forget: str
     """the images to forget: a folder of class folders, a .csv with path,label, or of the
     training data random:K, classes:NAME,NAME (whole classes) or classes:10% (drawn)"""
-    weights: Path | None = None
+    weights: Place | None = None
     """the trained weights: .safetensors, or a .pt, .pth, .th state dict"""
     data: str | None = None
     """a folder with train/CLASS and test/CLASS, or cifar10, cifar100, digits; it is scored
     on, and random:K and classes: draw from it, but the method does not see the rest, unless it is
     one that needs retained data"""
-    data_root: Path | None = None
+    data_root: Place | None = None
     """where named data sets are kept; by default ~/.cache/stakes"""
     download: Switch = False
     """fetch a named data set that is not there"""
-    classes: Path | None = None
+    classes: Place | None = None
     """a text file with one class name a line, in the order of the network's outputs; by default
     the classes of the data"""
     anchors: str | None = None
@@ -57,23 +56,23 @@ class Inputs:
     """mean of the input normalisation, for pixels in [0, 1]; by default the model's own"""
     std: Triple | None = None
     """standard deviation of the normalisation; by default the model's own"""
-    input_size: int | str | None = None
+    input_size: Text | int | None = None
     """side of the network's input in pixels, or HEIGHTxWIDTH; by default the model's own"""
     resize: Literal["crop", "squash", "pad", "square"] | None = None
     """how an image file becomes the network's input; by default as the model's library does. crop:
     scale the short side, take the centre; squash: scale both sides; pad: scale the long side, fill
     the rest with black; square: scale the largest centred square, or leave small images to the
     network's own enlarging"""
-    crop_share: float | None = None
+    crop_share: Number | None = None
     """share of each side that the centre crop takes after scaling, such as 0.875; by default the
     model's own, or 1 where --resize names another rule"""
     interpolation: Interpolation | None = None
     """filter of the scaling; by default the model's own, or bicubic"""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto: cuda where there is one"""
-    max_memory: float | None = None
+    max_memory: Number | None = None
     """most GiB that the forget set may take; by default half of what is free"""
-    seed: int = 0
+    seed: Whole = 0
     """seed of every random choice"""
 
 
@@ -98,10 +97,7 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
     Raises:
         InputError: one line saying what was wrong, where, and what to do.
     """
-    if not 0 <= inputs.seed < 2**63 - 1:
-        raise InputError(f"--seed {inputs.seed}: give a whole number from 0 to 2^63 - 2")
-    if inputs.max_memory is not None and not inputs.max_memory > 0:
-        raise InputError(f"--max-memory {inputs.max_memory}: give a number of GiB above 0")
+    _check(inputs)
     device = pick_device(inputs.device)
     names = _class_names(inputs)
     classifier = Classifier.load(
@@ -141,6 +137,15 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
     return Loaded(classifier, forget, anchors, splits)
 
 
+def _check(inputs: Inputs) -> None:
+    """Refuse numbers that cannot be, with an InputError."""
+    seed, memory = inputs.seed, inputs.max_memory
+    if type(seed) is not int or not 0 <= seed < 2**63 - 1:
+        raise InputError(f"--seed {quoted(seed)}: give a whole number from 0 to 2^63 - 2")
+    if memory is not None and not 0 < memory <= 2**20:
+        raise InputError(f"--max-memory {memory}: give a number of GiB above 0")
+
+
 def pick_device(name: str) -> torch.device:
     """The device that ``name`` means.
 
@@ -163,14 +168,16 @@ def pick_device(name: str) -> torch.device:
 
 def _size(given: int | str | None) -> int | Size | None:
     """The input size that ``--input-size`` means: a side, or HEIGHTxWIDTH."""
-    if not isinstance(given, str):
-        return given
-    parts = given.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+    if given is None:
+        return None
+    parts = str(given).lower().split("x")
+    if len(parts) > 2 or not all(p.isdecimal() and 1 <= len(p) <= 4 and int(p) for p in parts):
         raise InputError(
-            f"--input-size {given}: give a side, such as 224, or HEIGHTxWIDTH, such as 48x64"
+            f"--input-size {quoted(given)}: give a side in pixels, such as 224, or HEIGHTxWIDTH, "
+            "such as 48x64, each below 10000"
         )
-    return int(parts[0]), int(parts[1])
+    numbers = [int(part) for part in parts]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def _preprocessing(inputs: Inputs, classifier: Classifier, delivered: Path | None) -> Reader | None:

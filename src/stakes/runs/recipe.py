@@ -269,11 +269,6 @@ def _check_method(kind: type[Method], preset: object, chosen: Table) -> None:
     """Refuse hyper-parameters that the method would refuse, before any cell has run."""
     if preset is not None and preset not in kind.presets:
         raise InputError(f"preset {preset!r}: {kind.title} has {', '.join(kind.presets) or 'none'}")
-    defaults = kind()
-    for key, value in chosen.items():
-        wanted = type(getattr(defaults, key))
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise InputError(f"{kind.title}: {key} = {value!r}: wanted {wanted.__name__}")
     try:
         kind(**chosen)
     except InputError as error:

@@ -1,0 +1,78 @@
+"""Types of options: how a word of a command line, or of a file of options, becomes a value."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from stakes.errors import shortened
+from stakes.texts import expanded
+
+Converter = Callable[[Any, Sequence[Token]], Any]
+
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+"""An option that is off unless it is given: it needs no --no- form."""
+
+
+def number(kind: type, told: str) -> Converter:
+    """What reads a whole number (``int``) or a number (``float``); ``told`` is what can be."""
+
+    def read(hint: Any, tokens: Sequence[Token]) -> int | float:
+        text = tokens[0].value
+        value = _whole(text) if kind is int else _number(text)
+        if value is None:
+            raise ValueError(f"{said(tokens[0])}: give {told}")
+        return value
+
+    return read
+
+
+def said(token: Token) -> str:
+    """An option as it was given: ``--seed 1.5``, or ``seed = 1.5 in FILE``."""
+    keyword, value = str(token.keyword or ""), shortened(token.value)
+    if token.source in ("", "cli"):
+        return f"{keyword} {value}"
+    return f"{keyword.strip('[]')} = {value} in {token.source}"
+
+
+def _whole(text: str) -> int | None:
+    """A whole number; also one that is written with a point or a power, such as ``1e3``.
+
+    >>> _whole("30"), _whole("1e3"), _whole("2.5"), _whole("inf")
+    (30, 1000, None, None)
+    """
+    try:
+        return int(text)
+    except ValueError:
+        value = _number(text)
+    return int(value) if value is not None and math.isfinite(value) and value % 1 == 0 else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _place(hint: Any, tokens: Sequence[Token]) -> Path:
+    return expanded(tokens[0].value)
+
+
+def _text(hint: Any, tokens: Sequence[Token]) -> str:
+    return tokens[0].value
+
+
+Text = Annotated[str, Parameter(converter=_text)]
+"""A word as it stands, also where it looks like a number."""
+
+Whole = Annotated[int, Parameter(converter=number(int, "a whole number"))]
+"""A whole number: 2.5 is none."""
+
+Number = Annotated[float, Parameter(converter=number(float, "a number"))]
+"""A number."""
+
+Place = Annotated[Path, Parameter(converter=_place)]
+"""A path; ``~`` is one's home, also where the shell leaves it."""
