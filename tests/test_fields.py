@@ -98,7 +98,7 @@ def test_bounds_of_a_declaration_are_kept():
 @pytest.mark.parametrize("text", ["2.5", "nan", "inf", "1e38", "text", "-1", "", "9" * 5000])
 def test_the_command_line_says_the_same_as_the_constructor(text, capsys):
     words = ["unlearn", "--model", "m", "--forget", "f", "--out", "o", "--method", "neggrad"]
-    assert cli.main([*words, f"--max-steps={text}"]) == 2
+    assert cli.main([*words, f"--forget-batch={text}"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "give a whole number from 1 to 10000000" in line
     assert len(line) < 700

@@ -44,7 +44,9 @@ class LoTUS(RetainTraining):
     lr: float = hyper(1e-4, "step size of AdamW", "public code")
     weight_decay: float = hyper(5e-4, "weight decay of AdamW", "public code")
     alpha: float = hyper(2.0, "how fast the temperature follows", "public code; 8 for CIFAR-10")
-    held_out: float = hyper(0.2, "share of the retained data that stands in for unseen data")
+    held_out: float = hyper(
+        0.2, "share of the retained data that stands in for unseen data", above=0, high=0.99
+    )
     unseen_accuracy: float = hyper(
         0.0, "accuracy of the network on data it has never seen, percent; 0: that on held_out"
     )
@@ -52,8 +54,6 @@ class LoTUS(RetainTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.held_out < 1:
-            raise InputError(f"held_out={self.held_out}: it is a share between 0 and 1")
         if self.unseen_accuracy > 100:
             raise InputError(f"unseen_accuracy={self.unseen_accuracy}: it is at most 100 percent")
 

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stakes.errors import InputError
 from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainSGD, relabelling_terms
 from stakes.methods.task import Task, Unlearned
@@ -31,14 +30,11 @@ class SalUn(RetainSGD):
 
     title: ClassVar[str] = "SalUn"
 
-    saliency: float = hyper(0.5, "share of the weights that may move", "public code")
+    saliency: float = hyper(
+        0.5, "share of the weights that may move", "public code", above=0, high=1
+    )
     retention_weight: float = hyper(1.0, "alpha, weight of the retained data", "public code")
     forget_batch: int = hyper(128, "forget images a step", low=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.saliency <= 1:
-            raise InputError(f"saliency={self.saliency}: it is a share above 0 and at most 1")
 
     def unlearn(self, task: Task) -> Unlearned:
         """Find the salient weights, then train them with wrong labels."""
