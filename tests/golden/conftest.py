@@ -65,3 +65,15 @@ def ten(train_images: ImageArray, small: Classifier) -> ForgetSet:
 def network(trained: Classifier) -> Classifier:
     """A tiny trained network with BatchNorm, in double precision: small steps stay exact."""
     return trained.copy().double()
+
+
+@pytest.fixture
+def retained(train_images, forget):
+    """The retained images and labels, in the order in which a generator draws all of them."""
+
+    def draw(generator):
+        order = torch.randperm(len(train_images), generator=generator).tolist()
+        places = [i for i in order if i not in forget.indices]
+        return train_images.load(places), train_images.labels[places]
+
+    return draw

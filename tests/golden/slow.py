@@ -14,11 +14,17 @@ def index_batches(count: int, size: int, generator: torch.Generator) -> Iterator
             yield torch.tensor(order[start : start + size])
 
 
-def flipped_and_cropped(images: Tensor, generator: torch.Generator) -> Tensor:
+def one_pass(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
+    """A single pass over ``count`` images in a random order, in batches of at most ``size``."""
+    order = torch.randperm(count, generator=generator)
+    return [order[start : start + size] for start in range(0, count, size)]
+
+
+def flipped_and_cropped(images: Tensor, generator: torch.Generator, flip: bool = True) -> Tensor:
     """Half of the images mirrored, each moved by up to an eighth of its side over black."""
     count, _, side, _ = images.shape
     pad = side // 8
-    coins = torch.rand(count, generator=generator).tolist()
+    coins = torch.rand(count, generator=generator).tolist() if flip else [1.0] * count
     corners = torch.randint(0, 2 * pad + 1, (count, 2), generator=generator).tolist()
     made = torch.zeros_like(images)
     for n, (coin, (top, left)) in enumerate(zip(coins, corners, strict=True)):
@@ -48,14 +54,19 @@ class PlainSGD:
                 p.sub_(self.lr * v)
 
 
-def assert_same(before: nn.Module, after: nn.Module, slow: nn.Module) -> None:
-    """Weights and BatchNorm statistics have moved alike, to 1e-5 of how far the slow ones moved."""
+def assert_same(
+    before: nn.Module, after: nn.Module, slow: nn.Module, rounding: float = 1e-13
+) -> None:
+    """Weights and BatchNorm statistics have moved alike, to 1e-5 of how far the slow ones moved.
+
+    Adam moves a bias before BatchNorm by rounding alone, and then needs a larger ``rounding``.
+    """
     old, new, expected = (module.state_dict() for module in (before, after, slow))
     assert old.keys() == new.keys() == expected.keys()
     moves = {name: float((expected[name] - old[name]).abs().max()) for name in old}
     assert max(moves.values()) > 0
     for name, move in moves.items():
         error = float((new[name] - expected[name]).abs().max())
-        assert error <= 1e-5 * move + 1e-13, (
+        assert error <= 1e-5 * move + rounding, (
             f"{name} is off by {error:.3g}, having moved {move:.3g}"
         )

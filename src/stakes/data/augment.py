@@ -67,11 +67,14 @@ def jitter(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tenso
     return F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
 
 
-def flip_and_crop(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+def flip_and_crop(
+    images: Tensor, indices: Tensor, generator: torch.Generator, *, flip: bool = True
+) -> Tensor:
     """The usual augmentation of CIFAR images: ``images[indices]``, half of them mirrored, moved.
 
     Each is moved by up to an eighth of its side (4 pixels of 32) in either direction; what
-    appears at the edge is black. Draws come from the CPU generator.
+    appears at the edge is black. Without ``flip`` none is mirrored. Draws come from the CPU
+    generator.
 
     >>> x = torch.rand(2, 3, 8, 8)
     >>> flip_and_crop(x, torch.tensor([1, 0, 1]), torch.Generator().manual_seed(0)).shape
@@ -79,7 +82,9 @@ def flip_and_crop(images: Tensor, indices: Tensor, generator: torch.Generator) -
     """
     count, (height, width) = len(indices), images.shape[2:]
     pad = min(height, width) // 8
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    mirrored = torch.zeros(count, dtype=torch.bool)
+    if flip:
+        mirrored = torch.rand(count, generator=generator) < 0.5
     corners = torch.randint(0, 2 * pad + 1, (count, 2), generator=generator)
     made = []
     for image, mirror, (top, left) in zip(

@@ -1,6 +1,7 @@
 """Fine-tuning: train on with the retained data, and let the forget set be forgotten by itself."""
 
 from dataclasses import dataclass
+from math import ceil
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,11 +15,10 @@ from stakes.training.losses import retention_ce
 class FineTune(RetainSGD):
     """``L = CE(x_r, y_r)``: what was learned from D_f fades, if it does, for want of repetition.
 
-    Golatkar et al., CVPR 2020, as a baseline. Nothing asks for forgetting, so all steps are done
-    whatever is forgotten, and the stop reason says how much still is known. Of a few images
-    drawn at random it forgets next to none: a network that generalises knows them from the others.
-
-    Differences from public code: no augmentation and no decay of the step size.
+    Golatkar et al., CVPR 2020, as a baseline; settings of the public code of SalUn. Nothing asks
+    for forgetting, so all steps are done whatever is forgotten, and the stop reason says how much
+    still is known. Of a few images drawn at random it forgets next to none: a network that
+    generalises knows them from the others.
     """
 
     title: ClassVar[str] = "Fine-tuning"
@@ -29,6 +29,7 @@ class FineTune(RetainSGD):
 
         def terms(step: int) -> dict[str, Tensor]:
             images, labels = next(retain)
-            return {"retention": retention_ce(task.live(images), labels)}
+            return {"retention": retention_ce(task.live(self.shown(task, images)), labels)}
 
-        return self.run_to_budget(task, terms, self.sgd(task))
+        steps = self.epochs * ceil(len(task.retain) / self.retain_batch)
+        return self.run_to_budget(task, terms, self.sgd(task), steps)

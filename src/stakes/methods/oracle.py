@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stakes.methods.base import hyper
-from stakes.methods.retaining import LOOK_EVERY, RetainTraining, logits_of_both, retained_batches
+from stakes.methods.retaining import LOOK_EVERY, RetainTraining, retained_batches
 from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_ce
 from stakes.training.schedule import Schedule
@@ -66,6 +66,15 @@ class Oracle(RetainTraining):
         return task.descend(
             terms, optimizer, self.max_steps, check_every=LOOK_EVERY, schedule=schedule
         )
+
+
+def logits_of_both(task: Task, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the forget images at indices (a,) and of retained images (b, 3, h, w).
+
+    One pass for both, so that BatchNorm in train mode sees their mixture.
+    """
+    logits = task.live(torch.cat([task.forget.images[forget], retain]))
+    return logits[: len(forget)], logits[len(forget) :]
 
 
 def unlikelihood(logits: Tensor, labels: Tensor) -> Tensor:

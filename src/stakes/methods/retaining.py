@@ -1,5 +1,6 @@
 """What the methods that use retained data share: their fields, their batches, their length."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -7,70 +8,76 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from stakes.data.augment import flip_and_crop
 from stakes.data.images import Images
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.training.loop import FORGOTTEN
-from stakes.training.losses import retention_ce
-from stakes.training.targets import wrong_labels
 
 LOOK_EVERY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetainFields(Method):
-    """How much retained data a method sees: a sample that a CPU can go over several times."""
+    """How much retained data a method sees."""
 
     needs_retain: ClassVar[bool] = True
 
-    retain_samples: int = hyper(2000, "retained images used, drawn at random; 0 for all")
+    retain_samples: int = hyper(0, "retained images used, drawn at random; 0 for all")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetainTraining(RetainFields):
     """The hyper-parameters of training on retained data.
 
-    Public code of these methods trains for some epochs, whatever is forgotten on the way. With
-    the defaults an epoch is 16 steps, and 160 steps are ten epochs.
+    Public code of these methods trains for some epochs, whatever is forgotten on the way, and so
+    do they here: ``max_steps`` only cuts them short.
     """
 
     retain_batch: int = hyper(128, "retained images a step", low=1)
     batch_norm: Literal["eval", "train"] = hyper(
         "train", "mode of BatchNorm while unlearning", "public code"
     )
-    max_steps: int = hyper(
-        160, "steps; methods that do not stop once all is forgotten do all", low=1
-    )
+    max_steps: int = hyper(0, "steps at the most; 0 for all that the epochs take")
+
+    def budget(self, steps: int) -> int:
+        """How many of the steps that all epochs take are done."""
+        return min(steps, self.max_steps or steps)
 
     def run_to_budget(
         self,
         task: Task,
         terms: Callable[[int], Mapping[str, Tensor]],
         optimizer: torch.optim.Optimizer,
+        steps: int,
     ) -> Unlearned:
-        """Minimise the terms for all of ``max_steps``, forgotten or not, and wrap up.
+        """Minimise the terms for all of ``steps``, forgotten or not, and wrap up.
 
         The network is looked at every ``LOOK_EVERY`` steps. The reason for stopping is that all
         is forgotten only where it is so at the end.
         """
+        steps = self.budget(steps)
         task.live.train(self.batch_norm == "train")
-        result = task.descend(
-            terms, optimizer, self.max_steps, check_every=LOOK_EVERY, run_to_budget=True
-        )
+        result = task.descend(terms, optimizer, steps, check_every=LOOK_EVERY, run_to_budget=True)
         if result.stop_reason.startswith("diverged"):
             return result
         left = result.history[-1]["forget_accuracy"]
-        done = f"complete: all {self.max_steps} steps done, {left:.0f} % of the images still known"
+        done = f"complete: all {steps} steps done, {left:.0f} % of the images still known"
         return replace(result, stop_reason=done if left else FORGOTTEN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetainSGD(RetainTraining):
-    """The same, with the hyper-parameters of SGD."""
+    """The same by SGD, for some epochs, as in the public code of SalUn."""
 
-    lr: float = hyper(1e-2, "step size of SGD", "public code of SalUn")
-    momentum: float = hyper(0.9, "momentum of SGD", "public code of SalUn")
-    weight_decay: float = hyper(5e-4, "weight decay of SGD", "public code of SalUn")
+    epochs: int = hyper(10, "passes over the data", "public code", low=1)
+    retain_batch: int = hyper(256, "retained images a step", "public code", low=1)
+    lr: float = hyper(1e-2, "step size of SGD", "public code")
+    momentum: float = hyper(0.9, "momentum of SGD", "public code")
+    weight_decay: float = hyper(5e-4, "weight decay of SGD", "public code")
+    augment: bool = hyper(
+        True, "crop images at random, padded by an eighth, and mirror half of them", "public code"
+    )
 
     def sgd(self, task: Task) -> torch.optim.SGD:
         """The optimiser of the live network's parameters that are not frozen."""
@@ -80,6 +87,12 @@ class RetainSGD(RetainTraining):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )
+
+    def shown(self, task: Task, images: Tensor) -> Tensor:
+        """The images (n, 3, h, w) as a step sees them."""
+        if not self.augment:
+            return images
+        return flip_and_crop(images, torch.arange(len(images)), task.generator)
 
 
 def set_step_sizes(optimizer: torch.optim.Optimizer, size: Callable[[int], float]) -> None:
@@ -94,6 +107,15 @@ def set_step_sizes(optimizer: torch.optim.Optimizer, size: Callable[[int], float
     optimizer.register_step_pre_hook(before_step)
 
 
+def half_cosine(step: int, steps: int) -> float:
+    """``(1 + cos(pi (t - 1) / n)) / 2`` for step t, from 1 to n.
+
+    >>> [round(half_cosine(step, 3), 2) for step in (1, 2, 3)]
+    [1.0, 0.75, 0.25]
+    """
+    return (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+
+
 def retained_batches(
     task: Task, batch_size: int, images: Images | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,32 +125,44 @@ def retained_batches(
     return ((images.load(i).to(device), images.labels[i].to(device)) for i in indices)
 
 
-def logits_of_both(task: Task, forget: Tensor, retain: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of the forget images at indices (a,) and of retained images (b, 3, h, w).
+def union_batches(
+    task: Task, batch_size: int, first: Tensor, images: Images | None = None, *, copies: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches of given images and retained ones together, epoch after epoch.
 
-    One pass for both, so that BatchNorm in train mode sees their mixture.
+    Args:
+        task: whose retained data it is.
+        batch_size: images of both in a batch.
+        first: (a, 3, h, w), on the network's device.
+        images: the retained ones; all by default.
+        copies: how many times ``first`` is met in an epoch.
+
+    Returns:
+        Pairs of images (n, 3, h, w) and their places (n,) in the union, those of ``first`` and
+        its copies before the retained ones; in a batch they come first too.
     """
-    logits = task.live(torch.cat([task.forget.images[forget], retain]))
-    return logits[: len(forget)], logits[len(forget) :]
+    images = task.retain if images is None else images
+    size, device = copies * len(first), task.live.device
+
+    def batch(places: Tensor) -> tuple[Tensor, Tensor]:
+        given, kept = places[places < size], places[places >= size]
+        shown = [first[given % len(first)], images.load(kept - size).to(device)]
+        return torch.cat(shown), torch.cat([given, kept]).to(device)
+
+    return (batch(places) for places in task.batches(size + len(images), batch_size))
 
 
-def relabelling_terms(
-    task: Task, retain_batch: int, forget_batch: int, retention_weight: float
-) -> Callable[[int], dict[str, Tensor]]:
-    """CE of forget images to wrong classes, and of retained images to their own, batch by batch.
+def in_first_pass(step: int, first: int, second: int, epochs: int) -> bool:
+    """Whether a step, counted from 1, is of the first of the two passes of its epoch.
 
-    A wrong class is drawn once for each forget image, uniformly among the others.
+    Args:
+        step: from 1.
+        first: steps of a first pass, such as that over the forget set.
+        second: steps of a second one, over the retained data.
+        epochs: how many begin with a first pass; later ones have the second alone.
+
+    >>> [in_first_pass(step, first=1, second=2, epochs=2) for step in range(1, 10)]
+    [True, False, False, True, False, False, False, False, False]
     """
-    targets = wrong_labels(task.forget.labels, task.original.num_classes, task.generator)
-    forget = task.batches(len(targets), forget_batch)
-    retain = retained_batches(task, retain_batch)
-
-    def terms(step: int) -> dict[str, Tensor]:
-        batch, (images, labels) = next(forget), next(retain)
-        gone, kept = logits_of_both(task, batch, images)
-        return {
-            "relabelling": retention_ce(gone, targets[batch]),
-            "retention": retention_weight * retention_ce(kept, labels),
-        }
-
-    return terms
+    epoch, place = divmod(step - 1, first + second)
+    return epoch < epochs and place < first

@@ -2,13 +2,19 @@
 
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
+from stakes.errors import InputError
 from stakes.methods.base import hyper
-from stakes.methods.retaining import RetainTraining, retained_batches
+from stakes.methods.retaining import (
+    RetainTraining,
+    in_first_pass,
+    retained_batches,
+    set_step_sizes,
+)
 from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_ce, retention_kl
 
@@ -19,26 +25,50 @@ class SCRUB(RetainTraining):
 
     Kurmanji et al., NeurIPS 2023. KL is that of the student to the original network at a
     temperature. An epoch goes over the forget set once, as long as it is one of the first
-    ``max_epochs``, and then over the retained data once. All steps are done, so that the min
-    passes at the end repair, and they may bring back what was forgotten.
+    ``max_epochs``, and then over the retained data once, with one optimiser for both. All epochs
+    are done, so that the min passes at the end repair, and they may bring back what was forgotten.
+    The defaults are those of its public code for whole training sets such as CIFAR-10; the preset
+    ``small_scale`` has those for a few hundred images of five classes.
 
-    At the start student and teacher agree and KL has no gradient at its minimum, so that little
-    is forgotten where the forget set is a few batches: more max passes, or smaller batches, or a
-    larger step size, are what it takes.
+    The forget set is as many steps an epoch as it has batches, and few images are one: then two
+    steps in all lead away from the teacher, and little is forgotten.
 
-    Differences from the authors' code: no decay of the step size, no moving average of the
-    weights, no rewinding to an earlier epoch.
+    Differences from the authors' code: none in a step; SCRUB+R, which rewinds to an earlier epoch,
+    is not part of it.
     """
 
     title: ClassVar[str] = "SCRUB"
+    presets: ClassVar[tuple[str, ...]] = ("small_scale",)
 
-    lr: float = hyper(5e-4, "step size of Adam", "public code")
-    weight_decay: float = hyper(5e-4, "weight decay of Adam", "public code, large scale")
-    temperature: float = hyper(2.0, "T of the KL", "public code")
-    kl_weight: float = hyper(0.5, "alpha, weight of the KL on the retained data", "public code")
-    retention_weight: float = hyper(1.0, "gamma, weight of the CE there", "public code")
-    max_epochs: int = hyper(3, "epochs with a max pass (msteps)", "public code", low=1)
-    forget_batch: int = hyper(32, "forget images a step of a max pass", "public code", low=1)
+    epochs: int = hyper(3, "passes over the retained data", "public code, large scale", low=1)
+    max_epochs: int = hyper(2, "epochs that begin with a max pass (msteps)", "public code", low=1)
+    retain_batch: int = hyper(256, "retained images a step", "public code", low=1)
+    forget_batch: int = hyper(512, "forget images a step of a max pass", "public code", low=1)
+    optimizer: Literal["sgd", "adam"] = hyper("sgd", "optimiser", "public code, large scale")
+    lr: float = hyper(5e-4, "step size", "public code")
+    momentum: float = hyper(0.9, "momentum of SGD", "public code")
+    weight_decay: float = hyper(5e-4, "weight decay", "public code, large scale")
+    decay_after: str = hyper(
+        "3 5 9", "epochs after each of which the step size falls to a tenth", "public code"
+    )
+    temperature: float = hyper(4.0, "T of the KL", "public code, large scale")
+    kl_weight: float = hyper(1e-3, "alpha, weight of the KL on the retained data", "public code")
+    retention_weight: float = hyper(0.99, "gamma, weight of the CE there", "public code")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(word.isdigit() for word in self.decay_after.split()):
+            raise InputError(f"decay_after={self.decay_after!r}: give epochs, such as '3 5 9'")
+
+    @classmethod
+    def small_scale(cls, **changes: object) -> Self:
+        """The public code's settings for small training sets."""
+        settings: dict[str, object] = {
+            "epochs": 10, "max_epochs": 3, "retain_batch": 32, "forget_batch": 64,
+            "optimizer": "adam", "weight_decay": 0.1, "decay_after": "5 8 9", "temperature": 2.0,
+            "kl_weight": 0.5, "retention_weight": 1.0,
+        }  # fmt: skip
+        return cls(**(settings | changes))  # type: ignore[arg-type]
 
     def unlearn(self, task: Task) -> Unlearned:
         """Alternate max and min passes."""
@@ -54,7 +84,7 @@ class SCRUB(RetainTraining):
             return logits, retention_kl(logits, teacher, self.temperature)
 
         def terms(step: int) -> dict[str, Tensor]:
-            if is_max(step, up, down, self.max_epochs):
+            if in_first_pass(step, up, down, self.max_epochs):
                 return {"deletion": -divergence(task.forget.images[next(forget)])[1]}
             shown, labels = next(retain)
             logits, kl = divergence(shown)
@@ -63,17 +93,37 @@ class SCRUB(RetainTraining):
                 "distillation": self.kl_weight * kl,
             }
 
-        optimizer = torch.optim.Adam(
-            task.trainable().values(), lr=self.lr, weight_decay=self.weight_decay
+        optimizer = self._optimizer(task)
+        set_step_sizes(
+            optimizer, lambda step: self.step_size(epoch_of(step, up, down, self.max_epochs))
         )
-        return self.run_to_budget(task, terms, optimizer)
+        steps = self.epochs * down + min(self.epochs, self.max_epochs) * up
+        return self.run_to_budget(task, terms, optimizer, steps)
+
+    def step_size(self, epoch: int) -> float:
+        """The step size in an epoch, counted from 1."""
+        passed = sum(epoch > int(word) for word in self.decay_after.split())
+        return self.lr * 0.1**passed
+
+    def _optimizer(self, task: Task) -> torch.optim.Optimizer:
+        parameters = task.trainable().values()
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
 
 
-def is_max(step: int, forget_steps: int, retain_steps: int, max_epochs: int) -> bool:
-    """Whether a step, counted from 1, is one of a max pass.
+def epoch_of(step: int, up: int, down: int, max_epochs: int) -> int:
+    """The epoch of a step, both counted from 1.
 
-    >>> [is_max(step, forget_steps=1, retain_steps=2, max_epochs=2) for step in range(1, 10)]
-    [True, False, False, True, False, False, False, False, False]
+    A max pass, with which the first ``max_epochs`` begin, takes ``up`` steps, and a min pass
+    ``down``.
+
+    >>> [epoch_of(step, up=1, down=2, max_epochs=1) for step in range(1, 8)]
+    [1, 1, 1, 2, 2, 3, 3]
     """
-    epoch, place = divmod(step - 1, forget_steps + retain_steps)
-    return epoch < max_epochs and place < forget_steps
+    both = max_epochs * (up + down)
+    if step <= both:
+        return ceil(step / (up + down))
+    return max_epochs + ceil((step - both) / down)

@@ -1,7 +1,8 @@
 """SSD: selective synaptic dampening, one step without any training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from stakes.data.images import batches
 from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainFields
 from stakes.methods.task import Task, Unlearned
-from stakes.training.importance import empirical_fisher
+from stakes.training.importance import squared_gradients
 from stakes.training.loop import FORGOTTEN
 
 
@@ -19,26 +20,26 @@ from stakes.training.loop import FORGOTTEN
 class SSD(RetainFields):
     """``theta_i <- min(lambda F_D / F_f, 1) theta_i`` wherever ``F_f > alpha F_D``.
 
-    Foster et al., AAAI 2024. F is the diagonal of the empirical Fisher information of the
-    cross-entropy with the true labels: F_f of the forget set, F_D of the whole training set. F_D
-    is put together from the sample of retained data and the forget set, each with its share of
-    the training set.
+    Foster et al., AAAI 2024. F is the mean over batches of the squared gradient of the
+    cross-entropy with the true labels: F_f of the forget set, F_D of the whole training set, the
+    forget set's batches among it. The paper calls it the diagonal of the Fisher information,
+    which it is with ``importance_batch=1``; its constants belong to the batches of its code.
 
     There is one step and no loop: what the constants give is what comes out, and the stop reason
-    says how much still is known. BatchNorm statistics never move.
+    says how much still is known. BatchNorm statistics never move. The gradient of an image known
+    with certainty is nearly nothing, so that of a few images drawn at random F_f may be small
+    beside F_D, and next to nothing is forgotten.
 
-    Of a few images drawn at random it forgets next to nothing, with the very constants that its
-    authors take there: the gradient of an image known with certainty is nearly nothing, so that
-    F_f is small beside F_D, which the images make up that the network is unsure of. It suits
-    classes, whose images need weights that others use little.
-
-    Differences from the authors' code: squares of the gradients of single samples, where theirs
-    squares the gradient of a batch; F_D from a sample.
+    Differences from the authors' code: the last batch of the retained data is not filled up with
+    forget images.
     """
 
     title: ClassVar[str] = "SSD"
 
-    retain_samples: int = hyper(1000, "retained images that F_D is taken from; 0 for all")
+    importance_batch: int = hyper(
+        128, "images whose mean gradient is squared; 1 for the Fisher information", "public code",
+        low=1,
+    )  # fmt: skip
     alpha: float = hyper(
         10.0, "how much larger F_f is than F_D where a weight is damped", "public code"
     )
@@ -49,10 +50,7 @@ class SSD(RetainFields):
         parameters = task.trainable()
         history = [{"step": 0.0} | task.monitor().check(task.live).row()]
         with task.timed("importance"):
-            forget = empirical_fisher(parameters, task.live, task.forget.images, task.forget.labels)
-            retain = self._retained_importance(task)
-        share = len(task.forget) / task.training_size
-        whole = {name: (1 - share) * retain[name] + share * forget[name] for name in forget}
+            forget, whole = self._importances(task)
         with task.timed("unlearn"):
             damped = dampen(parameters, forget, whole, self.alpha, self.dampening)
             history.append({"step": 1.0} | task.monitor().check(task.live).row())
@@ -62,18 +60,26 @@ class SSD(RetainFields):
             history, done if left else FORGOTTEN, chosen={"damped_percent": 100 * damped}
         )
 
-    def _retained_importance(self, task: Task) -> dict[str, Tensor]:
-        parameters = task.trainable()
-        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-        done, count = 0, len(task.retain)
-        for images, labels in batches(task.retain):
-            device = task.live.device
-            part = empirical_fisher(parameters, task.live, images.to(device), labels.to(device))
-            for name, value in part.items():
-                total[name] += len(labels) / count * value
-            done += len(labels)
-            task.progress("importance", done, count)
-        return total
+    def _importances(self, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """F_f and F_D; of a sample of the retained data, F_D is what all of it would give."""
+        size, device, count = self.importance_batch, task.live.device, len(task.retain)
+        parameters, images, labels = task.trainable(), task.forget.images, task.forget.labels
+        forget = squared_gradients(
+            parameters, task.live, zip(images.split(size), labels.split(size), strict=True)
+        )
+
+        def retained() -> Iterator[tuple[Tensor, Tensor]]:
+            for number, (shown, truth) in enumerate(batches(task.retain, batch_size=size)):
+                task.progress("importance", min(number * size, count), count)
+                yield shown.to(device), truth.to(device)
+
+        others = squared_gradients(parameters, task.live, retained())
+        mine = ceil(len(labels) / size)
+        theirs = ceil(max(task.training_size - len(labels), 1) / size)
+        whole = {
+            name: (mine * forget[name] + theirs * others[name]) / (mine + theirs) for name in forget
+        }
+        return forget, whole
 
 
 @torch.no_grad()

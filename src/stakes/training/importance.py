@@ -1,6 +1,6 @@
 """How much each weight matters: per-sample gradients (equation 4, MAS, the Fisher information)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,30 +33,32 @@ def mean_gradient_magnitude(
     return _mean(parameters, lambda i: loss(batches[i]), torch.abs, sizes, progress)
 
 
-def empirical_fisher(
+def squared_gradients(
     parameters: Mapping[str, Tensor],
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    progress: Callable[[int, int], None] | None = None,
+    batches: Iterable[tuple[Tensor, Tensor]],
 ) -> dict[str, Tensor]:
-    """Mean over samples of (d CE(x, y) / d psi_i)^2: the diagonal of the empirical Fisher.
+    """Mean over batches of (d CE(batch) / d psi_i)^2, with the true labels.
 
-    Squares of single samples: the square of a batch's gradient is another thing, smaller by
-    about the size of the batch.
+    Of batches of one image each it is the diagonal of the empirical Fisher information. Public
+    code takes larger ones for it: another thing, smaller by about their size where gradients of
+    different images are independent, and not where they agree.
 
     Args:
         parameters: named tensors of ``network``.
         network: images to logits, in eval mode.
-        images: (n, 3, h, w), n >= 1.
-        labels: (n,), true classes.
-        progress: called with (samples done, samples in all).
+        batches: pairs of images (n, 3, h, w) and labels (n,), at least one.
     """
-
-    def loss(i: int) -> Tensor:
-        return F.cross_entropy(network(images[i : i + 1]), labels[i : i + 1])
-
-    return _mean(parameters, loss, torch.square, [1] * len(images), progress)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    count = 0
+    for images, labels in batches:
+        loss = F.cross_entropy(network(images), labels)
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for accumulated, gradient in zip(total.values(), gradients, strict=True):
+            if gradient is not None:
+                accumulated += gradient.square()
+        count += 1
+    return {name: value / count for name, value in total.items()}
 
 
 def _mean(

@@ -1,0 +1,29 @@
+"""Amnesiac unlearning against a loop written from its authors' code (lmgraves/AmnesiacML)."""
+
+import torch
+from torch.nn import functional as F
+
+from golden.slow import assert_same, one_pass
+from stakes import METHODS
+
+
+def test_five_steps(network, forget, train_images, retained):
+    method = METHODS["amnesiac"](max_steps=5)
+    found = method(network, forget, retain=train_images, seed=3)
+
+    slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
+    images, labels = retained(generator)
+    gone = forget.in_one_order()
+    wrong = (gone.labels + torch.randint(1, 4, (6,), generator=generator)) % 4
+    images, labels = torch.cat([gone.images, images]), torch.cat([wrong, labels])
+    optimizer = torch.optim.Adam(slow.parameters())
+    batches = [*one_pass(160, 64, generator), *one_pass(160, 64, generator)]
+    for places in batches[:5]:
+        optimizer.zero_grad()
+        F.cross_entropy(slow(images[places]), labels[places]).backward()
+        optimizer.step()
+
+    assert len(found.history) == 1 + 5
+    assert_same(network, found.classifier, slow, rounding=1e-8)
+    whole = METHODS["amnesiac"]()
+    assert (whole.epochs, whole.retain_batch, whole.max_steps) == (10, 64, 0)

@@ -1,0 +1,61 @@
+"""LoTUS against a loop written from its authors' code (cspartalis/LoTUS)."""
+
+import math
+
+import pytest
+import torch
+
+from golden.slow import assert_same, flipped_and_cropped, one_pass
+from stakes import METHODS
+
+
+def known(network, images, labels):
+    """Accuracy in eval mode, rounded to a hundredth."""
+    network.eval()
+    hits = (network(images).argmax(1) == labels).float().mean()
+    network.train()
+    return round(float(hits), 2)
+
+
+@pytest.mark.parametrize(("unseen", "epochs", "done"), [(0.0, 3, 3), (100.0, 9, 1)])
+def test_epochs_until_it_is_as_unseen_data(
+    unseen, epochs, done, network, forget, train_images, retained
+):
+    settings = {"retain_batch": 16, "unseen_accuracy": unseen, "epochs": epochs}
+    lr = 1e-4 if unseen == 0 else 1.0  # so large that an epoch forgets
+    found = METHODS["lotus"](lr=lr, **settings)(network, forget, retain=train_images, seed=3)
+
+    slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
+    images, labels = retained(generator)
+    gone, teacher = forget.in_one_order(), network.copy().eval()
+    cut = int(0.3 * 154)
+    target = unseen / 100 or known(slow, images[cut:], labels[cut:])
+    pixels = torch.cat([gone.images, images[:cut]])
+    optimizer = torch.optim.AdamW(slow.parameters(), lr=lr, weight_decay=5e-4)
+    steps = 0
+    for _ in range(epochs):
+        excess = known(slow, gone.images, gone.labels) - target
+        if excess <= -0.01:
+            break
+        for places in one_pass(len(pixels), 16, generator):
+            order = torch.cat([places[places < 6], places[places >= 6]])  # of the random numbers
+            batch = flipped_and_cropped(pixels[order], generator, flip=False)
+            with torch.no_grad():
+                logits = teacher(batch)
+            soft, hard = (
+                logits - torch.log(-torch.log(torch.rand(logits.shape, generator=generator)))
+                for _ in range(2)
+            )
+            soft = (soft / math.exp(2.0 * excess)).softmax(1)
+            answers, loss = slow(batch).log_softmax(1), 0.0
+            for row, place in enumerate(order.tolist()):
+                teach = soft[row] if place < 6 else torch.eye(4)[hard[row].argmax()]
+                loss = loss - (teach * answers[row]).sum() / len(order)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            steps += 1
+
+    assert steps == done * 4  # 6 + 46 images, by 16
+    assert len(found.history) == 1 + steps
+    assert_same(network, found.classifier, slow)
