@@ -17,7 +17,8 @@ HOUSE = """
     training anchors
     models data report
     preprocessing
-    rows progress files texts
+    rows progress manifest
+    files texts
     errors
 """
 FLOORS = [line.split() for line in HOUSE.strip().splitlines()]

@@ -15,7 +15,7 @@ from torch import nn
 from stakes import METHODS, StructGuard, progress
 from stakes.anchors.anchors import Anchors
 from stakes.progress import Stopwatch
-from stakes.runs.folder import checkpoint_beside
+from stakes.runs.folder import resumable
 from stakes.runs.record import Request, record
 from stakes.training import checkpoint
 from stakes.training.adaptive import AdaptiveMargin
@@ -36,10 +36,10 @@ SHORT = METHODS["neggrad"](lr=1e-5, forget_batch=4, max_steps=7)
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch):
-    """Where the state is kept, after every step."""
+def kept(tmp_path, monkeypatch):
+    """The folder where the state is kept, after every step."""
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
-    return tmp_path / "kept" / "state.pt"
+    return tmp_path / "kept"
 
 
 @pytest.fixture
@@ -69,15 +69,15 @@ class Told(list):
 
 @pytest.mark.parametrize(("method", "steps"), [(ADAPTIVE, (5, 13, 26)), (PAPER, (2, 7))])
 def test_it_goes_on_to_the_same_bits_however_often(
-    method, steps, classifier, forget, anchors, file, stop_after
+    method, steps, classifier, forget, anchors, kept, stop_after
 ):
     whole = method(classifier, forget, anchors=anchors, seed=3)
     told = Told()
     for step in steps:
         stop_after(step)
         with pytest.raises(KeyboardInterrupt):
-            method(classifier, forget, anchors=anchors, seed=3, checkpoint=file, progress=told)
-    again = method(classifier, forget, anchors=anchors, seed=3, checkpoint=file, progress=told)
+            method(classifier, forget, anchors=anchors, seed=3, checkpoint=kept, progress=told)
+    again = method(classifier, forget, anchors=anchors, seed=3, checkpoint=kept, progress=told)
     assert told == [(step, method.max_steps, f"going on after step {step}") for step in steps]
     assert again.classifier.digest() == whole.classifier.digest()
     assert [other.digest() for other in again.other.values()] == [
@@ -93,7 +93,7 @@ def test_the_adaptive_run_of_these_tests_has_something_to_keep(classifier, forge
     assert chosen["margin"] > ADAPTIVE.margin or chosen["hold"] < 1
 
 
-def test_an_interruption_within_a_step_costs_that_step(classifier, forget, anchors, file):
+def test_an_interruption_within_a_step_costs_that_step(classifier, forget, anchors, kept):
     told = Told()
 
     def stop(phase, done, total, note=""):
@@ -101,11 +101,11 @@ def test_an_interruption_within_a_step_costs_that_step(classifier, forget, ancho
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=stop)
-    again = SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=told)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=stop)
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
     assert told == [(4, 7, "going on after step 4")]
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
-    assert list(file.parent.iterdir()) == [file]  # no temporary file is left
+    assert [path.name for path in kept.iterdir()] == [again.checkpoint.name]  # nothing temporary
 
 
 def other_weights(classifier, forget):
@@ -133,12 +133,12 @@ def frozen_layer(classifier, forget):
     ],
 )
 def test_what_another_job_left_is_told_and_not_used(
-    change, part, classifier, forget, anchors, file, stop_after
+    change, part, classifier, forget, anchors, kept, stop_after
 ):
     forget = replace(forget, images=forget.images.clone())
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=file)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
     given = {"method": SHORT, "anchors": anchors, "seed": 0}
     if callable(change):
         change(classifier, forget)
@@ -147,22 +147,37 @@ def test_what_another_job_left_is_told_and_not_used(
     if given["anchors"] == "other":
         given["anchors"] = Anchors(anchors.vectors.flip(1), anchors.class_names, {})
     method, told = given.pop("method"), Told()
-    again = method(classifier, forget, checkpoint=file, progress=told, **given)
-    assert told == [(0, 7, f"begun anew, since what was saved had another {part}")]
+    again = method(classifier, forget, checkpoint=kept, progress=told, **given)
+    assert told == [(0, 7, f"begun anew, since what was saved had another {part}; that is kept")]
     assert again.history == method(classifier, forget, **given).history
 
 
-def test_other_threads_are_another_job(classifier, forget, anchors, file, stop_after):
+def test_a_slip_costs_nothing_since_the_states_of_other_jobs_stay(
+    classifier, forget, anchors, kept, stop_after
+):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=file)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
+    slip = replace(SHORT, lr=2e-5)(classifier, forget, anchors=anchors, checkpoint=kept)
+    slip.checkpoint.unlink()
+    told = Told()
+    SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
+    assert told == [(4, 7, "going on after step 4")]
+
+
+def test_other_threads_are_another_job(classifier, forget, anchors, kept, stop_after):
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
     told = Told()
     torch.set_num_threads(2)
     try:
-        SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=told)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
     finally:
         torch.set_num_threads(1)
-    assert told == [(0, 7, "begun anew, since what was saved had another number of threads")]
+    assert told == [
+        (0, 7, "begun anew, since what was saved had another number of threads; that is kept")
+    ]
 
 
 class Bomb:
@@ -185,6 +200,84 @@ def saved(thing) -> bytes:
     return sealed(buffer.getvalue())
 
 
+def crafted(kept, change) -> None:
+    """Write a state as the package does, with something changed in it."""
+    (file,) = kept.iterdir()
+    state = torch.load(io.BytesIO(file.read_bytes()[DIGEST:]), weights_only=True)
+    change(state)
+    file.write_bytes(saved(state))
+
+
+def other_shape(state):
+    (optimizer,) = [s for s in state["states"] if isinstance(s, dict) and "param_groups" in s]
+    optimizer["state"][0]["momentum_buffer"] = torch.zeros(3, 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.update(step=10**9),
+        lambda state: state.update(step=7),
+        lambda state: state.update(step=-1),
+        lambda state: state.update(step=4.0),
+        lambda state: state.update(history=[]),
+        lambda state: state.update(history=[{"step": 0.0}, {"step": 5.0}]),
+        lambda state: state.update(history=[{"step": 0.0, "loss": "none"}]),
+        lambda state: state.update(states=state["states"][1:]),
+        lambda state: state.update(states=[{} for _ in state["states"]]),
+        lambda state: state["job"].update(seed="1"),
+        other_shape,
+    ],
+)
+def test_a_crafted_state_is_not_believed(change, classifier, forget, anchors, kept, stop_after):
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
+    crafted(kept, change)
+    told = Told()
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
+    whole = SHORT(classifier, forget, anchors=anchors)
+    assert "cannot be used" in told[0][2]
+    assert again.history == whole.history
+    assert again.classifier.digest() == whole.classifier.digest()
+
+
+def linked(file, elsewhere):
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+
+
+def pipe(file, elsewhere):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def writable_by_all(file, elsewhere):
+    file.chmod(0o666)
+
+
+def of_somebody_else(file, elsewhere):
+    if os.geteuid() != 0:
+        pytest.skip("only the administrator can give a file away")
+    os.chown(file, 12345, 12345)
+
+
+@pytest.mark.parametrize("plant", [linked, pipe, writable_by_all, of_somebody_else])
+def test_a_state_that_somebody_else_may_have_planted_is_not_followed(
+    plant, classifier, forget, anchors, kept, tmp_path, stop_after
+):
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
+    (file,) = kept.iterdir()
+    plant(file, tmp_path / "elsewhere")
+    told = Told()
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
+    assert told[0][0] == 0
+    assert "cannot be used" in told[0][2]
+    assert again.history == SHORT(classifier, forget, anchors=anchors).history
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -199,29 +292,30 @@ def saved(thing) -> bytes:
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_and_replaced(
-    damage, why, classifier, forget, anchors, file, stop_after, monkeypatch
+    damage, why, classifier, forget, anchors, kept, stop_after, monkeypatch
 ):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=file)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
+    (file,) = kept.iterdir()
     assert len(file.read_bytes()) > DIGEST
     file.write_bytes(damage(file.read_bytes()))
-    monkeypatch.chdir(file.parent)
+    monkeypatch.chdir(kept)
     told = Told()
-    again = SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=told)
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
     ((done, _, note),) = told
     assert done == 0
-    assert note.startswith(f"begun anew: state.pt cannot be used ({why}")
-    assert list(file.parent.iterdir()) == [file]  # nothing was executed
+    assert note.startswith(f"begun anew: {file.name} cannot be used ({why}")
+    assert list(kept.iterdir()) == [file]  # nothing was executed
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
     told.clear()
-    SHORT(classifier, forget, anchors=anchors, checkpoint=file, progress=told)
+    SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
     assert told == [(6, 7, "going on after step 6")]
 
 
-def test_a_state_that_cannot_be_written_stops_nothing(classifier, forget, anchors, file):
-    file.parent.write_text("a file in the place of the folder")
-    result = SHORT(classifier, forget, anchors=anchors, checkpoint=file)
+def test_a_state_that_cannot_be_written_stops_nothing(classifier, forget, anchors, kept):
+    kept.write_text("a file in the place of the folder")
+    result = SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
     assert result.history == SHORT(classifier, forget, anchors=anchors).history
 
 
@@ -235,7 +329,7 @@ def test_it_is_written_now_and_then_and_less_often_where_that_is_slow(tmp_path, 
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Checkpoint, "_write", write)
     kept = Checkpoint(tmp_path / "state")
-    kept.restore()
+    kept.restore(200)
     for step in range(200):
         took[0] = 2.0 if step > 65 else 0.1
         kept.save(step, [])
@@ -249,7 +343,7 @@ def test_it_is_written_now_and_then_and_less_often_where_that_is_slow(tmp_path, 
 def test_what_comes_too_late_to_be_kept_is_refused(tmp_path):
     kept = Checkpoint(tmp_path / "state")
     kept.keep(nn.Linear(1, 1))
-    assert kept.restore() == (0, [], "")
+    assert kept.restore(1) == (0, [], "")
     with pytest.raises(RuntimeError, match="keeps what is there before"):
         kept.keep(nn.Linear(1, 1))
 
@@ -351,7 +445,7 @@ def test_seconds_go_on_and_what_is_done_again_counts_once(monkeypatch):
 
 
 def test_a_run_on_disk_keeps_its_state_until_all_is_written(
-    classifier, forget, anchors, test_images, file, tmp_path, monkeypatch, stop_after
+    classifier, forget, anchors, test_images, kept, tmp_path, monkeypatch, stop_after
 ):
     out = tmp_path / "out"
     request = Request(SHORT, classifier, forget, anchors, test=test_images)
@@ -365,7 +459,7 @@ def test_a_run_on_disk_keeps_its_state_until_all_is_written(
         )  # while scoring
         with pytest.raises(ZeroDivisionError):
             record(request, out)
-    assert checkpoint_beside(out).is_file()
+    assert resumable(out)
     told = Told()
     row = record(request, out, told)
     assert told == [(6, 7, "going on after step 6")]

@@ -30,7 +30,11 @@ def test_the_page_compares_every_method(capsys):
     assert out == "report  demo/report.html\n"
     assert "training: 42/42" in err
     assert "STRUCTGUARD: unlearning: 2/2" in err
-    assert {path.name for path in Path("demo").iterdir()} == {"report.html", *demo.RUNS}
+    assert {path.name for path in Path("demo").iterdir()} == {
+        "manifest.json",
+        "report.html",
+        *demo.RUNS,
+    }
     page = Path("demo/report.html").read_text()
     assert "Forgetting 16 handwritten digits" in page
     rows = [json.loads((Path("demo") / name / "row.json").read_text()) for name in demo.RUNS]
@@ -59,7 +63,7 @@ def test_it_appears_whole_or_not_at_all_and_replaces_only_its_own(monkeypatch):
     with pytest.raises(InputError, match=r"demo is not empty: .*--overwrite"):
         demo.run_demo(out)
     (out / "neggrad" / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"holds notes\.txt"):
+    with pytest.raises(InputError, match=r"holds neggrad/notes\.txt"):
         demo.run_demo(out, overwrite=True)
     (out / "neggrad" / "notes.txt").rename(out / "notes.txt")
     with pytest.raises(InputError, match=r"holds notes\.txt"):

@@ -14,6 +14,8 @@ from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import check_out, new_folder
 from stakes.runs.record import Request, method_name, record
 
+OLDER = '{"unlearned_digest": "of a version without a manifest"}'
+
 
 def held(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -69,7 +71,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
 def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "row.json").write_text("old")
+    (out / "row.json").write_text(OLDER)
     rename = Path.rename
 
     def fail(self, target):
@@ -80,13 +82,13 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monke
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match="no"), new_folder(out) as folder:
         (folder / "row.json").write_text("new")
-    assert (out / "row.json").read_text() == "old"
+    assert (out / "row.json").read_text() == OLDER
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
     (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "row.json").write_text("old")
+    (tmp_path / "real" / "row.json").write_text(OLDER)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with new_folder(tmp_path / "link") as folder:
         (folder / "row.json").write_text("new")
@@ -100,8 +102,9 @@ def test_output_folders_that_are_fine(tmp_path):
     (tmp_path / "empty").mkdir()
     check_out(tmp_path / "empty", False)
     (tmp_path / "run").mkdir()
-    for name in ("row.json", "model.safetensors", "config.json"):
+    for name in ("model.safetensors", "config.json"):
         (tmp_path / "run" / name).touch()
+    (tmp_path / "run" / "row.json").write_text(OLDER)
     check_out(tmp_path / "run", True)
     assert not (tmp_path / "new").exists()
 
@@ -123,8 +126,12 @@ def test_output_folders_that_are_refused(tmp_path, monkeypatch):
         check_out(file, True)
     with pytest.raises(InputError, match=r"nothing can be written in .*file"):
         check_out(file / "out", False)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=f"nothing can be written in {tmp_path}; give another"):
+
+    def forbidden(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", forbidden)
+    with pytest.raises(InputError, match=rf"nothing can be written in {tmp_path} \(Permission den"):
         check_out(tmp_path / "out", False)
 
 

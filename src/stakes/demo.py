@@ -51,13 +51,11 @@ def run_demo(
 ) -> Path:
     """Run the demonstration and return the page that compares its runs."""
     page = "report.html"
-    check_out(out, overwrite, files={page, *RUNS}, mark=page)
-    for name in RUNS:
-        check_out(out / name, overwrite)
+    check_out(out, overwrite)
     splits = load_data("digits", size=SIZE)
     classifier = train(splits.train, splits.class_names, seed, progress)
     forget = ForgetSet.random(splits.train, FORGOTTEN, seed)
-    with new_folder(out) as folder:
+    with new_folder(out, overwrite) as folder:
         for name, method in RUNS.items():
             request = Request(
                 method,

@@ -29,7 +29,7 @@ from stakes.anchors.descriptions import (
 )
 from stakes.anchors.encoders import ENCODERS, SEPARATOR, Encoder
 from stakes.errors import InputError, some
-from stakes.files import replacing, tensor_digest
+from stakes.files import SHARED_FILE, tensor_digest, write_bytes
 
 _SAME = 1 - 1e-5  # cosine from which two anchors count as one: rounding differs between batches
 
@@ -91,9 +91,8 @@ class Anchors:
         # One metadata entry: the order of several is not defined, and bytes should repeat.
         written = {"class_names": list(self.class_names), "card": self.card}
         text = json.dumps(written | ({"per_class": self.per_class} if self.per_class > 1 else {}))
-        with replacing(path) as temporary:
-            # Not save_file: it makes files that only their owner can read.
-            temporary.write_bytes(save({"anchors": self.vectors.contiguous()}, {"stakes": text}))
+        content = save({"anchors": self.vectors.contiguous()}, {"stakes": text})
+        write_bytes(path, content, SHARED_FILE)
 
     @classmethod
     def load(cls, source: str | Path, class_names: Sequence[str] | None = None) -> "Anchors":

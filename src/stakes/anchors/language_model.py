@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, create
 
 from stakes.anchors.descriptions import Descriptions, read_written
 from stakes.errors import InputError, first_line, some
-from stakes.files import write_text
+from stakes.files import SHARED_FILE, write_text
 from stakes.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def describe(
         question = PROMPTS[prompt].format(name=name.replace("_", " "), count=count)
         found[name] = _ask(agent, question, model, name)
         text = json.dumps({**card, "descriptions": found}, indent=1, ensure_ascii=False)
-        write_text(out, text + "\n")
+        write_text(out, text + "\n", SHARED_FILE)
     progress("describing", len(class_names), len(class_names))
     return found
 

@@ -28,7 +28,7 @@ from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words
 from stakes.progress import Terminal
-from stakes.runs.folder import check_out, checkpoint_beside
+from stakes.runs.folder import check_out, resumable
 from stakes.runs.inputs import Inputs, Loaded, load
 from stakes.runs.recipe import read_recipe, shipped_recipes
 from stakes.runs.record import Request, record
@@ -174,9 +174,9 @@ def unlearn(
     )
     try:
         with Terminal() as progress:
-            row = record(request, out, progress)
+            row = record(request, out, progress, overwrite=overwrite)
     except KeyboardInterrupt as stopped:
-        if checkpoint_beside(out).exists():
+        if resumable(out):
             stopped.add_note("the same command goes on where it stopped")
         raise
     print(_summary(row))

@@ -75,9 +75,10 @@ class Method(ABC):
             retain: training data, for the methods that need retained data; the images of
                 ``forget`` are left out, whatever they are called there.
             seed: of every random choice.
-            checkpoint: a file for the state of the loop; where an interrupted call with the same
-                arguments has left it, this one goes on from there, to the same bits. It is yours
-                to remove once the result is safe.
+            checkpoint: a folder for the state of the loop, a file for each job; where an
+                interrupted call with the same arguments has left its own, this one goes on from
+                there, to the same bits. The file, ``result.checkpoint``, is yours to remove
+                once the result is safe.
             progress: called with phase, steps done, steps in all and a note.
 
         Raises:

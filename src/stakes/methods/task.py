@@ -48,6 +48,8 @@ class Unlearned:
         other: the path that is not deployed, by its name; empty without a projector.
         chosen: what the method chose by itself, and why.
         earlier: of the seconds, those of an interrupted run that this one went on from.
+        checkpoint: the file with the state of the loop, where one was asked for.
+        job: digest of all that the bits of the result depend on; known where there is that file.
     """
 
     classifier: Classifier
@@ -58,6 +60,8 @@ class Unlearned:
     other: dict[str, Classifier] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     earlier: float = 0.0
+    checkpoint: Path | None = None
+    job: str = ""
 
 
 class Task:
@@ -148,8 +152,8 @@ class Task:
             needed,
         )
 
-    def go_on_from(self, path: str | Path, method: object, seed: int) -> None:
-        """Let the loop keep its state in a file, and go on from what the same job has left there.
+    def go_on_from(self, folder: str | Path, method: object, seed: int) -> None:
+        """Let the loop keep its state in a folder, and go on from what the same job left there.
 
         The job is known by the method, the seed, all that was given, and what the bits depend on
         besides; of retained data, by the labels and some images.
@@ -166,7 +170,7 @@ class Task:
         job = {name: tensor_digest(given) for name, given in tensors.items()}
         job |= {"method or setting": repr(method), "seed": str(seed), "kind of network": live.spec}
         job["layers to change"] = " ".join(self.trainable())
-        self.checkpoint = Checkpoint(path, job | surroundings(live.device))
+        self.checkpoint = Checkpoint(folder, job | surroundings(live.device))
         self.checkpoint.keep(self, self._stopwatch)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -254,5 +258,7 @@ class Task:
             seconds=self._stopwatch.seconds,
             stakes=self.stakes,
             earlier=self._stopwatch.earlier,
+            checkpoint=self.checkpoint.path,
+            job=self.checkpoint.digest,
             **more,
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stakes.errors import InputError
-from stakes.files import replacing, tensor_digest, write_text
+from stakes.files import tensor_digest, write_bytes, write_text
 from stakes.models import hf
 from stakes.models.cards import (
     CARD_FORMAT,
@@ -181,16 +181,15 @@ class Classifier(nn.Module):
 
         The weights keep the network's own names, so timm, torchvision or transformers load them
         without stakes; the card says how. A transformers network also gets its configuration
-        files. Each file is written beside its place and renamed.
+        files. Each file is written beside its place and renamed, for its owner alone.
         """
         folder = Path(folder)
         tensors = {
             name: tensor.cpu().clone(memory_format=torch.contiguous_format)
             for name, tensor in self._saved_state().items()
         }
-        with replacing(folder / "model.safetensors") as temporary:
-            # save_file would make a file that nobody but its owner can read.
-            temporary.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
+        content = safetensors.torch.save(tensors, metadata={"format": "pt"})
+        write_bytes(folder / "model.safetensors", content)
         card = self.card() | {"digest": tensor_digest(tensors)}
         if self.spec.startswith("hf:"):
             texts = hf.files(

@@ -6,7 +6,6 @@ is recorded in DIR/failed/CELL.txt, passed by, and tried again the next time.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import TextIO
 import torch
 
 from stakes.errors import InputError
-from stakes.files import write_text
+from stakes.files import PRIVATE_FOLDER, locked, make_folder, write_text
 from stakes.report.figures.paper import Named, plates, write_plates
 from stakes.report.page import write_report
 from stakes.report.run_folder import read_run
@@ -29,6 +28,8 @@ from stakes.runs.runner import Runner, command, read_record, unfinished
 
 FAILED, INTERRUPTED = 1, 130
 CORES_A_JOB = 4
+#: What a benchmark's folder always has; the file is its lock.
+FOLDERS, MARK = ("cells", "runs"), ".lock"
 
 
 def bench(
@@ -94,8 +95,12 @@ def check_folder(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir():
-        raise InputError(f"--out {out} holds files that no benchmark wrote: give another folder")
+    if out.is_dir() and any(out.iterdir()):
+        folders = all((out / name).is_dir() for name in FOLDERS)
+        if not (folders and (out / MARK).is_file()):
+            raise InputError(
+                f"--out {out} holds files that no benchmark wrote: give another folder"
+            )
 
 
 def share_out(jobs: int | None) -> list[dict[str, str]]:
@@ -151,14 +156,14 @@ def write_tables(recipe: Recipe, out: Path) -> bool:
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[int]:
     """Keep other benchmarks out of the folder while this one, or a cell of it, is at work."""
-    for name in ("cells", "runs"):
-        (out / name).mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "wb") as file:
+    for folder in (out, *(out / name for name in FOLDERS)):
+        make_folder(folder, PRIVATE_FOLDER)
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            number = stack.enter_context(locked(out / MARK))
+        except BlockingIOError as error:
             raise InputError(f"--out {out}: another benchmark is at work there") from error
-        yield file.fileno()
+        yield number
 
 
 @contextlib.contextmanager
@@ -171,7 +176,8 @@ def _stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    before = {s: signal.getsignal(s) for s in numbers if s is not None}
     wanted = [s for s, handler in before.items() if handler is not signal.SIG_IGN]  # nohup
     try:
         for number in wanted:

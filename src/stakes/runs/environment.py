@@ -3,12 +3,12 @@
 import importlib.metadata
 import os
 import platform
-import resource
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 PACKAGES = ("stakes", "torch", "torchvision", "timm", "numpy", "safetensors")
@@ -24,6 +24,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "cpu": _cpu(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # it changes the bits
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -34,6 +35,10 @@ def peak_memory_mb(device: torch.device) -> float:
     """Most memory held at once, in MiB: of the process, or of the accelerator where one is used."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    import resource  # only here: not every system has it
+
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
+from stakes.evaluation.audit import Evidence
 from stakes.evaluation.evaluate import evaluate, select
 from stakes.evaluation.examples import Structure
-from stakes.files import tensor_digest, write_text
+from stakes.files import tensor_digest, write_bytes, write_text
 from stakes.methods import METHODS, Method, Unlearned
 from stakes.models.checks import plain_numbers
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words, sides
 from stakes.progress import Progress, silent
 from stakes.runs.environment import environment, peak_memory_mb
-from stakes.runs.folder import checkpoint_beside, new_folder
+from stakes.runs.folder import claim
 
 PHASES = ("probes", "importance", "unlearn")
 
@@ -57,20 +58,43 @@ class Request:
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
-def record(request: Request, out: str | Path, progress: Progress = silent) -> dict[str, Any]:
+def record(
+    request: Request, out: str | Path, progress: Progress = silent, *, overwrite: bool = True
+) -> dict[str, Any]:
     """Unlearn, score, and write ``out``: model, card, row, history, evidence, stakes and report.
 
     Where the same run was interrupted before, it goes on from there (see
-    :mod:`stakes.training.checkpoint`).
+    :mod:`stakes.training.checkpoint`). The files are for their owner alone, since they show the
+    images, and on the disk before the checkpoint goes.
+
+    Args:
+        request: what to do.
+        out: the folder to write.
+        progress: called with phase, steps done, steps in all and a note.
+        overwrite: whether an earlier result may be replaced; anything else never is.
 
     Returns:
         The row.
 
     Raises:
-        InputError: a damaged image among those to score, or what the method refuses; before any
-            long work, and with nothing written.
+        InputError: a damaged image among those to score, what the method refuses, or an ``out``
+            that cannot be written; before any long work, and with nothing written. Or somebody
+            put files into ``out`` meanwhile: then the checkpoint stays.
     """
-    start, checkpoint = time.perf_counter(), checkpoint_beside(out)
+    with claim(out, overwrite) as place:
+        row, result, evidence = _work(request, place.work, progress)
+        with place.writing(overwrite) as folder:
+            _write(folder, request, result, row, evidence)
+        if result.checkpoint is not None:
+            result.checkpoint.unlink(missing_ok=True)
+    return row
+
+
+def _work(
+    request: Request, checkpoint: Path, progress: Progress
+) -> tuple[dict[str, Any], Unlearned, Evidence]:
+    """Unlearn and score; gives the row, the result and the evidence."""
+    start = time.perf_counter()
     selected = select(
         request.forget,
         test=request.test,
@@ -108,11 +132,7 @@ def record(request: Request, out: str | Path, progress: Progress = silent) -> di
     row["seconds_total"] = now - start + result.earlier
     row |= {"peak_memory_mb": peak_memory_mb(request.classifier.device)}
     row |= _digests(request, result) | environment(request.classifier.device)
-    row = _finite(row)
-    with new_folder(out) as folder:
-        _write(folder, request, result, row, evidence)
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)
-    return row
+    return _finite(row), result, evidence
 
 
 def _write(
@@ -120,13 +140,13 @@ def _write(
     request: Request,
     result: Unlearned,
     row: Mapping[str, Any],
-    evidence: Mapping[str, list[dict[str, Any]]],
+    evidence: Evidence,
 ) -> None:
     from stakes.report.page import write_report  # only here: what it plots with is slow to import
 
     result.classifier.save(folder)
     held = {"anchors": request.anchors.vectors.cpu(), "stakes": result.stakes.cpu()}
-    (folder / "stakes.safetensors").write_bytes(save(held))
+    write_bytes(folder / "stakes.safetensors", save(held))
     write_text(folder / "row.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
     lines = (json.dumps(_finite(step), allow_nan=False) for step in result.history)
     write_text(folder / "history.jsonl", "\n".join(lines) + "\n")
@@ -184,6 +204,7 @@ def _digests(request: Request, result: Unlearned) -> dict[str, str]:
         "forget_digest": request.forget.digest(),
         "anchors_digest": request.anchors.digest(),
         "stakes_digest": tensor_digest({"stakes": result.stakes}),
+        "job_digest": result.job,
     }
 
 

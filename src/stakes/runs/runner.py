@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,10 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from stakes.errors import InputError
-from stakes.files import tensor_digest, write_text
+from stakes.files import private, tensor_digest, write_text
 from stakes.report.formats import duration
 from stakes.report.run_folder import read_run
-from stakes.runs.folder import checkpoint_beside
 from stakes.runs.recipe import Cell
 
 STAKES = (sys.executable, "-m", "stakes")
@@ -51,10 +49,12 @@ def unfinished(cell: Cell, out: Path) -> str | None:
         return "the recipe has changed, or a file that it names"
     folder = out / "runs" / cell.name
     try:
-        row = read_run(folder).row
-        tensors = load_file(folder / "model.safetensors")
+        run = read_run(folder)
+        row, tensors = run.row, load_file(folder / "model.safetensors")
     except (InputError, OSError, SafetensorError, ValueError) as error:
         return f"its result cannot be read: {' '.join(str(error).split())}"
+    if not run.forget:
+        return "its evidence.json is missing or says nothing of the images"
     if tensor_digest(tensors) != row.get("unlearned_digest"):
         return "its model.safetensors is not the one that was scored"
     return None
@@ -156,12 +156,10 @@ class Runner:
 
     def _start(self, number: int, cell: Cell, place: int) -> None:
         folder = self.out / "runs" / cell.name
-        if read_record(cell, self.out) and folder.is_dir() and not (folder / "row.json").exists():
-            shutil.rmtree(folder)  # the remains of a run of ours, which unlearn would not replace
         facts = {"command": command(cell, self.out), "fingerprint": cell.fingerprint()}
         self._write(cell, facts, state="running")
         self._say(f"[{number}/{len(self.todo)}] {cell.name}: started")
-        with open(self._path(cell, "log"), "wb") as output:
+        with open(self._path(cell, "log"), "wb", opener=private) as output:
             process = subprocess.Popen(
                 [*STAKES, *cell.arguments(folder)],
                 stdin=subprocess.DEVNULL,
@@ -176,7 +174,6 @@ class Runner:
     def _finish(self, item: Running) -> None:
         cell, code = item.cell, item.process.returncode
         self.done.append(cell)
-        self._clean(cell)
         facts = {"exit_code": code, "seconds": item.seconds, "memory_mb": item.peak}
         self._write(cell, item.facts, state="failed" if code else "finished", **facts)
         reason = _ending(code) if code else unfinished(cell, self.out)
@@ -229,16 +226,7 @@ class Runner:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(item.process.pid, signal.SIGKILL)
                 item.process.wait()
-            self._clean(item.cell)
             self._say(f"{item.cell.name}: stopped after {_used(item)}")
-
-    def _clean(self, cell: Cell) -> None:
-        """Remove the half-written folder of a process that could not do so itself."""
-        runs = self.out / "runs"
-        kept = checkpoint_beside(runs / cell.name).parent.name  # the cell goes on from it
-        for path in runs.glob(f".{cell.name}.*"):
-            if path.name != kept:
-                shutil.rmtree(path, ignore_errors=True)
 
     def _write(self, cell: Cell, facts: Mapping[str, object], **more: object) -> None:
         write_text(self._path(cell, "json"), json.dumps({**facts, **more}, indent=1) + "\n")

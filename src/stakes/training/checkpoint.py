@@ -1,24 +1,27 @@
 """An interrupted run goes on where it stopped: what changes from step to step, kept in a file.
 
 What comes before the steps follows from the seed and is done again. What changes with them is
-written every half minute, beside the result that is to come, and is used by the same job alone.
+written every half minute, beside the result that is to come, and is used by the same job alone:
+a file bears the digest of its job, and the states of other jobs stay.
 """
 
+import copy
 import hashlib
 import io
+import json
 import os
-import pickle
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import Tensor
 
-from stakes.errors import first_line
-from stakes.files import replacing
+from stakes.errors import InputError, first_line
+from stakes.files import read_own, write_bytes
 from stakes.training.precision import has_bfloat16
 
 EVERY = 30.0  # seconds between two savings; one that takes s > 1 seconds waits s times as long
@@ -65,16 +68,23 @@ class Checkpoint:
     """The file that a loop goes on from.
 
     It begins with the SHA-256 of the rest, which PyTorch wrote and reads without executing
-    pickles. One that is damaged, or of another job, is not used and replaced.
+    pickles. Its name has the digest of the job, so that the states of other jobs stay. One that is
+    damaged, impossible, or that somebody else may have written, is not used and replaced.
 
     Args:
-        path: of the file, whose folder is made; without one nothing is written or read.
+        folder: of the file; without one nothing is written or read.
         job: what the bits of the result depend on, part by part (see :func:`surroundings`).
+
+    Attributes:
+        path: of the file; None without a folder.
+        digest: of the job.
     """
 
-    def __init__(self, path: str | Path | None = None, job: Mapping[str, str] | None = None):
-        self._path = None if path is None else Path(path)
+    def __init__(self, folder: str | Path | None = None, job: Mapping[str, str] | None = None):
         self._job = dict(job or {})
+        self.digest = hashlib.sha256(json.dumps(self._job, sort_keys=True).encode()).hexdigest()
+        name = f"state-{self.digest[:16]}.pt"
+        self.path = None if folder is None else Path(folder) / name
         self._things: list[Stateful] = []
         self._due = 0.0
         self._begun = False
@@ -85,7 +95,7 @@ class Checkpoint:
         Raises:
             RuntimeError: the steps have begun, and what is in the file would be given to others.
         """
-        if self._begun and self._path is not None:
+        if self._begun and self.path is not None:
             raise RuntimeError("a checkpoint is of one loop, and keeps what is there before it")
         self._things += things
 
@@ -95,48 +105,66 @@ class Checkpoint:
         The run goes on where it cannot be written, such as on a full disk: it is not the result.
         """
         start = time.monotonic()
-        if self._path is None or start < self._due:
+        if self.path is None or start < self._due:
             return
         states = [thing.state_dict() for thing in self._things]
         buffer = io.BytesIO()
         saved = {"job": self._job, "step": step, "history": history, "states": states}
         torch.save(saved, buffer)
-        with suppress(OSError):
-            self._write(self._path, buffer.getvalue())
+        with suppress(OSError, InputError):
+            self._write(self.path, buffer.getvalue())
         now = time.monotonic()
         self._due = now + EVERY * max(1.0, now - start)
 
-    def restore(self) -> tuple[int, list[dict[str, float]], str]:
+    def restore(self, max_steps: int) -> tuple[int, list[dict[str, float]], str]:
         """Bring all that is kept to where the file says.
+
+        Args:
+            max_steps: the step budget: a state beyond it is none.
 
         Returns:
             The last step done and the history up to it, 0 and nothing where the run begins anew;
             and what there is to say about it.
         """
         self._begun, self._due = True, time.monotonic() + EVERY
-        if self._path is None or not self._path.exists():
+        if self.path is None:
             return 0, [], ""
+        if not os.path.lexists(self.path):
+            return 0, [], self._others(self.path.parent)
+        before = None
         try:
-            saved = self._read(self._path)
-        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-            return 0, [], f"begun anew: {self._path.name} cannot be used ({first_line(error)})"
-        other = [part for part, value in self._job.items() if saved["job"].get(part) != value]
-        if other:
-            return 0, [], f"begun anew, since what was saved had another {', '.join(other)}"
-        for thing, state in zip(self._things, saved["states"], strict=True):
-            thing.load_state_dict(state)
-        return saved["step"], saved["history"], f"going on after step {saved['step']}"
+            saved = self._read(self.path)
+            if saved["job"] != self._job:
+                raise ValueError("it is of another job")
+            step, history = _possible(saved, max_steps)
+            before = copy.deepcopy([thing.state_dict() for thing in self._things])
+            _load(self._things, saved["states"])
+        except Exception as error:  # whatever a file may hold
+            if before is not None:
+                _load(self._things, before)
+            return 0, [], f"begun anew: {self.path.name} cannot be used ({first_line(error)})"
+        return step, history, f"going on after step {step}"
+
+    def _others(self, folder: Path) -> str:
+        """What to say of the states of other jobs, which stay: how the last of them differs."""
+        try:
+            jobs = {path.stat().st_mtime: path for path in folder.glob("state-*.pt")}
+            if not jobs:
+                return ""
+            found = self._read(jobs[max(jobs)])["job"]
+            other = [part for part, value in self._job.items() if found.get(part) != value]
+        except Exception:  # whatever a file may hold
+            other = []
+        differing = ", ".join(other) or "origin"
+        return f"begun anew, since what was saved had another {differing}; that is kept"
 
     @staticmethod
     def _write(path: Path, content: bytes) -> None:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            file.write(hashlib.sha256(content).digest() + content)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut may leave the name without the content
+        write_bytes(path, hashlib.sha256(content).digest() + content)
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
-        content = path.read_bytes()
+        content = read_own(path)
         if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
             raise ValueError("it is damaged")
         with warnings.catch_warnings():  # about pickle protocols: what cannot be read is told
@@ -145,6 +173,35 @@ class Checkpoint:
         if not isinstance(saved, dict) or "job" not in saved:
             raise ValueError("it is something else")
         return saved
+
+
+def _possible(saved: Mapping[str, Any], max_steps: int) -> tuple[int, list[dict[str, float]]]:
+    """The step and the history of a state, where a loop of so many steps can have left them."""
+    step, history = saved["step"], saved["history"]
+    if type(step) is not int or not 0 <= step < max_steps:
+        raise ValueError(f"step {step} of {max_steps}")
+    steps = [row["step"] for row in history]
+    if not steps or steps != sorted(set(steps)) or steps[0] != 0 or steps[-1] > step:
+        raise ValueError("its history is not that of its step")
+    if not all(isinstance(value, int | float) for row in history for value in row.values()):
+        raise ValueError("its history is no table of numbers")
+    return step, history
+
+
+def _load(things: Sequence[Stateful], states: Sequence[dict[str, Any]]) -> None:
+    """Give each thing its state.
+
+    Raises:
+        ValueError: one of an optimiser has another shape than the parameter, which no optimiser
+            would notice before its next step.
+    """
+    for thing, state in zip(things, states, strict=True):
+        thing.load_state_dict(state)
+        if isinstance(thing, torch.optim.Optimizer):
+            for parameter, kept in thing.state.items():
+                shapes = {value.shape for value in kept.values() if isinstance(value, Tensor)}
+                if not shapes <= {parameter.shape, torch.Size()}:
+                    raise ValueError("an optimiser's state has another shape")
 
 
 def surroundings(device: torch.device) -> dict[str, str]:

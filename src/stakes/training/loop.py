@@ -96,7 +96,7 @@ def minimise(
     schedule, checkpoint = schedule or Schedule(optimizer), checkpoint or Checkpoint()
     trained = nn.ParameterList(p for group in optimizer.param_groups for p in group["params"])
     checkpoint.keep(live, trained, optimizer, schedule)
-    done, history, said = checkpoint.restore()
+    done, history, said = checkpoint.restore(max_steps)
     if said:
         progress("interrupted run", done, max_steps, said)
     check = monitor.check(live)
