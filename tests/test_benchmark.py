@@ -36,8 +36,7 @@ if model == "broken":
     print("the last words", file=sys.stderr)
     sys.exit(3)
 if model == "killed":
-    (out.parent / f".{out.name}.new-1").mkdir()
-    (out.parent / f".{out.name}.checkpoint").mkdir()
+    (out.parent / f".{out.name}.unfinished").mkdir()
     os.kill(os.getpid(), 9)
 time.sleep(float(after("--lr")))
 shutil.rmtree(out, ignore_errors=True)
@@ -58,6 +57,7 @@ def notes(tmp_path, monkeypatch):
     save_file(tensors, result / "model.safetensors")
     row = {"unlearned_digest": tensor_digest(tensors), "k": 4, "acc_test": 90.0, "acc_forget": 0}
     (result / "row.json").write_text(json.dumps(row))
+    (result / "evidence.json").write_text(json.dumps({"forget": [{"name": "one"}]}))
     monkeypatch.setattr(runner, "STAKES", [sys.executable, str(tmp_path / "stand_in.py")])
     monkeypatch.setattr(runner, "POLL", 0.02)
     monkeypatch.setenv("RESULT", str(result))
@@ -125,6 +125,7 @@ def test_what_makes_a_finished_cell_count_no_more(tmp_path, make, notes):
         ("model.safetensors", lambda data: data[:-1] + b"\x01", "not the one that was scored"),
         ("model.safetensors", lambda data: data[:-3], "cannot be read"),
         ("row.json", lambda data: data[:-3], "cannot be read"),
+        ("evidence.json", lambda data: b"{}", "evidence.json is missing"),
     ):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(damage(whole))
@@ -169,7 +170,7 @@ def test_a_failing_cell_is_recorded_passed_by_and_tried_again(tmp_path, make, no
     assert "killed by SIGKILL, perhaps for want of memory" in killed
     assert "no run folder" in empty
     left = list((out / "runs").glob(".*"))  # the killed one could not tidy up, and may go on
-    assert left == [checkpoint_beside(out / "runs" / "killed-neggrad-k4-s0").parent]
+    assert left == [checkpoint_beside(out / "runs" / "killed-neggrad-k4-s0")]
     assert "FAILED (exit code 3)" in log.getvalue()
     assert "3 of 4 cells are missing" in (out / "table.md").read_text()
     assert read_record(recipe.cells[0], out)["state"] == "failed"
@@ -243,6 +244,7 @@ def test_a_dry_run_writes_nothing_and_prints_what_can_be_copied(tmp_path, make, 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, make, notes):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "report.html").write_text("mine")
+    (tmp_path / "mine" / "cells").mkdir()
     with pytest.raises(InputError, match="holds files that no benchmark wrote"):
         bench(make(), tmp_path / "mine")
     with pytest.raises(InputError, match="is a file"):

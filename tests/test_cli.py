@@ -32,7 +32,7 @@ COMMAND = Path(sys.executable).with_name("stakes")
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {
     "model.safetensors", "model.json", "row.json", "history.jsonl", "evidence.json",
-    "stakes.safetensors", "report.html",
+    "stakes.safetensors", "report.html", "manifest.json",
 }  # fmt: skip
 QUICK = ["--probe-batch", "16", "--max-steps", "2"]
 
@@ -151,7 +151,7 @@ def cifar_like(tmp_path_factory) -> Path:
 
 def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(cli, "record", lambda request, out, progress: asked.append((request, out)))
+    monkeypatch.setattr(cli, "record", lambda request, out, *_, **__: asked.append((request, out)))
     monkeypatch.setattr(cli, "_summary", lambda row: "")
     monkeypatch.chdir(tmp_path)
     line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")
@@ -683,7 +683,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(name, base, tmp_path, cap
     else:
         assert stopped.returncode == 128 + signal.SIGTERM
         assert stopped.stderr.endswith("; the same command goes on where it stopped\n")
-    assert [path.name for path in tmp_path.iterdir()] == [".OUT.checkpoint"]
+    assert [path.name for path in tmp_path.iterdir()] == [".OUT.unfinished"]
     assert cli.main(words) == 0
     assert "interrupted run: 5/12, going on after step 5\n" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["OUT"]

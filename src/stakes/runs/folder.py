@@ -108,10 +108,12 @@ class Place:
         out: the folder that is to appear, links resolved.
         work: the hidden folder of what is unfinished; within ``out`` where that is a mount point,
             or nothing can be written beside it.
+        name: of ``out`` as it was given, for messages.
     """
 
     out: Path
     work: Path
+    name: str
 
     @classmethod
     def of(cls, given: str | Path) -> "Place":
@@ -134,7 +136,7 @@ class Place:
         if not out.name:
             raise InputError(f"--out {given} is the root of the file system: give another folder")
         within = out.is_dir() and (_stays(out) or not os.access(out.parent, os.W_OK))
-        return cls(out, out / ".unfinished" if within else hidden(out, "unfinished"))
+        return cls(out, out / ".unfinished" if within else hidden(out, "unfinished"), str(given))
 
     def try_to_write(self) -> None:
         """Make a folder where the work is to be, and remove it again.
@@ -147,7 +149,7 @@ class Place:
             Path(tempfile.mkdtemp(prefix=".stakes-", dir=above)).rmdir()
         except OSError as error:
             raise InputError(
-                f"--out {self.out}: nothing can be written in {above} ({error.strerror}); give "
+                f"--out {self.name}: nothing can be written in {above} ({error.strerror}); give "
                 "another folder"
             ) from error
 
@@ -159,12 +161,12 @@ class Place:
         """
         if self._entries() and not overwrite:
             raise InputError(
-                f"--out {self.out} is not empty: give another folder, or add --overwrite"
+                f"--out {self.name} is not empty: give another folder, or add --overwrite"
             )
         foreign = foreign_in(self.out, self._entries())
         if foreign is not None:
             raise InputError(
-                f"--out {self.out} holds {foreign}, which is no part of an earlier result: "
+                f"--out {self.name} holds {foreign}, which is no part of an earlier result: "
                 "--overwrite would delete it; move it away, or give another folder"
             )
 
@@ -242,8 +244,8 @@ class Place:
         if old.exists() and not whole(self.out):
             if self._entries():
                 raise InputError(
-                    f"--out {self.out} is no whole result, and the earlier one lies in {old}: move "
-                    "one of them away"
+                    f"--out {self.name} is no whole result, and the earlier one lies in {old}: "
+                    "move one of them away"
                 )
             old.rename(self.out)  # which is empty, or not there
             sync(self.out.parent)
@@ -285,11 +287,11 @@ class Place:
                 continue
             except BlockingIOError as error:
                 raise InputError(
-                    f"--out {self.out}: another run is at work there; wait for it, or give "
+                    f"--out {self.name}: another run is at work there; wait for it, or give "
                     "another folder"
                 ) from error
             except PermissionError as error:
-                raise InputError(f"--out {self.out}: {error}; give another folder") from error
+                raise InputError(f"--out {self.name}: {error}; give another folder") from error
 
     def _tidy(self) -> None:
         """Remove all that is finished, and the hidden folder where nothing is left in it."""

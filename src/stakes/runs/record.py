@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
 from stakes.data.forget import ForgetSet
