@@ -1,12 +1,14 @@
 """Make a trained image classifier forget given images, and show the evidence."""
 
 from stakes.anchors.anchors import Anchors
+from stakes.data.adapter import as_images
 from stakes.data.datasets import load_data
 from stakes.data.forget import ForgetSet
 from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate
 from stakes.methods import L2UL, METHODS, Adv, NegGrad, StructGuard, Unlearned
 from stakes.models.classifier import Classifier
+from stakes.runs.frame import frame
 
 __all__ = [
     "L2UL",
@@ -19,6 +21,8 @@ __all__ = [
     "NegGrad",
     "StructGuard",
     "Unlearned",
+    "as_images",
     "evaluate",
+    "frame",
     "load_data",
 ]

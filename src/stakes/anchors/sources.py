@@ -1,5 +1,7 @@
 """From the word or the file that names anchors to the anchors of a classifier's classes."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +18,10 @@ _MIXTURES = 512
 
 
 def resolve_anchors(
-    classifier: Classifier, anchors: Anchors | str | None, forget: ForgetSet, seed: int = 0
+    classifier: Classifier,
+    anchors: Anchors | str | Path | None,
+    forget: ForgetSet,
+    seed: int = 0,
 ) -> Anchors:
     """The anchors asked for, in the classifier's class order.
 
@@ -26,13 +31,20 @@ def resolve_anchors(
     :meth:`stakes.anchors.anchors.Anchors.load` takes.
 
     Raises:
-        InputError: anchors of other classes, or no such anchors.
+        InputError: anchors of other classes, no such anchors, or another type.
     """
     names = classifier.class_names
+    if isinstance(anchors, Path):
+        anchors = str(anchors)
     if anchors is None:
         anchors = Anchors.for_classes(names) or "head"
     if isinstance(anchors, Anchors):
         return anchors.select(names)
+    if not isinstance(anchors, str):
+        raise InputError(
+            f"anchors are a {type(anchors).__name__}: give Anchors(vectors, class_names), a file, "
+            "'head', 'prototypes' or 'random:SEED'"
+        )
     if anchors == "head":
         return Anchors.from_head(classifier.head.weight, names)
     if anchors == "prototypes":

@@ -4,16 +4,19 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from stakes.data import forget_file
+from stakes.data.adapter import Data, Labels, as_images, as_pixels, class_indices
 from stakes.data.forget_lists import Row, csv_rows, folder_rows, whole_classes
 from stakes.data.images import ImageFiles, Images
 from stakes.errors import InputError
-from stakes.preprocessing import Reader, Size, sides
+from stakes.preprocessing import Reader, Size, sides, unit_range
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +85,28 @@ class ForgetSet:
     @classmethod
     def from_tensors(
         cls,
-        images: Tensor,
-        labels: Tensor,
+        images: Tensor | NDArray[Any],
+        labels: Labels,
         names: Sequence[str] | None = None,
         indices: Sequence[int] | None = None,
     ) -> Self:
         """Check given images, and keep one of those that occur more than once.
 
+        Args:
+            images: a tensor or numpy array, as :func:`stakes.data.adapter.as_pixels` takes it.
+            labels: (k,) class indices.
+            names: what a person calls each image; default "image 0", "image 1", ...
+            indices: their places in the training set, where they are known.
+
         Raises:
             InputError: as the class itself, and the same image with two labels.
 
-        >>> forget = ForgetSet.from_tensors(torch.zeros(2, 3, 4, 4), torch.tensor([1, 1]))
+        >>> forget = ForgetSet.from_tensors(torch.zeros(2, 3, 4, 4), [1, 1])
         >>> len(forget), forget.dropped
         (1, 1)
         """
+        images = unit_range(as_pixels(images, "forget images"))
+        labels = class_indices(labels, len(images))
         names = tuple(names or (f"image {i}" for i in range(len(images))))
         everything = cls(images, labels, names, None if indices is None else tuple(indices))
         first: dict[str, int] = {}
@@ -115,6 +126,81 @@ class ForgetSet:
             tuple(names[i] for i in kept),
             None if indices is None else tuple(indices[i] for i in kept),
             len(names) - len(kept),
+        )
+
+    @classmethod
+    def from_images(
+        cls,
+        data: Data,
+        labels: Labels | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        size: int | None = None,
+        read: Reader | None = None,
+        max_bytes: int | None = None,
+    ) -> Self:
+        """Take every image of a dataset, a list, or arrays: all of it is to be forgotten.
+
+        ``data``, ``labels``, ``size`` and ``read`` are as in
+        :func:`stakes.data.adapter.as_images`; ``names`` as in from_tensors.
+
+        Raises:
+            InputError: what as_images or from_tensors raises, or too many images.
+
+        >>> forget = ForgetSet.from_images([(torch.rand(3, 4, 4), 7)])
+        >>> forget.labels.tolist(), forget.names
+        ([7], ('image 0',))
+        """
+        images = as_images(data, labels, size=size, read=read)
+        places = range(len(images))
+        height, width = images.load([0]).shape[2:]
+        check_memory(len(images), (height, width), max_bytes)
+        names = names or [images.name(i) for i in places]
+        return cls.from_tensors(images.load(places), images.labels, names)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: no such file, or another one.
+        """
+        return cls(**forget_file.read(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write the set to one ``.safetensors`` file: images, labels, names, indices, classes.
+
+        The file holds the images themselves: keep it, and delete it, as you would them.
+
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "forget.safetensors"
+        >>> forget = ForgetSet.from_tensors(torch.rand(1, 3, 4, 4), [2], ["a.png"])
+        >>> forget.save(file)
+        >>> ForgetSet.load(file).digest() == forget.digest()
+        True
+        """
+        forget_file.write(
+            path,
+            images=self.images,
+            labels=self.labels,
+            names=self.names,
+            indices=self.indices,
+            dropped=self.dropped,
+            classes=self.classes,
+        )
+
+    @classmethod
+    def require(cls, value: object) -> "ForgetSet":
+        """The value, if it is a forget set.
+
+        Raises:
+            InputError: it is something else; the message says how to make one of it.
+        """
+        if isinstance(value, ForgetSet):
+            return value
+        raise InputError(
+            f"the forget set is a {type(value).__name__}: make one with "
+            "ForgetSet.from_images(dataset), from_tensors(images, labels) or from_folder(...)"
         )
 
     @classmethod
@@ -171,14 +257,20 @@ class ForgetSet:
 
     @classmethod
     def from_indices(
-        cls, images: Images, indices: Sequence[int] | Tensor, *, max_bytes: int | None = None
+        cls, images: Data, indices: Sequence[int] | Tensor, *, max_bytes: int | None = None
     ) -> Self:
         """Take the images at given places of a training set.
 
+        Args:
+            images: the training set, as :func:`stakes.data.adapter.as_images` takes it.
+            indices: places in it, from 0.
+            max_bytes: As in :func:`check_memory`.
+
         Raises:
-            InputError: no indices or some outside the set, too many images, or what from_tensors
-                raises.
+            InputError: no indices or some outside the set, too many images, or what as_images or
+                from_tensors raises.
         """
+        images = as_images(images)
         chosen = [int(i) for i in indices]
         outside = [i for i in chosen if not 0 <= i < len(images)]
         if outside:
@@ -191,14 +283,15 @@ class ForgetSet:
         return cls.from_tensors(images.load(chosen), images.labels[chosen], names, chosen)
 
     @classmethod
-    def random(cls, images: Images, k: int, seed: int, *, max_bytes: int | None = None) -> Self:
-        """Draw k images of a training set, each at most once.
+    def random(cls, images: Data, k: int, seed: int, *, max_bytes: int | None = None) -> Self:
+        """Draw k images of a training set (as in from_indices), each at most once.
 
         With one seed, a smaller draw is the beginning of a larger one.
 
         Raises:
             InputError: fewer than one image or more than there are, or what from_indices raises.
         """
+        images = as_images(images)
         if not 1 <= k <= len(images):
             raise InputError(f"{k} random images: the training set can give 1 to {len(images)}")
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -207,7 +300,7 @@ class ForgetSet:
     @classmethod
     def from_classes(
         cls,
-        images: Images,
+        images: Data,
         text: str,
         class_names: Sequence[str],
         seed: int = 0,
@@ -222,6 +315,7 @@ class ForgetSet:
         Raises:
             InputError: classes that cannot be meant, or what from_indices raises.
         """
+        images = as_images(images)
         chosen = whole_classes(text, images.labels, class_names, seed)
         places = torch.isin(images.labels, torch.tensor(chosen)).nonzero()[:, 0]
         return replace(cls.from_indices(images, places, max_bytes=max_bytes), classes=chosen)

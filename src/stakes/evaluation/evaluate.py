@@ -1,12 +1,13 @@
 """Before and after, scored on what there is: one flat row of numbers, and its evidence."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stakes.data.adapter import Data, as_images
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images, batches
 from stakes.data.retain import draw_without
@@ -27,14 +28,15 @@ def evaluate(
     after: Classifier,
     forget: ForgetSet,
     *,
-    test: Images | None = None,
-    retain: Images | None = None,
+    test: Data | None = None,
+    retain: Data | None = None,
     other: Mapping[str, Classifier] | None = None,
     eval_samples: int | None = None,
     seed: int = 0,
     selected: Mapping[str, list[int]] | None = None,
     structure: Structure | None = None,
     thumbnails: bool = True,
+    metrics: Mapping[str, Callable[[Classifier], float]] | None = None,
     progress: Progress = silent,
 ) -> tuple[Row, Evidence]:
     """Score the classifier before and after unlearning; nothing here is seen by any method.
@@ -43,14 +45,17 @@ def evaluate(
         before: the classifier as it was.
         after: the classifier to deploy.
         forget: the images that were to be forgotten.
-        test: images of no training set.
-        retain: training images; those of the forget set are left out by index and by content.
+        test: images of no training set, as :func:`stakes.data.adapter.as_images` takes them; PIL
+            images are brought to the size of the forget set's.
+        retain: training images, likewise; those of the forget set are left out by their content.
         other: further paths by name; their accuracies get the name as a suffix.
         eval_samples: score at most this many test and retained images, drawn with ``seed``.
         seed: of that draw.
         selected: what :func:`select` gave for the same arguments, if it was called before.
         structure: the stakes, for examples of affinities before and after.
         thumbnails: whether the evidence shows images.
+        metrics: measures of your own by their keys in the row. Each is called with a classifier
+            in eval mode, once before and once after, and returns a number.
         progress: called with phase, steps done, steps in all and a note.
 
     Returns:
@@ -60,8 +65,18 @@ def evaluate(
         class and each forget image, what was predicted before and after, and what the figures of
         the report are drawn from (see :mod:`stakes.evaluation.audit` and
         :mod:`stakes.evaluation.examples`).
+
+    Raises:
+        InputError: no classifier, forget set or images where one is wanted; labels outside the
+            classes; a metric with the key of another number; and what :func:`select` raises.
     """
-    device = after.device
+    before = Classifier.require(before, "the network before")
+    after = Classifier.require(after, "the network after")
+    forget = ForgetSet.require(forget)
+    forget.check(after.num_classes)
+    device, side = after.device, forget.images.shape[-1]
+    test = None if test is None else as_images(test, size=side, prefix="test")
+    retain = None if retain is None else as_images(retain, size=side, prefix="retain")
     forget = forget.to(device)
     networks = {"_before": before, "": after}
     networks |= {f"_{name}": network for name, network in (other or {}).items()}
@@ -85,10 +100,28 @@ def evaluate(
         row |= forget_scores(gone, copies)
         images = forget_evidence(before.class_names, forget, gone, copies, thumbnails)
         more, evidence = audit(after, forget, gone, **kept, progress=progress)
+        row |= more
+        row |= _own(metrics or {}, networks, row)
         shown: Evidence = {key: [] for key in EXAMPLES}
         if thumbnails:
             shown = examples(before, after, forget, gone, **kept, structure=structure)
-    return row | more, {"classes": classes, "forget": images, **evidence, **shown}
+    return row, {"classes": classes, "forget": images, **evidence, **shown}
+
+
+def _own(
+    metrics: Mapping[str, Callable[[Classifier], float]],
+    networks: Mapping[str, Classifier],
+    row: Row,
+) -> Row:
+    """The user's own measures of each network, under their keys with its suffix."""
+    taken = [key for key in metrics if key in row]
+    if taken:
+        raise InputError(f"metrics: {taken[0]} is measured already; give yours another key")
+    return {
+        key + suffix: float(measure(network))
+        for key, measure in metrics.items()
+        for suffix, network in networks.items()
+    }
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
+from stakes.data.adapter import Data, as_images
 from stakes.data.forget import ForgetSet
-from stakes.data.images import Images
 from stakes.errors import InputError
 from stakes.methods.fields import check, check_names, hyper
 from stakes.methods.task import Task, Unlearned
@@ -59,7 +59,7 @@ class Method(ABC):
         forget: ForgetSet,
         *,
         anchors: Anchors | str | None = None,
-        retain: Images | None = None,
+        retain: Data | None = None,
         seed: int = 0,
         checkpoint: str | Path | None = None,
         progress: Progress = silent,
@@ -72,8 +72,9 @@ class Method(ABC):
             anchors: of the classifier's classes (see
                 :func:`stakes.anchors.sources.resolve_anchors`); a method without anchors of its
                 own is only watched by them.
-            retain: training data, for the methods that need retained data; the images of
-                ``forget`` are left out, whatever they are called there.
+            retain: training data, for the methods that need retained data, as
+                :func:`stakes.data.adapter.as_images` takes it; the images of ``forget`` are left
+                out, whatever they are called there.
             seed: of every random choice.
             checkpoint: a folder for the state of the loop, a file for each job; where an
                 interrupted call with the same arguments has left its own, this one goes on from
@@ -82,15 +83,18 @@ class Method(ABC):
             progress: called with phase, steps done, steps in all and a note.
 
         Raises:
-            InputError: anchors of other classes, or retained data that is missing where it is
-                needed or cannot be used (see :func:`stakes.data.retain.retained`).
+            InputError: no classifier, no forget set, labels outside the classes, anchors of other
+                classes, or retained data that is missing where it is needed or cannot be used
+                (see :func:`stakes.data.retain.retained`).
         """
+        classifier, forget = Classifier.require(classifier), ForgetSet.require(forget)
+        forget.check(classifier.num_classes)
         if self.needs_retain and retain is None:
             raise InputError(f"{self.title} needs retained training data")
         anchor_map: MapKind = getattr(self, "anchor_map", "auto")
         task = Task(classifier, forget, anchors, seed, progress, anchor_map)
         if self.needs_retain and retain is not None:
-            task.take_retained(retain, getattr(self, "retain_samples", 0))
+            task.take_retained(as_images(retain), getattr(self, "retain_samples", 0))
         if checkpoint is not None:
             task.go_on_from(checkpoint, self, seed)
         return self.unlearn(task)

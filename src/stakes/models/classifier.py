@@ -309,12 +309,23 @@ class Classifier(nn.Module):
         std: Sequence[float] | float | None = None,
         preprocessing: Reader | None = None,
     ) -> Self:
-        """A classifier from a copy of a network in memory, not normalising unless told to.
+        """A classifier from a copy of a network in memory.
+
+        Args:
+            module: the network, from normalised images (n, 3, h, w) to logits (n, c).
+            class_names: one per logit; default ``class 0``, ``class 1``, ...
+            input_size: side of its images in pixels, or (height, width).
+            mean: subtracted from images in [0, 1], per channel or one for all; default 0.
+            std: divides them after that; default 1.
+            preprocessing: what makes the network's input of an image file.
 
         Raises:
-            InputError: the network does not end in one linear layer, or cannot take the size.
+            InputError: no network, one that does not end in one linear layer, or one that cannot
+                take the size.
         """
         kind = type(module).__name__
+        if not isinstance(module, nn.Module) or isinstance(module, Classifier):
+            raise InputError(f"a {kind} cannot be wrapped: give a plain torch.nn.Module")
         built = Built(
             f"{IN_MEMORY}{kind}",
             copy.deepcopy(module),
@@ -323,6 +334,22 @@ class Classifier(nn.Module):
             preprocessing=preprocessing,
         )
         return cls(built, weights="in memory", class_names=class_names, mean=mean, std=std)
+
+    @classmethod
+    def require(cls, value: object, what: str = "the network") -> "Classifier":
+        """The value, if it is a classifier.
+
+        Raises:
+            InputError: it is something else; the message says how to make one of it.
+        """
+        if isinstance(value, Classifier):
+            return value
+        kind = type(value).__name__
+        if isinstance(value, nn.Module):
+            how = "wrap it: Classifier.wrap(network, input_size=32, mean=..., std=...)"
+        else:
+            how = "load one: Classifier.load(SPEC, weights=FILE)"
+        raise InputError(f"{what} is a {kind}, not a Classifier; {how}")
 
     @classmethod
     def _reload(

@@ -1,0 +1,48 @@
+"""Rows of runs as a pandas DataFrame, where pandas is installed."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stakes.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def frame(runs: Iterable[Mapping[str, Any] | str | Path] | str | Path) -> "DataFrame":
+    """One line for each run, one column for each key of its row.
+
+    Args:
+        runs: rows as :func:`stakes.evaluate` returns them, or folders that ``stakes unlearn``
+            wrote, or files of rows (``rows.jsonl`` of ``stakes bench``); or one folder or file.
+
+    Raises:
+        InputError: pandas is not installed, or a path without rows.
+    """
+    try:
+        from pandas import DataFrame
+    except ImportError as error:
+        raise InputError("a DataFrame needs pandas: pip install pandas") from error
+    given = [runs] if isinstance(runs, str | Path) else runs
+    rows: list[Mapping[str, Any]] = []
+    for run in given:
+        rows += _rows(Path(run)) if isinstance(run, str | Path) else [run]
+    return DataFrame(rows)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    file = path
+    if path.is_dir():
+        names = ("row.json", "rows.jsonl")
+        file = next((path / name for name in names if (path / name).is_file()), path / names[0])
+    try:
+        text = file.read_text(encoding="utf-8")
+        lines = text.splitlines() if file.suffix == ".jsonl" else [text]
+        rows = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: no rows of runs ({first_line(error)})") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{file}: not rows of runs")
+    return rows
