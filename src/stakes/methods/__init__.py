@@ -2,6 +2,7 @@
 
 from stakes.methods.adv import Adv
 from stakes.methods.amnesiac import Amnesiac
+from stakes.methods.bad_teacher import BadTeacher
 from stakes.methods.base import Method
 from stakes.methods.boundary_expand import BoundaryExpand
 from stakes.methods.boundary_shrink import BoundaryShrink
@@ -19,6 +20,7 @@ from stakes.methods.rawp import RAWP
 from stakes.methods.retrain import Retrain
 from stakes.methods.salun import SalUn
 from stakes.methods.scrub import SCRUB
+from stakes.methods.sfron import SFRon
 from stakes.methods.ssd import SSD
 from stakes.methods.structguard import StructGuard
 from stakes.methods.task import Unlearned
@@ -46,6 +48,8 @@ METHODS: dict[str, type[Method]] = {
     "scrub": SCRUB,
     "unsir": UNSIR,
     "lotus": LoTUS,
+    "bad_teacher": BadTeacher,
+    "sfron": SFRon,
 }
 
 __all__ = [
@@ -58,6 +62,7 @@ __all__ = [
     "UNSIR",
     "Adv",
     "Amnesiac",
+    "BadTeacher",
     "BoundaryExpand",
     "BoundaryShrink",
     "Delete",
@@ -70,6 +75,7 @@ __all__ = [
     "Oracle",
     "RandomLabel",
     "Retrain",
+    "SFRon",
     "SalUn",
     "StructGuard",
     "Unlearned",

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainSGD, retained_batches
 from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_ce
@@ -22,6 +23,8 @@ class FineTune(RetainSGD):
     """
 
     title: ClassVar[str] = "Fine-tuning"
+
+    epochs: int = hyper(10, "passes over the data", "public code", low=1)
 
     def unlearn(self, task: Task) -> Unlearned:
         """Train on the retained data."""

@@ -68,9 +68,8 @@ class RetainTraining(RetainFields):
 
 @dataclass(frozen=True, kw_only=True)
 class RetainSGD(RetainTraining):
-    """The same by SGD, for some epochs, as in the public code of SalUn."""
+    """The same by SGD, as in the public code of SalUn."""
 
-    epochs: int = hyper(10, "passes over the data", "public code", low=1)
     retain_batch: int = hyper(256, "retained images a step", "public code", low=1)
     lr: float = hyper(1e-2, "step size of SGD", "public code")
     momentum: float = hyper(0.9, "momentum of SGD", "public code")
