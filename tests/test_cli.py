@@ -494,7 +494,7 @@ def evil(place: Path) -> str:
         (some_nan, r"nan\.th holds NaN or infinite values in head\.bias"),
         (other_keys, r"1 keys missing \(head\.bias\); 1 keys unexpected \(extra\)"),
         (evil, r"evil\.th was refused and nothing in it was run: .*pathlib.*touch"),
-        (lambda place: "none.th", "no weight file none.th"),
+        (lambda place: "none.th", "none.th: no such file"),
     ],
 )
 def test_bad_weights(make, message, base, place, capsys):

@@ -162,6 +162,7 @@ def image_folder(tmp_path_factory) -> Path:
 
 def unlearn(model: str, image_folder: Path, *extra: str) -> tuple[Classifier, torch.Tensor]:
     words = f"unlearn --model {model} --data {image_folder} --forget random:4 --out OUT"
+    words += "" if model.startswith("hf:") else " --weights random"
     words += " --probe-batch 4 --max-steps 2 --optimizer sgd --max-drift 2"
     assert cli.main([*shlex.split(words), *extra]) == 0
     row = row_of("OUT")

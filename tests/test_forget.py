@@ -147,12 +147,25 @@ def test_table_takes_names_indices_and_relative_paths(tmp_path: Path) -> None:
     noise(tmp_path / "b, c.png", 2)
     full = noise(tmp_path / "d.png", 3)
     file = table(
-        tmp_path, "who, label ,path", "me,dog,p/a.png", "", 'me,2,"b, c.png"', f"me,cat,{full}",
+        tmp_path, "who, label ,path", "me,dog,p/a.png", "", 'me,horse,"b, c.png"', f"me,cat,{full}",
         encoding="utf-8-sig",
     )  # fmt: skip
     forget = ForgetSet.from_csv(file, CLASSES)
     assert forget.labels.tolist() == [1, 2, 0]
     assert forget.names == ("p/a.png", "b, c.png", str(full))
+
+
+def test_numbers_of_classes_count_from_0_in_a_column_of_their_own(tmp_path: Path) -> None:
+    noise(tmp_path / "a.png", 1)
+    forget = ForgetSet.from_csv(table(tmp_path, "path,index", "a.png,2"), CLASSES)
+    assert forget.labels.tolist() == [2]
+    for header, row, message in (
+        ("path,index", "a.png,3", "line 2: index 3, but the classes are 0 to 2; count from 0"),
+        ("path,index", "a.png,cat", "line 2: index cat"),
+        ("path,label", "a.png,1", "line 2: label 1 is the name of no class .*column index"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ForgetSet.from_csv(table(tmp_path, header, row), CLASSES)
 
 
 def test_a_class_named_by_a_number_goes_before_an_index(tmp_path: Path) -> None:
@@ -167,9 +180,9 @@ def test_a_class_named_by_a_number_goes_before_an_index(tmp_path: Path) -> None:
         (["file,class", "a.png,cat"], r"list\.csv line 1: wanted the header path,label"),
         (["path;label", "a.png;cat"], "line 1: wanted the header"),
         (["path,label"], "no rows"),
-        (["path,label", "a.png,cat", "b.png,cat"], r"line 3: no such image: .*b\.png"),
+        (["path,label", "a.png,cat", "b.png,cat"], r"line 3: image .*b\.png: no such file"),
         (["path,label", "a.png,catt"], "line 2: 'catt' is not one of .* did you mean cat"),
-        (["path,label", "a.png,3"], "line 2: label 3, but the classes are 0 to 2"),
+        (["path,label", "a.png,3"], "line 2: label 3 is the name of no class"),
         (["path,label", "a.png,-1"], "line 2: '-1' is not one of"),
         (["path,label", "", "a.png"], "line 3: wanted a path and a label"),
         (["path,label", "a.png,cat,"], "line 2: more columns than the header"),
@@ -182,10 +195,10 @@ def test_bad_tables_are_named_by_line(tmp_path: Path, lines: list[str], message:
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.csv: cannot be read as a table"):
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
         ForgetSet.from_csv(tmp_path / "none.csv", CLASSES)
     (tmp_path / "x.csv").write_bytes(b"path,label\n\xff\xfe,cat\n")
-    with pytest.raises(InputError, match=r"x\.csv: cannot be read as a table"):
+    with pytest.raises(InputError, match=r"x\.csv line 2: no text in UTF-8"):
         ForgetSet.from_csv(tmp_path / "x.csv", CLASSES)
 
 
@@ -332,7 +345,7 @@ def test_parse_brings_files_to_the_size_of_the_training_set(tmp_path: Path) -> N
         ("classes:-5%", "'-5%' is not one of the 3 classes"),
         ("classes:cat,dog,horse", "these are all 3 classes with images; leave one"),
         ("classes:67%", "these are all 3 classes"),
-        ("some.csv", r"some\.csv: cannot be read as a table"),
+        ("some.csv", r"some\.csv: no such file"),
     ],
 )
 def test_parse_says_what_is_wanted(text: str, message: str) -> None:

@@ -102,7 +102,7 @@ def cut(path: Path, content, zipped=True):
 
 def test_broken_files_are_told_in_one_line(tmp_path):
     path = tmp_path / "w.pt"
-    with pytest.raises(InputError, match=r"no weight file .*w\.pt"):
+    with pytest.raises(InputError, match=r"w\.pt: no such file"):
         read_weights(path)
     with pytest.raises(InputError, match="is a folder"):
         read_weights(tmp_path)
@@ -129,7 +129,7 @@ def test_broken_files_are_told_in_one_line(tmp_path):
     tensors.write_bytes(tensors.read_bytes()[:-4])
     with pytest.raises(InputError, match="cut off or not a safetensors file"):
         read_weights(tensors)
-    with pytest.raises(InputError, match="no weight file"):
+    with pytest.raises(InputError, match="no such file"):
         read_safetensors(tmp_path / "none.safetensors")
 
 

@@ -192,7 +192,9 @@ def _encoder(
     """Add the tokenizer, the longest input and the card."""
     transformers = _transformers()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise InputError(
             f"{source} has no tokenizer that can be read ({first_line(error)}); SigLIP's also "
@@ -273,7 +275,10 @@ def _model(folder: Path, source: str | Path, *, kind: str) -> Any:
     _weights(folder, source)
     try:
         model, info = _transformers().AutoModel.from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(f"{source} cannot be loaded: {first_line(error)}") from error

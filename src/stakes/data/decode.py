@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -110,6 +111,8 @@ def _shape(path: str) -> tuple[int, int]:
 @contextmanager
 def _readable(path: str) -> Iterator[None]:
     try:
+        if (place := Path(path)).exists() and not place.is_file():
+            raise ValueError("no plain file")  # to open a pipe would be to wait without end
         yield
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -2,12 +2,15 @@
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from stakes.errors import InputError, some
+from stakes.texts import one_form
 
-TEST_FOLDERS = ("test", "val", "valid")  # the first that is there is the test set
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")  # the first there is the test set
 SUFFIXES = tuple(
     f".{end}"
     for end in "png jpg jpeg jfif bmp gif webp tif tiff ppm pgm pbm avif".split()  # noqa: SIM905
@@ -46,22 +49,73 @@ def files_below(folder: str) -> list[str]:
             # Links not followed: no system call for each file, and no going in circles.
             if entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
+            elif is_image(entry.name) and not entry.is_file():
+                raise InputError(
+                    f"{entry.path} is no plain file (a pipe, a device or a broken link); remove it"
+                )
             else:
                 found.append(entry.path)
     return sorted(found)
 
 
 def layout(folder: Path) -> tuple[str, str | None]:
-    """The folders that hold the class folders for training and for testing."""
+    """The folders that hold the class folders for training and for testing.
+
+    Splits have their usual names, in capitals or not (see ``TRAIN_FOLDERS``, ``TEST_FOLDERS``).
+
+    Raises:
+        InputError: no class folders; test images without training images; or two folders for one
+            split, which would leave one of them out without a word.
+    """
     below = subfolders(folder)
-    only_splits = below.keys() <= {"train", *TEST_FOLDERS}
+    splits = {name: path for name, path in below.items() if _split(name) is not None}
+    train = [name for name in splits if _split(name) == "train"]
     # A class may be called "train": the word means the split if folders lie below it, or if
     # nothing but splits lies beside it.
-    if "train" in below and (only_splits or subfolders(below["train"])):
-        return below["train"], next((below[n] for n in TEST_FOLDERS if n in below), None)
+    only_splits = splits.keys() == below.keys()
+    if train and (only_splits or subfolders(below[train[0]])):
+        if len(train) > 1:
+            raise InputError(f"{folder} has {some(train)}: keep one of them for training")
+        tests = sorted(
+            (name for name in splits if _split(name) == "test"),
+            key=lambda name: TEST_FOLDERS.index(name.lower()),
+        )
+        return below[train[0]], below[tests[0]] if tests else None
     if only_splits:
         raise InputError(_wanted(folder, "no train folder" if below else "no class folders"))
     return str(folder), None
+
+
+def left_out(folder: Path) -> list[str]:
+    """Names of what lies in the folder of a data set with splits and belongs to none that is read.
+
+    >>> left_out(Path("/nowhere"))
+    []
+    """
+    if not folder.is_dir() or layout(folder)[0] == str(folder):
+        return []
+    used = {Path(part).name for part in layout(folder) if part is not None}
+    return [name for name in subfolders(folder) if name not in used]
+
+
+def _split(name: str) -> str | None:
+    """Which split a folder's name means, if any."""
+    lower = name.lower()
+    return "train" if lower in TRAIN_FOLDERS else "test" if lower in TEST_FOLDERS else None
+
+
+def counted(names: Sequence[str]) -> list[str]:
+    """Names in the order in which a person counts: 2 before 10.
+
+    >>> counted(["s1", "s10", "s2"])
+    ['s1', 's2', 's10']
+    """
+
+    def key(name: str) -> list[tuple[int, int, str]]:
+        parts = re.split(r"(\d+)", name.casefold())
+        return [(0, int(p[:300]), "") if p.isdecimal() else (1, 0, p) for p in parts if p]
+
+    return sorted(names, key=key)
 
 
 def class_files(folder: str, root: Path) -> dict[str, list[str]]:
@@ -99,8 +153,8 @@ def class_index(name: str, class_names: Sequence[str], where: str) -> int:
     >>> class_index("dog", ["cat", "dog"], "row 1")
     1
     """
-    names = list(class_names)
-    found = [i for i, known in enumerate(names) if known == name]
+    names, same = list(class_names), one_form(name)
+    found = [i for i, known in enumerate(names) if one_form(known) == same]
     if len(found) > 1:
         raise InputError(
             f"{where}: classes {found[0]} and {found[1]} are both called '{name}'; rename one"

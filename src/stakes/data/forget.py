@@ -246,7 +246,8 @@ class ForgetSet:
     ) -> Self:
         """Read a table of images: a line ``path,label``, then one line for each image.
 
-        Paths are relative to the table. A label is the name of a class, or else its index.
+        Paths are relative to the table. A label is the name of a class; numbers of
+        classes, from 0 on, stand in a column ``index`` in place of ``label``.
         ``size``, ``exact``, ``max_bytes`` and ``read`` are as in from_folder.
 
         Raises:

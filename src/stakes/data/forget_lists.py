@@ -1,6 +1,7 @@
 """Which images a folder, a table or a word asks to forget, before any of them is decoded."""
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from stakes.data.folders import class_index, entries, files_below, is_image
-from stakes.errors import InputError
+from stakes.errors import InputError, shortened, some
+from stakes.texts import check_file, expanded, one_form, read_text
 
 CLUTTER = ("thumbs.db", "desktop.ini")  # left by Windows in folders of images
 
@@ -21,7 +23,7 @@ Row = tuple[str, int, str]
 
 def folder_rows(folder: str | Path, class_names: Sequence[str]) -> list[Row]:
     """The images of FOLDER/<class>/..., see :meth:`stakes.data.forget.ForgetSet.from_folder`."""
-    top = Path(folder).expanduser()
+    top = expanded(folder)
     rows: list[Row] = []
     for entry in entries(top):
         if entry.name.lower() in CLUTTER:
@@ -42,7 +44,7 @@ def folder_rows(folder: str | Path, class_names: Sequence[str]) -> list[Row]:
 
 def csv_rows(file: str | Path, class_names: Sequence[str]) -> list[Row]:
     """The images of a table, see :meth:`stakes.data.forget.ForgetSet.from_csv`."""
-    rows = list(_csv_rows(Path(file).expanduser(), class_names))
+    rows = list(_csv_rows(expanded(file), class_names))
     if not rows:
         raise InputError(f"{file}: no rows, so no images to forget")
     return rows
@@ -98,31 +100,48 @@ def whole_classes(
 
 
 def _csv_rows(file: Path, class_names: Sequence[str]) -> Iterator[Row]:
+    # Excel begins with a byte order mark, and writes UTF-16 as "Unicode text".
+    text = read_text(file, "--forget").removeprefix("\ufeff")
     try:
-        # Excel begins with a byte order mark, which utf-8-sig takes off.
-        with open(file, newline="", encoding="utf-8-sig") as lines:
-            rows = csv.DictReader(lines, restval="")
-            header = [name.strip() for name in rows.fieldnames or []]
-            if "path" not in header or "label" not in header:
-                raise InputError(f"{file} line 1: wanted the header path,label")
-            rows.fieldnames = header
-            for row in rows:
-                where = f"{file} line {rows.line_num}"
-                path, label = row["path"].strip(), row["label"].strip()
-                if None in row:
-                    raise InputError(f"{where}: more columns than the header; quote commas")
-                if not path or not label:
-                    raise InputError(f"{where}: wanted a path and a label")
-                if not (file.parent / path).is_file():
-                    raise InputError(f"{where}: no such image: {file.parent / path}")
-                yield str(file.parent / path), _label(label, class_names, where), path
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: cannot be read as a table ({error})") from error
+        rows = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        header = [name.strip() for name in rows.fieldnames or []]
+        counted = "index" in header and "label" not in header
+        if "path" not in header or ("label" not in header and not counted):
+            raise InputError(
+                f"{file} line 1: wanted the header path,label (names of classes) or path,index "
+                "(numbers of classes from 0 on), with commas"
+            )
+        rows.fieldnames = header
+        read = _index if counted else _label
+        for row in rows:
+            where = f"{file} line {rows.line_num}"
+            path, label = row["path"].strip(), row["index" if counted else "label"].strip()
+            if None in row:
+                raise InputError(f"{where}: more columns than the header; quote commas")
+            if not path or not label:
+                raise InputError(f"{where}: wanted a path and a label")
+            place = file.parent / expanded(path)
+            check_file(place, f"{where}: image")
+            yield str(place), read(label, class_names, where), path
+    except csv.Error as error:
+        raise InputError(f"{file}: cannot be read as a table ({error}); write it again") from error
 
 
 def _label(text: str, class_names: Sequence[str], where: str) -> int:
-    if text in class_names or not text.isdecimal():
-        return class_index(text, class_names, where)
-    if int(text) >= len(class_names):
-        raise InputError(f"{where}: label {text}, but the classes are 0 to {len(class_names) - 1}")
+    """The class of this name. Numbers are no names: they might count from 0 or from 1."""
+    known = {one_form(name) for name in class_names}
+    if text.isdecimal() and one_form(text) not in known:
+        raise InputError(
+            f"{where}: label {shortened(text)} is the name of no class ({some(class_names)}); "
+            "call the column index if these numbers count the classes from 0 on"
+        )
+    return class_index(text, class_names, where)
+
+
+def _index(text: str, class_names: Sequence[str], where: str) -> int:
+    if not text.isdecimal() or len(text) > 9 or int(text) >= len(class_names):
+        raise InputError(
+            f"{where}: index {shortened(text)}, but the classes are 0 to {len(class_names) - 1}; "
+            "count from 0"
+        )
     return int(text)

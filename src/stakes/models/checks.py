@@ -44,6 +44,11 @@ def per_channel(value: Sequence[float] | float, what: str) -> Tensor:
         raise InputError(f"{what} is {value}; give one finite number or one for each of 3 channels")
     if what == "std" and bool((numbers <= 0).any()):
         raise InputError(f"std is {value}; it divides, so it must be above 0")
+    if bool((numbers.abs() > 10).any()) or (what == "std" and bool((numbers < 1e-5).any())):
+        raise InputError(
+            f"{what} is {value}; pixels are in [0, 1], so give numbers such as 0.485 "
+            "(divide those for pixels up to 255 by 255)"
+        )
     return numbers.expand(3).clone().reshape(3, 1, 1)
 
 

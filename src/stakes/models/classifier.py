@@ -37,6 +37,7 @@ from stakes.models.heads import find_head, logits_of, replace, split
 from stakes.models.specs import Built, build, fit
 from stakes.models.weights import read_safetensors, read_weights
 from stakes.preprocessing import Reader, Size, sides
+from stakes.texts import expanded
 
 
 class Classifier(nn.Module):
@@ -224,6 +225,7 @@ class Classifier(nn.Module):
         spec: str | Path,
         *,
         weights: str | Path | None = None,
+        weights_key: str | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
         input_size: int | Size | None = None,
@@ -244,6 +246,8 @@ class Classifier(nn.Module):
                 brings its own). Nothing is downloaded, no code in the file is run. What
                 :meth:`save` wrote of a network from own code loads only this way, by
                 ``file.py:factory`` and its ``model.safetensors``, and keeps its card.
+            weights_key: which network of the file, where it holds several, such as
+                ``state_dict_ema``.
             num_classes: default: what the weights say, else what the network has.
             class_names: default: those of the saved or transformers folder, else ``class 0``, ...
             input_size: side in pixels, or (height, width); default: what the network is made for.
@@ -272,7 +276,7 @@ class Classifier(nn.Module):
         if code is not None:
             own = Path(str(weights))
             return cls._reload(own, wanted, input_size, settings, preprocessing, code).to(target)
-        file = None if weights is None else Path(weights)
+        file = None if weights is None else expanded(weights)
 
         def made(classes: int | None) -> Built:
             found = build(
@@ -284,7 +288,7 @@ class Classifier(nn.Module):
         built = made(wanted)
         source = built.weights if file is None else file
         if source is not None:
-            state = read_weights(source)
+            state = read_weights(source, built.network.state_dict(), weights_key)
             classes = _classes_in(state, built, str(source), wanted)
             if classes is not None:
                 built = made(classes)

@@ -74,12 +74,14 @@ def find_head(network: nn.Module, *, input_size: int | Size, name: str) -> str:
 def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
     """Take the head off a network (which is changed and left in eval mode).
 
-    A network with several convolutions is put into the ``channels_last`` memory layout, which
-    convolutions on a CPU prefer, unless its code cannot work in it. Values stay as they are.
+    The network is brought to float32. One with several convolutions is put into the
+    ``channels_last`` memory layout, which convolutions on a CPU prefer, unless its code cannot
+    work in it.
 
     Raises:
         InputError: as :func:`find_head`; or the network needs its head for more than the logits.
     """
+    network.float()  # half precision has no backward pass on a CPU, and double serves nothing
     trace = _run(network, input_size, name)
     head_name = _head_in(trace, name)
     head = network.get_submodule(head_name)
@@ -97,8 +99,33 @@ def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
     if not same:
         replace(network, head_name, head)
         raise InputError(f"{name} uses its linear layer {head_name!r} for more than its output")
+    _check_each_alone(network, features, trace, name)
     channels_last = _to_channels_last(network, trace.images)
     return Split(network, head, head_name, trace.images.shape[1], channels_last)
+
+
+def _check_each_alone(body: nn.Module, features: Tensor, trace: _Trace, name: str) -> None:
+    """Refuse a network whose answer for an image depends on its company, or on chance."""
+    try:
+        with torch.no_grad():
+            again = logits_of(body(trace.images))
+            alone = logits_of(body(trace.images[:1]))
+    except Exception as error:  # such as BatchNorm of one value
+        raise InputError(
+            f"{name} cannot take one image alone ({first_line(error)}); BatchNorm without running "
+            "statistics needs several: train it with track_running_stats=True"
+        ) from error
+    slack = 1e-3 * float(features.abs().max()) + 1e-6
+    if not torch.allclose(again, features, rtol=1e-3, atol=slack):
+        raise InputError(
+            f"{name} gives the same image another answer each time; switch off what is random in "
+            "its eval mode, such as functional.dropout without training=self.training"
+        )
+    if not torch.allclose(alone, features[:1], rtol=1e-3, atol=slack):
+        raise InputError(
+            f"{name} gives an image another answer in other company; this is BatchNorm without "
+            "running statistics, or code that mixes a batch: each image needs its own answer"
+        )
 
 
 def replace(network: nn.Module, name: str, module: nn.Module) -> None:
@@ -109,9 +136,13 @@ def replace(network: nn.Module, name: str, module: nn.Module) -> None:
 
 def _run(network: nn.Module, input_size: int | Size, name: str) -> _Trace:
     """Run noise through the network, of one channel where it does not take three."""
-    weight = next(network.parameters(), None)
+    weight = next((p for p in network.parameters() if p.is_floating_point()), None)
     if weight is None:
-        raise InputError(f"{name} has no parameters")
+        raise InputError(
+            f"{name} has no parameters of numbers with a point; give a trained network"
+        )
+    if any(p.is_meta for p in network.parameters()):
+        raise InputError(f"{name} has parameters without values (device meta); make it on the CPU")
     network.eval()
     generator = torch.Generator().manual_seed(0)
     height, width = sides(input_size)
@@ -154,7 +185,8 @@ def _head_in(trace: _Trace, name: str) -> str:
     if logits.ndim != 2 or len(logits) != len(trace.images):
         raise InputError(
             f"{name} returns a tensor of shape {tuple(logits.shape)} for {len(trace.images)} "
-            "images; a classifier returns (n, classes)"
+            "images; a classifier returns (n, classes), as a tensor, .logits or the first of "
+            "several outputs"
         )
     linear = [
         (n, x, y)
@@ -165,14 +197,18 @@ def _head_in(trace: _Trace, name: str) -> str:
     if heads and heads[-1]:
         return heads[-1]
     last, module = next(((n, m) for n, m, _, _ in reversed(trace.layers)), ("", None))
+    taken = f"what it returns first, {tuple(logits.shape)}, was taken for the logits"
     ends = f"the last layer that runs is {type(module).__name__} {last!r}"
     if not linear:
-        raise InputError(f"{name} has no linear head: {ends}; it must end in one torch.nn.Linear")
+        raise InputError(
+            f"{name} has no linear head: {taken}, but {ends}; return the output of one "
+            "torch.nn.Linear, first or as .logits"
+        )
     several = _side_by_side(trace)
     if len(several) > 1:
         raise InputError(
             f"{name} has several heads ({', '.join(several)}) and mixes what they give; "
-            "only a network with one linear head can be used"
+            "give a network with one linear head, such as a factory that returns one of them"
         )
     where = "in forward()" if last == linear[-1][0] else ends
     raise InputError(

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from stakes.errors import InputError, first_line, some
+from stakes.models.offline import check_names_no_hub, offline
+from stakes.texts import read_text
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -41,12 +43,23 @@ def make(folder: Path, num_classes: int | None) -> nn.Module:
         raise InputError(f"no folder {folder}; hf: takes a local folder with a config.json")
     if not config_file.is_file():
         raise InputError(f"{folder} has no config.json; hf: takes a transformers folder")
-    read_json(config_file)
+    settings = read_json(config_file)
+    check_names_no_hub(settings, str(config_file))
+    if settings.get("problem_type") == "multi_label_classification":
+        raise InputError(
+            f"{config_file} says multi_label_classification; stakes makes classifiers forget that "
+            "give each image one class, the likeliest: train one with single labels"
+        )
     transformers = library()
+    with offline():
+        return _made(transformers, config_file, num_classes)
+
+
+def _made(transformers: ModuleType, config_file: Path, num_classes: int | None) -> nn.Module:
     try:
         # trust_remote_code=False: code that lies in the folder is not run
         config = transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+            config_file.parent, local_files_only=True, trust_remote_code=False
         )
         if num_classes is not None and num_classes != config.num_labels:
             config.num_labels = num_classes
@@ -56,9 +69,27 @@ def make(folder: Path, num_classes: int | None) -> nn.Module:
     except Exception as error:  # the library raises nearly anything
         raise InputError(
             f"{config_file} does not describe an image classifier that transformers "
-            f"{transformers.__version__} can build: {first_line(error)}"
+            f"{transformers.__version__} can build ({first_line(error)}); give a folder that "
+            "save_pretrained wrote of an image classifier"
         ) from error
     return network.float()
+
+
+def weight_file(folder: Path) -> Path:
+    """The file, or the index of several, in which a folder holds its weights.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = ["model.safetensors", "pytorch_model.bin"]
+    names += [f"{name}.index.json" for name in names]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(
+        f"{folder} has no weights: wanted is one of {', '.join(names)}; copy the whole folder, or "
+        "name a file with --weights"
+    )
 
 
 def class_names(network: nn.Module) -> tuple[str, ...] | None:
@@ -95,7 +126,7 @@ def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Mod
         InputError: the weights do not fit, with the keys.
     """
     own: Any = network
-    with _quiet():
+    with _quiet(), offline():
         try:
             loaded, told = type(own).from_pretrained(
                 None,
@@ -162,11 +193,18 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, is not JSON, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {first_line(error)}") from error
+        content = json.loads(read_text(path, "JSON").removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:  # the latter: nested without end
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} cannot be read as JSON: {first_line(error)}; take it from its source again"
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a JSON {type(content).__name__}, not an object")
+        raise InputError(
+            f"{path} holds a JSON {type(content).__name__}, not an object; "
+            "take it from its source again"
+        )
     return content
 
 

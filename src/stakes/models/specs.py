@@ -7,7 +7,9 @@ import difflib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +28,9 @@ from stakes.models.libraries import (
     split_arguments,
 )
 from stakes.models.networks import MODELS
+from stakes.models.offline import offline
 from stakes.preprocessing import Preprocessing, Reader, Size, one_or_both, sides
+from stakes.texts import check_file
 
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME or path/to/file.py:factory"
 
@@ -131,7 +135,8 @@ def _timm(text: str, num_classes: int | None, size: Size | None, weights: Path |
         settings = timm.get_pretrained_cfg(name)
         if size is not None and settings is not None and settings.fixed_input_size:
             arguments["img_size"] = one_or_both(size)
-        network: Any = timm.create_model(name, pretrained=False, **arguments)
+        with offline():
+            network: Any = timm.create_model(name, pretrained=False, **arguments)
     except Exception as error:  # wrong tags and sizes raise nearly anything
         raise InputError(f"timm cannot make {text!r}: {first_line(error)}") from error
     preprocessing, mean, std = of_timm(network, size, given.get("in_chans") == 1)
@@ -191,7 +196,7 @@ def _hf(name: str, num_classes: int | None, size: Size | None, weights: Path | N
         _numbers(settings["std"], f"image_std in {preprocessor}"),
         hf.class_names(network),
         preprocessor.read_text(encoding="utf-8") if preprocessor.is_file() else None,
-        folder / "model.safetensors",
+        hf.weight_file(folder) if weights is None else weights,
     )
 
 
@@ -216,18 +221,19 @@ def _own(spec: str, num_classes: int | None, size: Size | None, weights: Path | 
     module = _run_file(path)
     factory = getattr(module, name, None)
     if not callable(factory):
-        raise InputError(f"{path} has no function or class {name!r} that makes a network")
+        raise InputError(
+            f"{path} has no function or class {name!r} that makes a network; name one that is there"
+        )
     arguments = {}
     if num_classes is not None and _takes(factory, "num_classes"):
         arguments["num_classes"] = num_classes
-    try:
+    with theirs(f"{name} in {path}"):
         network = factory(**arguments)
-    except Exception as error:  # it is the user's code
-        raise InputError(
-            f"{name} in {path} failed: {type(error).__name__}: {first_line(error)}"
-        ) from error
     if not isinstance(network, nn.Module):
-        raise InputError(f"{name} in {path} returned a {type(network).__name__}, not a network")
+        raise InputError(
+            f"{name} in {path} returned a {type(network).__name__}, not a network; "
+            "let it return a torch.nn.Module"
+        )
 
     def setting(key: str, default: tuple[float, ...]) -> tuple[float, ...]:
         found = getattr(network, key, None)
@@ -248,18 +254,36 @@ def _own(spec: str, num_classes: int | None, size: Size | None, weights: Path | 
 
 
 def _run_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise InputError(f"no file {path}; give path/to/file.py:factory")
+    check_file(path, "--model")
     found = importlib.util.spec_from_file_location(f"stakes_own_{path.stem}", path)
     if found is None or found.loader is None:
-        raise InputError(f"{path} is not a Python file")
+        raise InputError(f"{path} is not a Python file; give path/to/file.py:factory")
     module = importlib.util.module_from_spec(found)
     sys.modules[found.name] = module  # dataclasses in the file look themselves up there
-    try:
+    with theirs(str(path)):
         found.loader.exec_module(module)
-    except Exception as error:  # it is the user's code
-        raise InputError(f"{path} failed: {type(error).__name__}: {first_line(error)}") from error
     return module
+
+
+@contextmanager
+def theirs(what: str) -> Iterator[None]:
+    """Run code of the user's own: whatever it raises, and that it exits, is one line.
+
+    Raises:
+        InputError: it failed; with its file and line.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except SystemExit as error:
+        raise InputError(f"{what} ended the program (exit {error.code}); take that out") from error
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"{what} failed at {Path(place.filename).name}:{place.lineno}: "
+            f"{type(error).__name__}: {first_line(error)}; correct it there"
+        ) from error
 
 
 #: The part of a spec before its first colon -> what builds the network.

@@ -1,5 +1,6 @@
 """Reading weight files without ever running what is in them."""
 
+import argparse
 import pickletools
 import struct
 import warnings
@@ -9,17 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from stakes.errors import InputError, first_line, some
+from stakes.models.hf import read_json
+from stakes.models.state_dicts import network_state
+from stakes.texts import check_file, expanded
 
-#: Where training scripts put the state dict inside what they save, the most usual first.
-CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
-#: What data-parallel and compiled wrappers put before every name.
-WRAPPERS = ("module.", "_orig_mod.")
 #: Globals every state dict asks for; whatever else a pickle names is reported.
 _HARMLESS = {
     "collections.OrderedDict",
@@ -29,24 +29,43 @@ _HARMLESS = {
     "__builtin__.set",
 }
 
+_SCALAR = np.float64(0).__reduce__()[0]
+#: Plain values that trainers put beside the weights: their arguments, paths, numbers of numpy.
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    (type(Path()), "pathlib.PosixPath"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
+
 #: What ``pickletools`` and ``zipfile`` raise when a file is broken.
 _BROKEN = (ValueError, OverflowError, MemoryError, OSError, EOFError, RuntimeError, struct.error,
            zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(
+    path: str | Path, own: Mapping[str, Any] | None = None, key: str | None = None
+) -> dict[str, Tensor]:
     """Read the named tensors of a weight file onto the CPU, executing nothing.
 
-    Reads ``.safetensors``, and by ``torch.load(weights_only=True)`` every other file that
-    ``torch.save`` wrote: a plain state dict, or a dict that holds one (see ``CONTAINERS``).
-    Prefixes left by wrappers (``module.``, ``_orig_mod.``) are taken off where all names have them.
+    Reads ``.safetensors``, the index of a file in several parts (``*.index.json``), and by
+    ``torch.load(weights_only=True)`` every other file that ``torch.save`` wrote: a plain state
+    dict, or a checkpoint that holds one (see :func:`stakes.models.state_dicts.network_state`).
+
+    Args:
+        path: the file.
+        own: the state dict of the network that wants them: names are brought to its names.
+        key: which of several networks in the file to take.
 
     Returns:
         Name -> tensor, all finite.
 
     Raises:
         InputError: no such file; empty, cut off or not a weight file; a pickle that asks for
-            more than tensors (its globals are named); no tensors; NaN or infinity in a tensor.
+            more than tensors (its globals are named); no tensors; several networks that fit;
+            NaN or infinity in a tensor.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "weights.pt"
@@ -54,11 +73,25 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     >>> {name: tuple(tensor.shape) for name, tensor in read_weights(path).items()}
     {'fc.weight': (2, 3)}
     """
-    path = Path(path)
-    _check_file(path)
-    if path.suffix == ".safetensors":
-        return _strip(read_safetensors(path))
-    return _finite(_strip(_state_dict(_unpickle(path), path)), path)
+    path = expanded(path)
+    if path.name.endswith(".index.json"):
+        content: Any = _parts(path)
+    else:
+        _check_file(path)
+        content = read_safetensors(path) if path.suffix == ".safetensors" else _unpickle(path)
+    return _finite(network_state(content, str(path), own, key), path)
+
+
+def _parts(index: Path) -> dict[str, Tensor]:
+    """The tensors of all parts that an index of the transformers library names."""
+    places = read_json(index).get("weight_map")
+    files = sorted({*places.values()}, key=str) if isinstance(places, dict) else []
+    if not files or not all(isinstance(name, str) and Path(name).name == name for name in files):
+        raise InputError(f"{index} names no parts beside it; copy the whole folder again")
+    state: dict[str, Tensor] = {}
+    for name in files:
+        state |= read_weights(index.with_name(name))
+    return state
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -67,11 +100,13 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: as :func:`read_weights`.
     """
-    path = Path(path)
+    path = expanded(path)
     _check_file(path)
     try:
         tensors = safetensors.torch.load_file(path, device="cpu")
-    except (SafetensorError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}; check it") from error
+    except Exception as error:  # types that torch lacks, among others
         raise InputError(
             f"{path} is cut off or not a safetensors file ({first_line(error)}); copy it again"
         ) from error
@@ -81,10 +116,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name the weight file in it")
-    if not path.is_file():
-        raise InputError(f"no weight file {path}; check the path")
+    check_file(path, "weights")
     if path.stat().st_size == 0:
         raise InputError(f"the weight file {path} is empty; copy it again")
 
@@ -92,7 +124,10 @@ def _check_file(path: Path) -> None:
 def _unpickle(path: Path) -> Any:
     """``torch.load`` with ``weights_only=True``; every way to fail becomes one line."""
     try:
-        with warnings.catch_warnings():  # about pickle protocols and TorchScript: see below
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(_PLAIN),
+        ):  # about pickle protocols and TorchScript: see below
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -174,38 +209,15 @@ def _is_harmless(name: str) -> bool:
     return is_storage or name.startswith("torch._utils._rebuild_") or name in _HARMLESS
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The named tensors in what a weight file held."""
-    if isinstance(content, Tensor):
-        raise InputError(f"{path} holds one bare tensor, not the named tensors of a network")
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict")
-    candidates = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)]
-    for candidate in [*candidates, content]:
-        state = {
-            name: value.detach()
-            for name, value in candidate.items()
-            if isinstance(name, str) and isinstance(value, Tensor)
-        }
-        if state:
-            return state
-    keys = ", ".join(repr(key) for key in list(content)[:6])
-    raise InputError(f"{path} holds no tensors, only {keys or 'an empty dict'}; save a state dict")
-
-
-def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what wrappers put before every name, as often as it is there."""
-    for prefix in WRAPPERS * 2:
-        if all(name.startswith(prefix) and name != prefix for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
-
-
 def _finite(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     odd = [n for n, t in state.items() if t.layout != torch.strided or t.is_quantized]
     if odd:
         raise InputError(f"{path} holds sparse or quantised tensors ({some(odd)}); save plain ones")
-    broken = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    try:
+        broken = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    except (RuntimeError, NotImplementedError, TypeError) as error:  # such as 4-bit types
+        kinds = sorted({str(tensor.dtype) for tensor in state.values()})
+        raise InputError(f"{path} holds tensors of {some(kinds)}; save them as float32") from error
     if broken:
         raise InputError(
             f"{path} holds NaN or infinite values in {some(broken)}; take an earlier checkpoint"

@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from stakes.anchors.anchors import Anchors
 from stakes.anchors.descriptions import read_classes
 from stakes.anchors.sources import made_from_network, resolve_anchors
-from stakes.data.datasets import Splits, load_data
+from stakes.data.datasets import DATASETS, Splits, load_data
+from stakes.data.folders import counted
 from stakes.data.forget import ForgetSet
 from stakes.errors import InputError, quoted
 from stakes.models.cards import delivered_preprocessing, made_by
@@ -22,6 +23,9 @@ from stakes.preprocessing import Interpolation, Reader, Size, choose, sides
 from stakes.runs.words import Number, Place, Switch, Text, Whole
 
 Triple = tuple[float, float, float]
+RANDOM = "random"
+"""In place of a weight file: an untrained network."""
+ORDERS = ("alphabetical", "numerical")
 
 
 @Parameter(name="*")
@@ -36,7 +40,10 @@ class Inputs:
     """the images to forget: a folder of class folders, a .csv with path,label, or of the
     training data random:K, classes:NAME,NAME (whole classes) or classes:10% (drawn)"""
     weights: Place | None = None
-    """the trained weights: .safetensors, or a .pt, .pth, .th state dict"""
+    """the trained weights: .safetensors, or a .pt, .pth, .th state dict; or the word random, for
+    a network that has learned nothing"""
+    weights_key: str | None = None
+    """which network of the file, where it holds several, such as state_dict_ema"""
     data: str | None = None
     """a folder with train/CLASS and test/CLASS, or cifar10, cifar100, digits; it is scored
     on, and random:K and classes: draw from it, but the method does not see the rest, unless it is
@@ -47,7 +54,8 @@ class Inputs:
     """fetch a named data set that is not there"""
     classes: Place | None = None
     """a text file with one class name a line, in the order of the network's outputs; by default
-    the classes of the data"""
+    the classes of the data; where these can be ordered in two ways (1, 10, 2), alphabetical or
+    numerical says which"""
     anchors: str | None = None
     """digits, cifar10, cifar100, a file that `stakes anchors` wrote, a .npy, head (the rows of the
     last layer), prototypes (mean features of the forget images and mixtures of them), or
@@ -98,11 +106,13 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
         InputError: one line saying what was wrong, where, and what to do.
     """
     _check(inputs)
+    _check_trained(inputs)
     device = pick_device(inputs.device)
     names = _class_names(inputs)
     classifier = Classifier.load(
         inputs.model,
-        weights=inputs.weights,
+        weights=None if str(inputs.weights) == RANDOM else inputs.weights,
+        weights_key=inputs.weights_key,
         class_names=names,
         num_classes=None if names is None else len(names),
         input_size=_size(inputs.input_size),
@@ -197,19 +207,51 @@ def _preprocessing(inputs: Inputs, classifier: Classifier, delivered: Path | Non
 
 def _class_names(inputs: Inputs) -> Sequence[str] | None:
     """The classes in the order of the outputs; None where the model itself names them."""
-    if inputs.classes is not None:
+    order = str(inputs.classes)
+    if inputs.classes is not None and order not in ORDERS:
         return read_classes(inputs.classes)
     if _names_its_classes(inputs):
         return None
     if inputs.data is not None:
         found = load_data(inputs.data, root=inputs.data_root, download=inputs.download)
-        return found.class_names
+        return _ordered(found.class_names, inputs)
     if inputs.anchors is not None and not made_from_network(inputs.anchors):
         return Anchors.load(inputs.anchors).class_names
     raise InputError(
         "the classes are not known: add --data, --classes FILE (one name a line, in the order of "
         "the network's outputs), or --anchors of these classes"
     )
+
+
+def _ordered(names: Sequence[str], inputs: Inputs) -> Sequence[str]:
+    """The classes of a folder in the order that is meant; of two it has to be said which.
+
+    Raises:
+        InputError: both orders are there, and none was said.
+    """
+    if inputs.data in DATASETS:
+        return names
+    order, by_number = str(inputs.classes), counted(names)
+    if order == "numerical":
+        return by_number
+    if by_number != list(names) and order != "alphabetical":
+        at = next(i for i, name in enumerate(names) if name != by_number[i])
+        raise InputError(
+            f"the classes of --data {inputs.data} have two orders: output {at} of the network is "
+            f"{names[at]} by the alphabet (as torchvision takes it), {by_number[at]} by number; "
+            "add --classes alphabetical or --classes numerical, as the network was trained"
+        )
+    return names
+
+
+def _check_trained(inputs: Inputs) -> None:
+    """Refuse random weights that nobody asked for, with an InputError."""
+    kind = inputs.model.partition(":")[0]
+    if inputs.weights is None and kind in ("timm", "torchvision", "stakes") and ":" in inputs.model:
+        raise InputError(
+            f"--model {inputs.model} names an architecture, whose weights would be random: add "
+            "--weights FILE (or --weights random, to try what an untrained network does)"
+        )
 
 
 def _names_its_classes(inputs: Inputs) -> bool:
@@ -223,6 +265,6 @@ def _names_its_classes(inputs: Inputs) -> bool:
         if not isinstance(labels, dict):
             return False
         return not all(str(name).startswith("LABEL_") for name in labels.values())
-    if inputs.weights is not None:
+    if inputs.weights is not None and str(inputs.weights) != RANDOM:
         return made_by(inputs.model, inputs.weights) is not None
     return inputs.model.endswith(".safetensors") or Path(inputs.model).is_dir()
