@@ -17,7 +17,7 @@ def test_the_target_keeps_the_proportions_of_the_other_classes():
 
 
 def test_the_loss_is_the_divergence_from_that_target(classifier, forget, anchors):
-    method = Delete(augment="none", batch_norm="eval", max_steps=1)
+    method = Delete(augment=False, batch_norm="eval", max_steps=1)
     history = method(classifier, forget, anchors=anchors).history
     total = 0.0
     for z, label in zip(classifier(forget.images).double(), forget.labels, strict=True):

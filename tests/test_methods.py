@@ -41,6 +41,10 @@ VARIANTS = {
     "delete": METHODS["delete"](lr=0.01, epochs=0),
     "esc": METHODS["esc"](max_steps=100),
     "negmerge": METHODS["negmerge"](lr=0.01),
+    "npo": METHODS["npo"](lr=0.01),
+    "amun": METHODS["amun"](decay=1, epochs=0, max_steps=60),
+    "jit": METHODS["jit"](samples=4, epochs=0, max_steps=60),
+    "mu_mis": METHODS["mu_mis"](lr=5e-4, recovery=100, max_steps=90),
     "oracle": METHODS["oracle"](lr=0.01, settle_least=10, **SMALL),
     "retrain": METHODS["retrain"](lr=0.05, epochs=20, augment=False, **SMALL),
     "finetune": METHODS["finetune"](max_steps=30, **SMALL),
@@ -60,7 +64,9 @@ VARIANTS = {
 #: They take no gradient steps on the network itself, and are too short to be gone on with.
 NO_LOOP = {"fisher", "esc", "negmerge", "ssd"}
 #: Nothing in their objective asks that an image be misclassified, or what asks it is repaired.
-UNFORCED = {"retrain", "finetune", "unsir", "lotus", "salun", "bad_teacher"}
+UNFORCED = {
+    "retrain", "finetune", "unsir", "lotus", "salun", "bad_teacher", "amun", "jit", "mu_mis",
+}  # fmt: skip
 
 
 @pytest.fixture(params=VARIANTS)

@@ -12,7 +12,7 @@ def losses(method, classifier, forget, anchors, seed=0):
 
 def test_each_image_keeps_the_one_wrong_label_it_got(classifier, forget, anchors):
     still = RandomLabel(
-        lr=0, augment="none", forget_batch=1, batch_norm="eval", max_steps=3 * len(forget)
+        lr=0, augment=False, forget_batch=1, batch_norm="eval", max_steps=3 * len(forget)
     )
     told = losses(still, classifier, forget, anchors)
     epochs = [sorted(told[i : i + len(forget)]) for i in range(0, len(told), len(forget))]

@@ -47,7 +47,7 @@ class PlainSGD:
         self.velocities = [torch.zeros_like(p) for p in self.parameters]
 
     def step(self, loss: Tensor) -> None:
-        gradients = torch.autograd.grad(loss, self.parameters)
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         with torch.no_grad():
             for p, v, g in zip(self.parameters, self.velocities, gradients, strict=True):
                 v.copy_(self.momentum * v + g + self.weight_decay * p)

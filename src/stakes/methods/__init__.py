@@ -2,6 +2,7 @@
 
 from stakes.methods.adv import Adv
 from stakes.methods.amnesiac import Amnesiac
+from stakes.methods.amun import AMUN
 from stakes.methods.bad_teacher import BadTeacher
 from stakes.methods.base import Method
 from stakes.methods.boundary_expand import BoundaryExpand
@@ -10,10 +11,13 @@ from stakes.methods.delete import Delete
 from stakes.methods.esc import ESC
 from stakes.methods.finetune import FineTune
 from stakes.methods.fisher import Fisher
+from stakes.methods.jit import JiT
 from stakes.methods.l2ul import L2UL
 from stakes.methods.lotus import LoTUS
+from stakes.methods.mu_mis import MUMis
 from stakes.methods.neggrad import NegGrad
 from stakes.methods.negmerge import NegMerge
+from stakes.methods.npo import NPO
 from stakes.methods.oracle import Oracle
 from stakes.methods.random_label import RandomLabel
 from stakes.methods.rawp import RAWP
@@ -39,6 +43,10 @@ METHODS: dict[str, type[Method]] = {
     "delete": Delete,
     "esc": ESC,
     "negmerge": NegMerge,
+    "npo": NPO,
+    "amun": AMUN,
+    "jit": JiT,
+    "mu_mis": MUMis,
     "oracle": Oracle,
     "retrain": Retrain,
     "finetune": FineTune,
@@ -53,9 +61,11 @@ METHODS: dict[str, type[Method]] = {
 }
 
 __all__ = [
+    "AMUN",
     "ESC",
     "L2UL",
     "METHODS",
+    "NPO",
     "RAWP",
     "SCRUB",
     "SSD",
@@ -68,7 +78,9 @@ __all__ = [
     "Delete",
     "FineTune",
     "Fisher",
+    "JiT",
     "LoTUS",
+    "MUMis",
     "Method",
     "NegGrad",
     "NegMerge",

@@ -1,7 +1,7 @@
 """DELETE: distil the original's answers with the true class left out."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,10 +29,8 @@ class Delete(ForgetSGD):
     epochs: int = hyper(
         20, "passes over the forget set at most; 0: as many as max_steps allows", "public code"
     )
-    augment: Literal["crop", "none"] = hyper(
-        "crop",
-        "whether the images are mirrored and moved at random at each step, or stay as they are",
-        "public code",
+    augment: bool = hyper(
+        True, "crop images at random, padded by an eighth, and mirror half of them", "public code"
     )
 
     def unlearn(self, task: Task) -> Unlearned:
@@ -41,7 +39,7 @@ class Delete(ForgetSGD):
 
         def loss(batch: Tensor) -> dict[str, Tensor]:
             shown = images[batch]
-            if self.augment == "crop":
+            if self.augment:
                 shown = flip_and_crop(images, batch, task.generator)
             with torch.no_grad():
                 teacher = without_true_class(task.original(shown), labels[batch])

@@ -1,7 +1,7 @@
 """Random label: fit the forget images to wrong classes."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,10 +29,8 @@ class RandomLabel(ForgetSGD):
     epochs: int = hyper(
         20, "passes over the forget set at most; 0: as many as max_steps allows", "the same code"
     )
-    augment: Literal["crop", "none"] = hyper(
-        "crop",
-        "whether the images are mirrored and moved at random at each step, or stay as they are",
-        "the same code",
+    augment: bool = hyper(
+        True, "crop images at random, padded by an eighth, and mirror half of them", "the same code"
     )
 
     def unlearn(self, task: Task) -> Unlearned:
@@ -42,7 +40,7 @@ class RandomLabel(ForgetSGD):
 
         def loss(batch: Tensor) -> dict[str, Tensor]:
             shown = images[batch]
-            if self.augment == "crop":
+            if self.augment:
                 shown = flip_and_crop(images, batch, task.generator)
             return {"relabelling": F.cross_entropy(task.live(shown), targets[batch])}
 

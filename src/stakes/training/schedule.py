@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +33,15 @@ class Schedule(State):
         halved_at: the steps after which the step sizes were halved.
     """
 
-    saved = ("halved_at", "_left", "_start", "_end", "_begun", "_kept", "_settled")
+    saved: ClassVar[tuple[str, ...]] = (
+        "halved_at",
+        "_left",
+        "_start",
+        "_end",
+        "_begun",
+        "_kept",
+        "_settled",
+    )
 
     def __init__(
         self,

@@ -1,0 +1,44 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from golden.slow import PlainSGD, assert_same, index_batches
+from stakes.methods import AMUN
+
+
+def attack(network, image, label):
+    eps, moved, done = 0.04, image[None].double(), 0
+    while True:
+        x = moved.clone().requires_grad_()
+        logits = network(x)
+        answer = int(logits.argmax(1))
+        if answer != int(label):
+            return moved[0].detach(), answer
+        if done == 50:
+            eps, done = 2 * eps, 0
+        (g,) = torch.autograd.grad(F.cross_entropy(logits, label[None]), x)
+        offset = moved + eps / 10 * g / (g**2).sum().sqrt() - image
+        offset *= min(1.0, eps / float((offset**2).sum().sqrt()))
+        moved, done = (image + offset).clamp(0, 1), done + 1
+
+
+@pytest.mark.parametrize("batch", [128, 4])
+def test_five_steps_of_amun(network, forget, batch):
+    result = AMUN(forget_batch=batch, max_steps=5)(network, forget, seed=3)
+    data, slow, original = forget.in_one_order(), network.copy().train(), network.copy().eval()
+    found = [attack(original, x, y) for x, y in zip(data.images, data.labels, strict=True)]
+    images, targets = torch.stack([x for x, _ in found]), torch.tensor([y for _, y in found])
+    optimizer = PlainSGD(slow.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    batches = index_batches(6, batch, torch.Generator().manual_seed(3))
+    steps = int(result.history[-1]["step"])  # it ends where all is forgotten
+    assert steps >= 3
+    for step in range(steps):
+        chosen = next(batches)
+        optimizer.lr = 0.01 * 0.1 ** (step // (1 if batch == 128 else 2))
+        optimizer.step(F.cross_entropy(slow(images[chosen]), targets[chosen]))
+    assert_same(network, result.classifier, slow)
+
+
+def test_it_takes_ten_passes(network, forget):
+    history = AMUN(lr=1e-9, forget_batch=4)(network, forget, seed=3).history
+    assert history[-1]["step"] == 20
