@@ -13,7 +13,8 @@ import time
 import torch
 
 from stakes import Classifier, ForgetSet, StructGuard
-from stakes.methods.task import Run
+from stakes.methods import StructGuardPaper
+from stakes.methods.task import Task
 from stakes.progress import silent
 from stakes.training.precision import autocast
 
@@ -43,7 +44,7 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    default, paper = StructGuard(), StructGuard.paper()
+    default, paper = StructGuard(), StructGuardPaper()
     print("| network | side | forward | with backward | last third | default step | paper step |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for spec, classes, batch in NETWORKS:
@@ -51,14 +52,14 @@ def main():
         side = classifier.input_size
         images = torch.rand(batch, 3, side, side)
         forget = ForgetSet(images, torch.zeros(batch, dtype=torch.int64), ("",) * batch)
-        run = Run(classifier, forget, "head", 0, silent, "auto")
+        run = Task(classifier, forget, "head", 0, silent, "auto")
         forward = seconds_an_image(run.live, images, False, arguments.repeat)
         whole = seconds_an_image(run.live, images, True, arguments.repeat)
         with run.shallow(default.depth):
             part = seconds_an_image(run.live, images, True, arguments.repeat)
         probes = default.probe_batch
         step = probes * forward + (probes + default.forget_batch) * part
-        papers = paper.probe_batch * (forward + whole)
+        papers = paper.probe_batch * (forward + whole) + paper.forget_batch * whole
         times = " | ".join(f"{1000 * seconds:.1f} ms" for seconds in (forward, whole, part))
         print(f"| {spec} | {side} | {times} | {step:.1f} s | {papers:.1f} s |", flush=True)
 

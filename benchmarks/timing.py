@@ -17,6 +17,7 @@ from collections import defaultdict
 import torch
 
 from stakes import Classifier, ForgetSet, StructGuard, load_data
+from stakes.methods import StructGuardPaper
 
 
 class Passes:
@@ -81,7 +82,7 @@ def paper(network, forget, seed, limit):
     start = time.perf_counter()
     report = stopped_after(limit)
     try:
-        end = StructGuard.paper(max_steps=10**6)(
+        end = StructGuardPaper(max_steps=10**6)(
             network, forget, anchors="cifar10", seed=seed, progress=report
         ).stop_reason
     except TimeoutError:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.pages import Page
 
-from stakes.methods import METHODS, Method
+from stakes.methods import METHODS, PRESETS, Method
 from stakes.rows import METRICS
 from stakes.runs.recipe import SHIPPED
 
@@ -48,16 +48,19 @@ def methods() -> str:
         (f"[`{name}`](#{name})", kind.title, _needs(kind)) for name, kind in METHODS.items()
     ]
     parts = [_table(("`--method`", "name", "needs"), overview)]
-    parts += [_method(name, kind) for name, kind in METHODS.items()]
+    for name, kind in METHODS.items():
+        parts.append(_method(name, f"`--method {name}`", kind))
+        for preset, other in PRESETS.get(name, {}).items():
+            called = f"`--method {name} --preset {preset}`"
+            parts.append(_method(f"{name}-{preset}", called, other))
     return "\n\n".join(parts)
 
 
-def _method(name: str, kind: type[Method]) -> str:
-    called = ", ".join([f"`--method {name}`", *(f"`--preset {p}`" for p in kind.presets)])
+def _method(anchor: str, called: str, kind: type[Method]) -> str:
     hints = get_type_hints(kind)
     rows = [_field(item, hints[item.name]) for item in fields(kind)]
     parts = [
-        f"## {kind.title} {{ #{name} }}",
+        f"## {kind.title} {{ #{anchor} }}",
         f"{called}. Needs {_needs(kind)}.",
         _prose(kind),
         _table(("option", "default", "what it is", "source"), rows),

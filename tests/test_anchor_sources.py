@@ -8,6 +8,7 @@ from conftest import CLASSES
 from stakes import Anchors, ForgetSet, InputError, StructGuard
 from stakes.anchors.sources import class_means, made_from_network, prototypes, resolve_anchors
 from stakes.data.augment import mixed
+from stakes.methods import StructGuardPaper
 
 
 def cosines(anchors: Anchors, rows: torch.Tensor) -> torch.Tensor:
@@ -108,11 +109,11 @@ def test_random_anchors_are_unit_and_as_wide_as_the_features(classifier, forget)
             resolve_anchors(classifier, word, forget)
 
 
-@pytest.mark.parametrize("over", ["anchors", "probes"])
-def test_methods_take_several_anchors_per_class(over, classifier, forget):
+@pytest.mark.parametrize("kind", [StructGuard, StructGuardPaper])
+def test_methods_take_several_anchors_per_class(kind, classifier, forget):
     rows = torch.randn(2 * len(CLASSES), 12, generator=torch.Generator().manual_seed(0))
     several = Anchors(rows, CLASSES, per_class=2)
-    method = StructGuard(align_over=over, warmup=0, lr=3e-3, max_steps=2)
+    method = kind(lr=3e-3, max_steps=2)
     result = method(classifier, forget, anchors=several, seed=0)
     assert result.stakes.shape == (2 * len(CLASSES), classifier.feature_width)
     alone = Anchors(rows[::2], CLASSES)

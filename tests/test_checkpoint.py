@@ -14,6 +14,8 @@ from torch import nn
 
 from stakes import METHODS, StructGuard, progress
 from stakes.anchors.anchors import Anchors
+from stakes.methods import StructGuardPaper
+from stakes.methods.structguard import default
 from stakes.progress import Stopwatch
 from stakes.runs.folder import resumable
 from stakes.runs.record import Request, record
@@ -25,14 +27,21 @@ from stakes.training.schedule import Schedule
 
 #: The step size is halved, the margin grows, the hold gives way, and the run settles.
 ADAPTIVE = StructGuard(
-    lr=0.05, depth=1, probe_batch=16, forget_batch=4, warmup=3, patience=2, max_drift=0.05,
-    settle=0.3, settle_least=4, check_every=3, max_steps=40,
+    lr=0.05, depth=1, probe_batch=16, forget_batch=4, patience=2, max_drift=0.05, settle=0.3,
+    max_steps=40,
 )  # fmt: skip
-PAPER = StructGuard.paper(
+PAPER = StructGuardPaper(
     lr=1e-3, importance_probes=4, importance_every=4, probes_per_image=3, pgd_iterations=5,
     probe_batch=9, max_steps=12,
 )  # fmt: skip
 SHORT = METHODS["neggrad"](lr=1e-5, forget_batch=4, max_steps=7)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """What the default does in many steps, in few."""
+    for name, value in {"WARMUP": 3, "SETTLE_LEAST": 4, "CHECK_EVERY": 3}.items():
+        monkeypatch.setattr(default, name, value)
 
 
 @pytest.fixture

@@ -332,8 +332,8 @@ def test_a_run_that_breaks_down_is_told_and_its_files_can_be_read(base, capsys):
     def strictly(text):
         return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
 
-    words = with_options(base, lr="1e6")
-    assert cli.main([*words, "--optimizer", "sgd", "--deletion", "ce"]) == 0
+    words = with_options(base, lr="1e6", **OURS)
+    assert cli.main([*words, "--method", "neggrad"]) == 0
     row = strictly(Path("OUT/row.json").read_text())
     assert row["stop_reason"].startswith("diverged")
     strictly(Path("OUT/evidence.json").read_text())
@@ -371,14 +371,12 @@ def test_a_method_in_need_of_retained_data_is_refused_at_once(
 
 
 def test_preset_and_its_changes(base, capsys):
-    extra = shlex.split("--preset paper --max-steps 1 --probes-per-image 2 --importance-probes 2")
-    assert cli.main([*with_options(base, **{"probe-batch": "8"}), *extra]) == 0
+    extra = shlex.split("--preset paper --max-steps 2 --probes-per-image 2 --importance-probes 2")
+    assert cli.main([*with_options(base, **OURS | {"probe-batch": "8"}), *extra]) == 0
     row = row_of("OUT")
-    expected = StructGuard.paper(lr=3e-3, max_steps=1, probes_per_image=2, importance_probes=2)
-    assert row["method_deletion"] == expected.deletion == "ce"
+    assert row["method_title"] == "STRUCTGUARD (paper)"
     assert row["method_probe_batch"] == 8
     assert row["method_probes_per_image"] == 2
-    assert row["method_projector"] is True
     assert row["preset"] == "paper"
     assert row["acc_test_projected"] is not None
     assert row["seconds_probes"] > 0
@@ -403,15 +401,21 @@ def test_a_file_of_options_and_the_command_line_over_it(base, place, capsys):
     assert "unknown option probes-per-image" in capsys.readouterr().err
 
 
-def test_a_preset_and_switches_in_a_file(base, capsys):
-    text = 'preset = "paper"\nprobes_per_image = 2\npull_back = true\nreg_weight = 0\n'
+def test_a_preset_in_a_file(base, capsys):
+    text = 'preset = "paper"\nprobes_per_image = 2\nweighting = "share"\nreg_weight = 0\n'
     Path("o.toml").write_text(text)
-    words = [*with_options(base, **{"probe-batch": "8"}), "--config", "o.toml", "--max-steps", "1"]
+    words = [
+        *with_options(base, **OURS | {"probe-batch": "8"}),
+        "--config",
+        "o.toml",
+        "--max-steps",
+        "1",
+    ]
     assert cli.main(words) == 0
     row = row_of("OUT")
-    assert (row["preset"], row["method_deletion"], row["method_pull_back"]) == ("paper", "ce", True)
-    assert cli.main([*words, "--no-pull-back", "--overwrite"]) == 0
-    assert row_of("OUT")["method_pull_back"] is False
+    assert (row["preset"], row["method_weighting"]) == ("paper", "share")
+    assert cli.main([*words, "--weighting", "sum", "--overwrite"]) == 0
+    assert row_of("OUT")["method_weighting"] == "sum"
 
 
 @pytest.mark.parametrize(
@@ -423,9 +427,9 @@ def test_a_preset_and_switches_in_a_file(base, capsys):
         ("--temperature -1", "temperature=-1.0: give a number from 0"),
         ("--temperature nan", "temperature=nan"),
         ("--deletion foo", "--deletion foo: wanted is one of hinge, ce"),
-        ("--method structgard", "--method structgard is unknown; did you mean structguard"),
-        ("--preset papr", "--preset papr is unknown; structguard has paper, reference"),
-        ("--method neggrad --preset paper", "--preset paper is unknown; neggrad has none"),
+        ("--method structgard", "method 'structgard' is unknown; did you mean structguard"),
+        ("--preset papr", "preset 'papr' is unknown; structguard has paper, reference"),
+        ("--method neggrad --preset paper", "preset 'paper' is unknown; neggrad has none"),
         ("--mean .5", "--mean needs 3 values after it"),
         ("--std 0 1 1", "std is .*; it divides, so it must be above 0"),
         ("--seed -1", "--seed -1: give a whole number from 0"),
@@ -452,7 +456,7 @@ def test_wrong_options_are_one_line(extra, message, base, capsys):
         ("margin = 'x'", r"margin = x in o\.toml: give a number from 0"),
         ("deletion = 'foo'", r"deletion = foo in o\.toml: wanted is one of hinge, ce"),
         ("mean = [1, 2]", "--mean: Incorrect number of arguments: expected 3 but got 2"),
-        ("method = 'structgard'", "--method structgard is unknown; did you mean structguard"),
+        ("method = 'structgard'", "method 'structgard' is unknown; did you mean structguard"),
         ("config = 'p.toml'", "unknown option config"),
     ],
 )

@@ -17,6 +17,7 @@ import stakes
 from stakes import Classifier, demo
 from stakes.anchors.descriptions import read_descriptions
 from stakes.cli.commands import make_app
+from stakes.methods import probing
 from stakes.runs.recipe import find_recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,9 @@ def test_the_price_of_the_criteria_is_told(monkeypatch, capsys):
     monkeypatch.setattr(demo, "EPOCHS", 1)
     asked = "StructGuard(criterion=criterion)"
     assert code.count(asked) == 1
-    few = "max_steps=2, probe_batch=8, inverted=8, inversion_steps=2"
+    monkeypatch.setattr(probing, "INVERTED", 8)
+    monkeypatch.setattr(probing, "INVERSION_STEPS", 2)
+    few = "max_steps=2, probe_batch=8"
     quick = code.replace(asked, f"StructGuard(criterion=criterion, {few})")
     names: dict[str, object] = {}
     exec(quick, names)

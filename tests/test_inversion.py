@@ -7,7 +7,7 @@ from torch import nn
 from stakes import Classifier, InputError, StructGuard
 from stakes.data.augment import mixed
 from stakes.methods import probing
-from stakes.methods.structguard import Objective
+from stakes.methods.structguard.default import Objective
 from stakes.methods.task import Task
 from stakes.progress import silent
 from stakes.training.inversion import Whitening, has_statistics, inverted
@@ -161,10 +161,12 @@ def plain(width: int) -> nn.Module:
         (plain, {"criterion": "views"}, "mixed"),
     ],
 )
-def test_probes_are_mixtures_of_what_was_chosen(norm, settings, kind, forget):
+def test_probes_are_mixtures_of_what_was_chosen(norm, settings, kind, forget, monkeypatch):
+    monkeypatch.setattr(probing, "INVERTED", 24)
+    monkeypatch.setattr(probing, "INVERSION_STEPS", 2)
     network = Blobs(norm)
     classifier = Classifier.wrap(network, input_size=8)
-    method = StructGuard(inverted=24, inversion_steps=2, **settings)
+    method = StructGuard(**settings)
     phases = []
     run = Task(classifier, forget, "head", 0, lambda *told: phases.append(told[:3]), "auto")
     objective = Objective(method, run)
@@ -178,8 +180,9 @@ def test_probes_are_mixtures_of_what_was_chosen(norm, settings, kind, forget):
 def test_a_share_of_the_probes_is_of_the_images_themselves_where_copies_go(
     share, count, forget, monkeypatch
 ):
+    monkeypatch.setattr(probing, "TURNED", share)
     classifier = Classifier.wrap(Blobs(nn.BatchNorm2d), input_size=8)
-    method = StructGuard(criterion="views", probes="mixed", turned=share, probe_batch=40)
+    method = StructGuard(criterion="views", probes="mixed", probe_batch=40)
     objective = Objective(method, Task(classifier, forget, "head", 0, silent, "auto"))
     monkeypatch.setattr(probing, "rotate_recolour", lambda images, generator: 2 + 0 * images)
     monkeypatch.setattr(probing, "perturb_pixels", lambda images, generator: images / 2)

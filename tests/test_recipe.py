@@ -35,7 +35,7 @@ mean = [0.5, 0.5, 0.5]
 name = "Ours"
 method = "structguard"
 preset = "paper"
-pull_back = false
+images = false
 
 [[method]]
 method = "neggrad"
@@ -58,7 +58,7 @@ def test_every_combination_is_a_command_line(tmp_path):
     for wanted in (["--forget", "random:4"], ["--mean", "0.5", "0.5", "0.5"], ["--data", "digits"]):
         start = words.index(wanted[0])
         assert words[start : start + len(wanted)] == wanted
-    assert "--no-pull-back" in words
+    assert "--no-images" in words
     assert (cells[1].method, cells[1].name) == ("neggrad", "net-a-neggrad-k4-s0")
 
 
@@ -87,18 +87,18 @@ def test_the_fingerprint_follows_options_and_files_but_not_the_place(tmp_path):
     [
         ("seeds =", "sedes =", "unknown key sedes; did you mean seeds"),
         ("eval-samples", "eval-sample", "unknown option.*eval_sample; did you mean eval_samples"),
-        ("pull_back", "pull_bak", "unknown option of structguard.*did you mean pull_back"),
+        ("images =", "imagse =", "unknown option of structguard.*did you mean images"),
         ("mean =", "meen =", r"unknown option in \[\[network\]\]: meen; did you mean mean"),
         ('"neggrad"', '"negrad"', "method 'negrad' is unknown; did you mean neggrad"),
-        ('"paper"', '"papier"', "preset 'papier': STRUCTGUARD has paper, reference"),
-        ("max_steps = 5", "max_steps = 0", "max_steps=0: give a whole number from 1"),
+        ('"paper"', '"papier"', "preset 'papier' is unknown; structguard has paper, reference"),
+        ("max_steps = 5", "max_steps = -1", "max_steps=-1: give a whole number from 0"),
         ("max_steps = 5", 'max_steps = "5"', "max_steps='5': give a whole number"),
         ("max_steps = 5", "eps = 3", "unknown option of neggrad in .common.: eps"),
         ("k = [4, 8]", "k = [4, 4]", r"wanted k = \[...\], different whole numbers from 1"),
         ("k = [4, 8]", "k = [0]", "wanted k = "),
         ("seeds = [0, 1]", "seeds = []", "wanted seeds = "),
         ('"random:{k}"', '"folder"', "k is given, but forget = 'folder' does not say {k}"),
-        ('name = "Ours"\nmethod = "structguard"\npreset = "paper"\npull_back = false',
+        ('name = "Ours"\nmethod = "structguard"\npreset = "paper"\nimages = false',
          'method = "neggrad"', "two cells would be called net-a-neggrad-k4-s0"),
         ('model = "stakes:digits_cnn"', "", "has no model"),
         ("mean = [0.5, 0.5, 0.5]", "mean = {a = 1}", "mean is a dict"),

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from stakes import InputError, NegGrad, StructGuard
+from stakes.methods import method_class, method_name
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import check_out, new_folder
-from stakes.runs.record import Request, method_name, record
+from stakes.runs.record import Request, record
 
 OLDER = '{"unlearned_digest": "of a version without a manifest"}'
 
@@ -155,5 +156,6 @@ def test_peak_memory_grows_with_what_is_held():
 
 
 def test_method_names():
-    assert method_name(StructGuard()) == "structguard"
-    assert method_name(NegGrad()) == "neggrad"
+    assert method_name(StructGuard()) == ("structguard", None)
+    assert method_name(method_class("structguard", "paper")()) == ("structguard", "paper")
+    assert method_name(NegGrad()) == ("neggrad", None)

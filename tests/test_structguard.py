@@ -7,7 +7,8 @@ import torch
 
 from stakes import InputError, StructGuard
 from stakes.data.views import mirror, random_view
-from stakes.methods import structguard, task
+from stakes.methods import task
+from stakes.methods.structguard import default
 from stakes.progress import silent
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
@@ -58,10 +59,9 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(classifier, forget
     assert second.history[-1]["term_views"] >= 0
 
 
-def test_with_views_it_looks_no_more_often(classifier, forget, anchors):
-    method = StructGuard(
-        max_steps=60, **VIEWS | {"views_weight": 0, "probes": "mixed", "views_needed": 1.0}
-    )
+def test_with_views_it_looks_no_more_often(classifier, forget, anchors, monkeypatch):
+    monkeypatch.setattr(default, "VIEWS_WEIGHT", 0)
+    method = StructGuard(max_steps=60, **VIEWS | {"probes": "mixed", "views_needed": 1.0})
     history = method(classifier, forget, anchors=anchors, seed=0).history
     looks = [row["step"] for row in history if "drift" in row]
     assert looks == list(range(0, 61, 10))
@@ -95,7 +95,7 @@ def test_every_comparison_of_structures_can_be_held(name, classifier, forget, an
     assert again[-1]["term_alignment"] != history[-1]["term_alignment"]
 
 
-def test_it_says_what_it_chose_and_why(classifier, forget, anchors):
+def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch):
     given = StructGuard(max_steps=2, **QUICK)(classifier, forget, anchors=anchors).chosen
     assert given == {
         "probes": "mixed", "probes_why": "the images alone are to be forgotten",
@@ -104,7 +104,8 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors):
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "hold": 1.0, "hold_why": "as given", "push": 1.0, "push_why": "as given",
     }  # fmt: skip
-    hurried = StructGuard(max_steps=12, check_every=1, **QUICK | {"lr": 1e3, "patience": 1})
+    monkeypatch.setattr(default, "CHECK_EVERY", 1)
+    hurried = StructGuard(max_steps=12, **QUICK | {"lr": 1e3, "patience": 1})
     found = hurried(classifier, forget, anchors=anchors).chosen
     assert found["lr"] == 1e3 / 2**5
     assert found["lr_why"].startswith("drift above 0.2, or no finite loss, at step 1, 2, 3, ")
@@ -122,13 +123,13 @@ def test_images_are_held_until_their_turn(classifier, forget, anchors, monkeypat
         held.append(before)
         return feature_shift(before, after)
 
-    monkeypatch.setattr(structguard, "feature_shift", noted)
+    monkeypatch.setattr(default, "feature_shift", noted)
     ordered = forget.in_one_order()
     with torch.no_grad():
         features, logits = classifier.both(ordered.images)
     # Three parts of two images; a turn is cut short so that all come in half of the steps.
     still = QUICK | {"lr": 1e-12, "patience": 0, "precision": "float32"}
-    method = StructGuard(cohorts=3, cohort_steps=1000, max_steps=12, **still)
+    method = StructGuard(cohorts=3, max_steps=12, **still)
     history = method(classifier, forget, anchors=anchors, seed=0).history
     for step in range(1, 13):
         asked = min(6, 2 * (1 + (step - 1) // 2))
@@ -174,8 +175,6 @@ def test_how_many_parts_is_chosen_by_how_many_images_a_step_takes(classifier, fo
     assert parts(cohorts=3) == (3, "as given")
     views = {"criterion": "views", "probes": "mixed"}
     assert parts(**views) == (6, "copies are to be forgotten too")
-    with pytest.raises(InputError, match="batches=union takes all images at once"):
-        StructGuard.paper(cohorts=2)
 
 
 def test_half_width_changes_the_numbers_and_not_the_outcome(classifier, forget, anchors):
@@ -197,7 +196,7 @@ def test_only_the_layers_nearest_the_head_change(
     depth, free, classifier, forget, anchors, monkeypatch
 ):
     monkeypatch.setattr(task, "FEWEST_LAYERS", 1)
-    method = StructGuard(**QUICK | {"depth": depth}, max_steps=2, check_every=1)
+    method = StructGuard(**QUICK | {"depth": depth}, max_steps=2)
     after = method(classifier, forget, anchors=anchors, seed=0).classifier
     for i, name in enumerate(LAYERS):
         same = torch.equal(after.get_submodule(name).weight, classifier.get_submodule(name).weight)

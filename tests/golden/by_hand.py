@@ -27,14 +27,20 @@ def all_misclassified(network: nn.Module, forget: ForgetSet) -> bool:
 
 
 def pgd_by_hand(
-    network: Classifier, forget: ForgetSet, *, eps: float, per_image: int, iterations: int
+    network: Classifier,
+    forget: ForgetSet,
+    *,
+    eps: float,
+    per_image: int,
+    iterations: int,
+    generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Targeted L2-PGD with steps of .1: probes (n, 3, h, w) and their targets (n,).
 
     Every image once, then every image again, ``per_image`` times; targets uniform over the wrong
     classes; all steps are taken, whether the target is reached before or not.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(SEED) if generator is None else generator
     images, labels = forget.images.repeat(per_image, 1, 1, 1), forget.labels.repeat(per_image)
     offset = torch.randint(1, network.num_classes, labels.shape, generator=generator)
     targets = (labels + offset) % network.num_classes

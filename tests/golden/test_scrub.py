@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from golden.slow import assert_same, one_pass
-from stakes import METHODS
+from stakes.methods import method_class
 
 LARGE = {"T": 4.0, "alpha": 0.001, "gamma": 0.99, "max_epochs": 2, "decay": (3, 5, 9)}
 SMALL = {"T": 2.0, "alpha": 0.5, "gamma": 1.0, "max_epochs": 3, "decay": (5, 8, 9)}
@@ -14,8 +14,8 @@ SMALL = {"T": 2.0, "alpha": 0.5, "gamma": 1.0, "max_epochs": 3, "decay": (5, 8, 
 @pytest.mark.parametrize("scale", ["large", "small"])
 def test_epochs_with_and_without_a_max_pass(scale, network, forget, train_images, retained):
     sizes = {"forget_batch": 4, "retain_batch": 64, "epochs": 7}
-    kind, s = METHODS["scrub"], LARGE if scale == "large" else SMALL
-    method = kind(**sizes) if scale == "large" else kind.small_scale(**sizes)
+    s = LARGE if scale == "large" else SMALL
+    method = method_class("scrub", None if scale == "large" else "small_scale")(**sizes)
     found = method(network, forget, retain=train_images, seed=3)
 
     slow, generator = network.copy().train(), torch.Generator().manual_seed(3)

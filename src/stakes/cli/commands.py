@@ -23,7 +23,7 @@ from stakes.cli.refusals import usage
 from stakes.errors import InputError, shortened
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.files import write_text
-from stakes.methods import METHODS
+from stakes.methods import method_class
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words
@@ -147,7 +147,7 @@ def unlearn(
         command_line: the command as it was given, for the row.
         fields: hyper-parameters of the method.
     """
-    chosen = METHODS[method](**fields)
+    chosen = method_class(method, preset)(**fields)
     check_out(out, overwrite)
     if chosen.needs_retain and inputs.data is None:
         raise InputError(f"--method {method} needs retained training data: add --data")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from stakes.errors import InputError, first_line, nearest
-from stakes.methods import METHODS
+from stakes.methods import METHODS, PRESETS, method_class
 from stakes.methods.fields import allowed, explained
 from stakes.runs.inputs import Inputs
 from stakes.runs.words import number
@@ -32,22 +32,17 @@ def with_fields(command: Command, name: str, preset: str | None, **fixed: Any) -
     Raises:
         InputError: no such method, or no such preset of it.
     """
-    if name not in METHODS:
-        raise InputError(f"--method {name} is unknown{nearest(name, METHODS)}")
-    kind = METHODS[name]
-    if preset is not None and preset not in kind.presets:
-        known = f"{name} has {', '.join(kind.presets)}" if kind.presets else f"{name} has none"
-        raise InputError(f"--preset {preset} is unknown; {known}")
+    kind, presets = method_class(name, preset), tuple(PRESETS.get(name, ()))
     choices: dict[str, Any] = {
         "method": Literal[tuple(METHODS)],
-        "preset": Literal[kind.presets] | None if kind.presets else str | None,
+        "preset": Literal[presets] | None if presets else str | None,
     }
     own = [
         item.replace(annotation=choices.get(item.name, item.annotation))
         for item in inspect.signature(command).parameters.values()
         if item.kind is not item.VAR_KEYWORD and item.name not in fixed
     ]
-    defaults = kind() if preset is None else getattr(kind, preset)()
+    defaults = kind()
     group = Group(f"Hyper-parameters of {kind.title}", sort_key=9)
     hints = typing.get_type_hints(kind)
     for field in fields(kind):

@@ -1,5 +1,6 @@
 """Every method by its name on the command line; a new one is a file and a line here."""
 
+from stakes.errors import InputError, nearest
 from stakes.methods.adv import Adv
 from stakes.methods.amnesiac import Amnesiac
 from stakes.methods.amun import AMUN
@@ -23,10 +24,10 @@ from stakes.methods.random_label import RandomLabel
 from stakes.methods.rawp import RAWP
 from stakes.methods.retrain import Retrain
 from stakes.methods.salun import SalUn
-from stakes.methods.scrub import SCRUB
+from stakes.methods.scrub import SCRUB, SCRUBSmallScale
 from stakes.methods.sfron import SFRon
 from stakes.methods.ssd import SSD
-from stakes.methods.structguard import StructGuard
+from stakes.methods.structguard import StructGuard, StructGuardPaper, StructGuardReference
 from stakes.methods.task import Unlearned
 from stakes.methods.unsir import UNSIR
 
@@ -60,12 +61,49 @@ METHODS: dict[str, type[Method]] = {
     "sfron": SFRon,
 }
 
+PRESETS: dict[str, dict[str, type[Method]]] = {
+    "structguard": {"paper": StructGuardPaper, "reference": StructGuardReference},
+    "scrub": {"small_scale": SCRUBSmallScale},
+}
+"""Other versions of a method, by its name and theirs (``--preset``)."""
+
+
+def method_class(name: str, preset: str | None = None) -> type[Method]:
+    """The class of a method, or of a preset of it.
+
+    Raises:
+        InputError: there is none of that name.
+
+    >>> method_class("structguard", "paper").title
+    'STRUCTGUARD (paper)'
+    """
+    if name not in METHODS:
+        raise InputError(f"method {name!r} is unknown{nearest(name, METHODS)}")
+    known = PRESETS.get(name, {})
+    if preset is None:
+        return METHODS[name]
+    if preset not in known:
+        words = f"{name} has {', '.join(known)}" if known else f"{name} has none"
+        raise InputError(f"preset {preset!r} is unknown; {words}")
+    return known[preset]
+
+
+def method_name(method: Method) -> tuple[str, str | None]:
+    """The method's name on the command line, and its preset's."""
+    for name, presets in PRESETS.items():
+        for preset, kind in presets.items():
+            if type(method) is kind:
+                return name, preset
+    return next(name for name, kind in METHODS.items() if isinstance(method, kind)), None
+
+
 __all__ = [
     "AMUN",
     "ESC",
     "L2UL",
     "METHODS",
     "NPO",
+    "PRESETS",
     "RAWP",
     "SCRUB",
     "SSD",
@@ -90,5 +128,9 @@ __all__ = [
     "SFRon",
     "SalUn",
     "StructGuard",
+    "StructGuardPaper",
+    "StructGuardReference",
     "Unlearned",
+    "method_class",
+    "method_name",
 ]

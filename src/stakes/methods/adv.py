@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stakes.methods.probing import PASSES, AdversarialFields, Paired
+from stakes.methods.probing import PASSES, AdversarialFields, Pairs, adversarial_terms
 from stakes.methods.task import Task, Unlearned
 
 
@@ -26,7 +26,9 @@ class Adv(AdversarialFields):
 
     def unlearn(self, task: Task) -> Unlearned:
         """Ascend on the images, descend on the probes."""
-        pairs = Paired(task, self.attack(task), self.probe_batch, self.forget_batch)
+        pairs = Pairs(task, self.attack(task), self.probe_batch, self.forget_batch)
         task.live.train(self.batch_norm == "train")
         budget = self.max_steps or PASSES * pairs.steps_per_pass
-        return task.descend(lambda step: pairs.terms(), self.optimizer(task), budget)
+        return task.descend(
+            lambda step: adversarial_terms(task.live, next(pairs)), self.optimizer(task), budget
+        )

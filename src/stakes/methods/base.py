@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from stakes.progress import Progress, silent
 from stakes.training.losses import deletion_ce
 from stakes.training.structure import MapKind
 
-__all__ = ["ForgetSGD", "Method", "ascent_terms", "hyper"]
+__all__ = ["ForgetSGD", "Method", "ascent_terms", "hyper", "variant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,6 @@ class Method(ABC):
     Attributes:
         title: its name as the papers write it.
         needs_retain: whether it needs retained data; commands refuse early without it.
-        presets: names of the class methods that make it with other settings.
 
     Raises:
         InputError: no such hyper-parameter, a value of another type, out of bounds or not one of
@@ -41,7 +40,6 @@ class Method(ABC):
 
     title: ClassVar[str]
     needs_retain: ClassVar[bool] = False
-    presets: ClassVar[tuple[str, ...]] = ()
 
     def __new__(cls, **given: Any) -> Self:
         """Refuse unknown names before the dataclass does, which knows no nearest one."""
@@ -102,6 +100,30 @@ class Method(ABC):
     @abstractmethod
     def unlearn(self, task: Task) -> Unlearned:
         """Change ``task.live`` until it has forgotten ``task.forget``."""
+
+
+Some = TypeVar("Some", bound=Method)
+
+
+def variant(kind: type[Some], title: str, **defaults: object) -> type[Some]:
+    """A method with other defaults, for a preset.
+
+    >>> from stakes.methods.neggrad import NegGrad
+    >>> quick = variant(NegGrad, "NegGrad (quick)", lr=0.1)()
+    >>> quick.title, quick.lr, quick.momentum
+    ('NegGrad (quick)', 0.1, 0.9)
+    """
+    check_names(kind, defaults)
+    hints, items = get_type_hints(kind), kind.__dataclass_fields__
+    made = make_dataclass(
+        kind.__name__ + "Variant",
+        [(n, hints[n], field(default=v, metadata=items[n].metadata)) for n, v in defaults.items()],
+        bases=(kind,),
+        namespace={"title": title, "__doc__": kind.__doc__, "__module__": kind.__module__},
+        frozen=True,
+        kw_only=True,
+    )
+    return cast("type[Some]", made)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from stakes.methods.base import hyper
-from stakes.methods.probing import PASSES, AdversarialFields, Paired
+from stakes.methods.probing import PASSES, AdversarialFields, Pairs, adversarial_terms
 from stakes.methods.task import Task, Unlearned
 from stakes.training.importance import mean_gradient_magnitude, min_max
 from stakes.training.losses import quadratic
@@ -32,14 +32,14 @@ class L2UL(AdversarialFields):
 
     def unlearn(self, task: Task) -> Unlearned:
         """As Adv, with the weights that matter little held in place."""
-        pairs = Paired(task, self.attack(task), self.probe_batch, self.forget_batch)
+        pairs = Pairs(task, self.attack(task), self.probe_batch, self.forget_batch)
         parameters = task.trainable()
         origin = {name: p.detach().clone() for name, p in parameters.items()}
         freedom = {name: 1 - value for name, value in min_max(self._importance(task)).items()}
 
         def terms(step: int) -> dict[str, Tensor]:
             held = self.reg_weight * quadratic(parameters, origin, freedom)
-            return pairs.terms() | {"regularisation": held}
+            return adversarial_terms(task.live, next(pairs)) | {"regularisation": held}
 
         task.live.train(self.batch_norm == "train")
         budget = self.max_steps or PASSES * pairs.steps_per_pass

@@ -14,12 +14,17 @@ from stakes.data.views import perturb_pixels
 from stakes.errors import InputError
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task
+from stakes.models.classifier import Classifier
 from stakes.training.inversion import Whitening, has_statistics, inverted
 from stakes.training.losses import deletion_ce, retention_ce
 from stakes.training.pgd import Probes, pgd
 from stakes.training.targets import wrong_labels
 
 PASSES = 101  # over the probes (NegGrad: the forget images) in the authors' code, at most
+PGD_STEP = 0.1  # in public code
+PGD_MARGIN = 0.5  # logits by which the default's PGD probes lead: none stops on the boundary
+INVERTED, INVERSION_STEPS = 512, 100  # images made from BatchNorm statistics, steps for them
+TURNED = 0.5  # share of the mixtures made of turned images, where copies are to be forgotten too
 UNEVEN, EVEN = 0.15, 0.35  # least share of the second image of a mixture
 
 
@@ -44,55 +49,53 @@ class PGDFields(Method):
         20, "PGD probes made from each forget image", "paper, N_adv", low=1
     )
     eps: float = hyper(4.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "L2UL's code")
-    pgd_step: float = hyper(0.1, "length of one PGD step, same unit", "public code")
-    pgd_iterations: int = hyper(100, "PGD steps", "public code")
+    pgd_iterations: int = hyper(100, "PGD steps of .1", "public code", low=1)
     probe_margin: float = hyper(
         0.0, "lead of the target, in logits, at which a probe is done; 0: after all its steps"
     )
 
     def attack(self, task: Task) -> Probes:
-        """Probes from the network as it was before unlearning, targets at random.
+        """Probes from the network as it was before unlearning (see :func:`attacked`)."""
+        return attacked(
+            task,
+            per_image=self.probes_per_image,
+            eps=self.eps,
+            iterations=self.pgd_iterations,
+            margin=self.probe_margin or math.inf,
+        )
 
-        One of every forget image, then another of every one, ``probes_per_image`` times over, so
-        that a batch of them in order is of many images.
-        """
-        images = task.forget.images.repeat(self.probes_per_image, 1, 1, 1)
-        labels = task.forget.labels.repeat(self.probes_per_image)
-        targets = wrong_labels(labels, task.original.num_classes, task.generator)
-        with task.timed("probes"):
-            return pgd(
-                task.original,
-                images,
-                targets,
-                eps=self.eps,
-                step=self.pgd_step,
-                iterations=self.pgd_iterations,
-                margin=self.probe_margin or math.inf,
-                generator=task.generator,
-                progress=lambda done, total: task.progress("probes", done, total),
-            )
+
+def attacked(task: Task, *, per_image: int, eps: float, iterations: int, margin: float) -> Probes:
+    """PGD probes of the original network, their targets at random.
+
+    One of every forget image, then another of every one, ``per_image`` times over, so that a
+    batch of them in order is of many images.
+    """
+    labels = task.forget.labels.repeat(per_image)
+    targets = wrong_labels(labels, task.original.num_classes, task.generator)
+    with task.timed("probes"):
+        return pgd(
+            task.original,
+            task.forget.images.repeat(per_image, 1, 1, 1),
+            targets,
+            eps=eps,
+            step=PGD_STEP,
+            iterations=iterations,
+            margin=margin,
+            generator=task.generator,
+            progress=lambda done, total: task.progress("probes", done, total),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeFields(PGDFields):
+class ProbeFields(Method):
     """The hyper-parameters of probes of any kind, for the methods that choose between them."""
 
-    probe_margin: float = hyper(
-        0.5, "lead of the target, in logits, at which a PGD probe is done; 0: after all its steps"
-    )
     probes: Literal["auto", "mixed", "inverted", "pgd", "both"] = hyper(
         "auto",
         "mixtures of forget images made afresh each step; mixtures of images made from the "
         "network's BatchNorm statistics; fixed PGD probes; half PGD, half mixtures; or auto: "
         "inverted where criterion is views and the network has such statistics, else mixed",
-    )
-    inverted: int = hyper(512, "images made from BatchNorm statistics", low=1)
-    inversion_steps: int = hyper(100, "steps in which such an image is made", low=1)
-    turned: float = hyper(
-        0.5,
-        "share of the mixtures made of the images themselves, turned and in other colours, "
-        "where copies are to be forgotten too",
-        high=1,
     )
     pool: int = hyper(0, "mixtures made once and drawn from again and again; 0: fresh each step")
     probe_batch: int = hyper(256, "probes a step", low=1)
@@ -181,7 +184,7 @@ class ProbeSource:
         """Images made from BatchNorm statistics, and the classes they were made for."""
         settings, task = self._settings, self._task
         images, labels = task.forget.images, task.forget.labels
-        start = mixed(images, settings.inverted, task.generator, UNEVEN, labels)
+        start = mixed(images, INVERTED, task.generator, UNEVEN, labels)
         order = torch.randperm(task.original.num_classes, generator=task.generator)
         targets = order.repeat(-(-len(start) // len(order)))[: len(start)].to(start.device)
         with task.timed("probes"):
@@ -190,7 +193,7 @@ class ProbeSource:
                 start,
                 targets,
                 Whitening(images),
-                steps=settings.inversion_steps,
+                steps=INVERSION_STEPS,
                 generator=task.generator,
                 batch_size=settings.probe_batch,
                 passes=self._passes,
@@ -207,7 +210,7 @@ class ProbeSource:
         images, labels, least = self._mixed
         if self._hold_copies:
             return mixed(images, count, generator, least, labels)
-        real = round(self._settings.turned * count)
+        real = round(TURNED * count)
         made = mixed(images, count - real, generator, least, labels)
         strange = rotate_recolour(mixed(self._task.forget.images, real, generator), generator)
         return perturb_pixels(torch.cat([made, strange]), generator)
@@ -216,8 +219,8 @@ class ProbeSource:
         """Probes made once: the attack's, then the pool of mixtures."""
         settings, parts = self._settings, []
         if self.kind in ("pgd", "both"):
-            attacked = settings.attack(self._task)
-            parts.append(self.answers(attacked.images, attacked.labels))
+            made = attacked(self._task, per_image=20, eps=4.0, iterations=100, margin=PGD_MARGIN)
+            parts.append(self.answers(made.images, made.labels))
         if settings.pool and self.kind != "pgd":
             parts.append(self.answers(self._mixtures(settings.pool)))
         return joined(parts) if parts else None
@@ -236,8 +239,8 @@ class AdversarialFields(PGDFields):
     and cycled.
     """
 
-    lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL")
-    momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL")
+    lr: float = hyper(1e-3, "learning rate of SGD", "public code of L2UL", above=0, high=100)
+    momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL", high=1)
     weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
     probe_batch: int = hyper(128, "probes a step", "code of Stake the Points; L2UL's: 256", low=1)
     forget_batch: int = hyper(
@@ -258,8 +261,19 @@ class AdversarialFields(PGDFields):
         )
 
 
-class Paired:
-    """Batches of fixed probes, and beside each one a batch of forget images, both cycled.
+class Pair(NamedTuple):
+    """What a step sees: a batch of probes, and beside it a batch of forget images."""
+
+    probes: Tensor
+    targets: Tensor  #: the classes the probes were pushed to
+    rows: Tensor  #: places of the probes among all of them
+    images: Tensor
+    labels: Tensor
+    share: float  #: of the forget images in both batches together
+
+
+class Pairs:
+    """Batches of fixed probes, and beside each one a batch of forget images, both cycled in order.
 
     Args:
         task: whose forget images they are.
@@ -272,19 +286,29 @@ class Paired:
     """
 
     def __init__(self, task: Task, probes: Probes, probe_batch: int, forget_batch: int) -> None:
-        self._task, self._probes = task, probes
-        self._held = task.batches(len(probes), probe_batch, shuffle=False)
-        self._forget = task.batches(len(task.forget), forget_batch, shuffle=False)
-        self.steps_per_pass = self._held.per_epoch
+        self._forget, self._probes = task.forget, probes
+        self._rows = task.batches(len(probes), probe_batch, shuffle=False)
+        self._images = task.batches(len(task.forget), forget_batch, shuffle=False)
+        self.steps_per_pass = self._rows.per_epoch
 
-    def terms(self) -> dict[str, Tensor]:
-        """-CE of the forget images and CE of the probes, each weighted by its share of the step.
+    def __next__(self) -> Pair:
+        rows, picked = next(self._rows), next(self._images)
+        return Pair(
+            self._probes.images[rows],
+            self._probes.labels[rows],
+            rows,
+            self._forget.images[picked],
+            self._forget.labels[picked],
+            len(picked) / (len(picked) + len(rows)),
+        )
 
-        Each batch passes through the network on its own, the probes first: BatchNorm normalises
-        them apart, and its running statistics see the forget images last.
-        """
-        task, held, forget = self._task, next(self._held), next(self._forget)
-        retention = retention_ce(task.live(self._probes.images[held]), self._probes.labels[held])
-        deletion = deletion_ce(task.live(task.forget.images[forget]), task.forget.labels[forget])
-        share = len(forget) / (len(forget) + len(held))
-        return {"deletion": share * deletion, "retention": (1 - share) * retention}
+
+def adversarial_terms(network: Classifier, pair: Pair) -> dict[str, Tensor]:
+    """-CE of the forget images and CE of the probes, each weighted by its share of the step.
+
+    Each batch passes through the network on its own, the probes first: BatchNorm normalises
+    them apart, and its running statistics see the forget images last.
+    """
+    retention = retention_ce(network(pair.probes), pair.targets)
+    deletion = deletion_ce(network(pair.images), pair.labels)
+    return {"deletion": pair.share * deletion, "retention": (1 - pair.share) * retention}

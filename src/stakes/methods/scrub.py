@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from stakes.errors import InputError
-from stakes.methods.base import hyper
+from stakes.methods.base import hyper, variant
 from stakes.methods.retaining import (
     RetainTraining,
     in_first_pass,
@@ -38,7 +38,6 @@ class SCRUB(RetainTraining):
     """
 
     title: ClassVar[str] = "SCRUB"
-    presets: ClassVar[tuple[str, ...]] = ("small_scale",)
 
     epochs: int = hyper(3, "passes over the retained data", "public code, large scale", low=1)
     max_epochs: int = hyper(2, "epochs that begin with a max pass (msteps)", "public code", low=1)
@@ -59,16 +58,6 @@ class SCRUB(RetainTraining):
         super().__post_init__()
         if not all(word.isdigit() for word in self.decay_after.split()):
             raise InputError(f"decay_after={self.decay_after!r}: give epochs, such as '3 5 9'")
-
-    @classmethod
-    def small_scale(cls, **changes: object) -> Self:
-        """The public code's settings for small training sets."""
-        settings: dict[str, object] = {
-            "epochs": 10, "max_epochs": 3, "retain_batch": 32, "forget_batch": 64,
-            "optimizer": "adam", "weight_decay": 0.1, "decay_after": "5 8 9", "temperature": 2.0,
-            "kl_weight": 0.5, "retention_weight": 1.0,
-        }  # fmt: skip
-        return cls(**(settings | changes))  # type: ignore[arg-type]
 
     def unlearn(self, task: Task) -> Unlearned:
         """Alternate max and min passes."""
@@ -127,3 +116,11 @@ def epoch_of(step: int, up: int, down: int, max_epochs: int) -> int:
     if step <= both:
         return ceil(step / (up + down))
     return max_epochs + ceil((step - both) / down)
+
+
+SCRUBSmallScale = variant(
+    SCRUB, "SCRUB (small_scale)",
+    epochs=10, max_epochs=3, retain_batch=32, forget_batch=64, optimizer="adam", weight_decay=0.1,
+    decay_after="5 8 9", temperature=2.0, kl_weight=0.5, retention_weight=1.0,
+)  # fmt: skip
+"""The public code's settings for small training sets."""

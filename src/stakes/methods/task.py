@@ -220,6 +220,16 @@ class Task:
             for parameter in early:
                 parameter.requires_grad_(True)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The live network is in eval mode within the block."""
+        training = self.live.training
+        self.live.eval()
+        try:
+            yield
+        finally:
+            self.live.train(training)
+
     def descend(
         self,
         terms: Callable[[int], Mapping[str, Tensor]],

@@ -395,10 +395,9 @@ class Classifier(nn.Module):
                 Projector,  # only here: structure builds on classifiers
             )
 
-            projector = Projector(classifier.feature_width)
             own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
             try:
-                projector.load_state_dict(own)
+                projector = Projector.like(classifier.feature_width, own)
             except RuntimeError as error:
                 raise InputError(f"the projector in {file} does not fit the network") from error
             classifier.projector = projector.to(classifier.head.weight).eval()

@@ -29,7 +29,7 @@ from typing import Any
 
 from stakes.errors import InputError, nearest
 from stakes.files import file_digest
-from stakes.methods import METHODS, Method
+from stakes.methods import Method, method_class
 from stakes.runs.inputs import Inputs
 from stakes.runs.tables import ON_REQUEST
 
@@ -229,10 +229,8 @@ def _names(network: Table, method: Table) -> tuple[str, str]:
 
 def _options(common: Table, network: Table, method: Table) -> Table:
     """The options of one network by one method, checked."""
-    name = method.get("method", "structguard")
-    if name not in METHODS:
-        raise InputError(f"method {name!r} is unknown{nearest(str(name), METHODS)}")
-    kind = METHODS[name]
+    name, preset = str(method.get("method", "structguard")), method.get("preset")
+    kind = method_class(name, None if preset is None else str(preset))
     hyper = {item.name for item in fields(kind)}
     tables = [
         {key.replace("-", "_"): value for key, value in t.items()}
@@ -254,7 +252,7 @@ def _options(common: Table, network: Table, method: Table) -> Table:
                 )
     if "model" not in given:
         raise InputError("a [[network]] has no model, such as timm:resnet18")
-    _check_method(kind, given.get("preset"), {key: given[key] for key in given if key in hyper})
+    _check_method(kind, {key: given[key] for key in given if key in hyper})
     first: Table = {
         key: given[key] for key in ("model", "weights", "data", "preset") if key in given
     }
@@ -265,10 +263,8 @@ def _options(common: Table, network: Table, method: Table) -> Table:
     }
 
 
-def _check_method(kind: type[Method], preset: object, chosen: Table) -> None:
+def _check_method(kind: type[Method], chosen: Table) -> None:
     """Refuse hyper-parameters that the method would refuse, before any cell has run."""
-    if preset is not None and preset not in kind.presets:
-        raise InputError(f"preset {preset!r}: {kind.title} has {', '.join(kind.presets) or 'none'}")
     try:
         kind(**chosen)
     except InputError as error:

@@ -17,7 +17,7 @@ from stakes.evaluation.audit import Evidence
 from stakes.evaluation.evaluate import evaluate, select
 from stakes.evaluation.examples import Structure
 from stakes.files import tensor_digest, write_bytes, write_text
-from stakes.methods import METHODS, Method, Unlearned
+from stakes.methods import Method, Unlearned, method_name
 from stakes.models.checks import plain_numbers
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words, sides
@@ -154,18 +154,14 @@ def _write(
     write_report([folder], folder / "report.html")
 
 
-def method_name(method: Method) -> str:
-    """The method's name on the command line."""
-    return next(name for name, kind in METHODS.items() if isinstance(method, kind))
-
-
 def _asked(request: Request) -> dict[str, Any]:
     method, classifier = request.method, request.classifier
-    preset = request.asked.get("preset")
+    name, preset = method_name(method)
     fields = asdict(method)
     return {
-        "method": method_name(method),
-        "method_title": method.title + (f" ({preset})" if preset else ""),
+        "method": name,
+        "preset": preset,
+        "method_title": method.title,
         "needs_retain": method.needs_retain,
         **{f"method_{name}": value for name, value in fields.items()},
         "model": classifier.spec,

@@ -99,7 +99,9 @@ class Monitor:
         features = _features(live, self._images)
         live.train(training)
         if self._projector is not None:
-            features = self._projector(features)
+            training = self._projector.training
+            features = self._projector.eval()(features)
+            self._projector.train(training)
         shown = len(self._labels)
         lead = margins(live.head(features[:shown]), self._labels)
         moved = drift(self._structure, affinities(features[shown:], self._stakes))

@@ -1,0 +1,190 @@
+"""STRUCTGUARD by the paper's equations and by its authors' code, against plain loops."""
+
+import copy
+from itertools import cycle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from golden.by_hand import SEED, apart, pgd_by_hand
+from stakes.methods import StructGuardPaper, StructGuardReference
+
+ITERATIONS = 5  # of PGD: once a target is reached, its gradient is mostly rounding
+QUICK = {"pgd_iterations": ITERATIONS, "max_steps": 7, "probe_batch": 80, "forget_batch": 6}
+STEPS = 7  # 200 probes in three batches: the second pass is over, the third begun
+
+
+@pytest.fixture
+def stakes(small):
+    """Four anchors as wide as the features, so that no map is between them; unit rows (c, d)."""
+    return F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(3)), dim=1)
+
+
+@pytest.fixture
+def anchored(stakes, small):
+    from stakes.anchors.anchors import Anchors
+
+    return Anchors(stakes, small.class_names, {"encoder": "random"})
+
+
+def structure(features, stakes):
+    """S (n, c), entry by entry: cosines of features and anchors."""
+    return torch.stack([torch.stack([f @ a / f.norm() for a in stakes]) for f in features])
+
+
+def mean_cosine(one, other):
+    """Of the rows of two matrices."""
+    return torch.stack(
+        [a @ b / (a.norm() * b.norm()) for a, b in zip(one, other, strict=True)]
+    ).mean()
+
+
+def elastic_by_hand(weight):
+    return 0.99 * weight.abs().sum() + 0.01 / 2 * weight.square().sum()
+
+
+def held_by_hand(network, start, importance):
+    """Equation 3."""
+    parts = [(importance[n] * (p - start[n]) ** 2).sum() for n, p in network.named_parameters()]
+    return sum(parts) / 2
+
+
+def batches_in_turn(count, size):
+    return cycle([slice(at, at + size) for at in range(0, count, size)])
+
+
+def sgd_by_hand(loss, groups):
+    """A step of each (parameters, learning rate), without momentum or weight decay."""
+    parameters = [p for own, _ in groups for p in own]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    rates = [lr for own, lr in groups for _ in own]
+    with torch.no_grad():
+        for p, gradient, lr in zip(parameters, gradients, rates, strict=True):
+            if gradient is not None:
+                p -= lr * gradient
+
+
+def importance_by_hand(network, losses_and_sizes):
+    """Mean of |gradient| over what is given, for every weight; the head's is 0."""
+    total = {n: torch.zeros_like(p) for n, p in network.named_parameters()}
+    count = sum(size for _, size in losses_and_sizes)
+    for loss, size in losses_and_sizes:
+        network.zero_grad()
+        loss().backward()
+        for name, p in network.named_parameters():
+            if p.grad is not None:
+                total[name] += p.grad.abs() * size / count
+    network.zero_grad()
+    return total
+
+
+def random_projector(width):
+    """d -> 512 -> BatchNorm -> ReLU -> d, started as PyTorch starts linear layers."""
+    generator = torch.Generator().manual_seed(SEED)
+    net = nn.Sequential(
+        nn.Linear(width, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, width)
+    )
+    with torch.no_grad():
+        for layer in (net[0], net[3]):
+            for tensor in (layer.weight, layer.bias):
+                draw = torch.rand(tensor.shape, generator=generator)
+                tensor.copy_((2 * draw - 1) / layer.in_features**0.5)
+    return net, generator
+
+
+def test_seven_steps_of_the_authors_code(plain, small, ten, stakes, anchored):
+    method = StructGuardReference(**QUICK, deploy="direct")
+    assert (method.lr, method.projector_lr, method.eps) == (0.005, 0.009, 3.0)
+    result = method(small, ten, anchors=anchored, seed=SEED)
+
+    projector, generator = random_projector(8)
+    probes, targets = pgd_by_hand(
+        small, ten, eps=3.0, per_image=20, iterations=ITERATIONS, generator=generator
+    )
+    start = {n: p.detach().clone() for n, p in plain.named_parameters()}
+    in_train_mode = small.copy().train()
+    turns, beside = batches_in_turn(200, 80), batches_in_turn(10, 6)
+    importance = None
+    for step in range(STEPS):
+        now, now_f = next(turns), next(beside)
+        x, y, x_f, y_f = probes[now], targets[now], ten.images[now_f], ten.labels[now_f]
+        total = len(x) + len(x_f)
+        loss = -F.cross_entropy(plain(x_f), y_f) * len(x_f) / total  # forget images first
+        projected = projector(plain.features(x))
+        loss = loss + F.cross_entropy(plain.head(projected), y) * len(x) / total
+        before = structure(small.features(x).detach(), stakes)
+        loss = loss + 1 - mean_cosine(before, structure(projected, stakes))
+        if step == 1:
+            frozen = copy.deepcopy(projector)
+
+            def drift(batch, projector=frozen):
+                with torch.no_grad():
+                    old = structure(in_train_mode.features(batch), stakes)
+                return -mean_cosine(old, structure(projector(plain.features(batch)), stakes))
+
+            parts = [(lambda b=b: drift(b), len(b)) for b in probes.split(80)]
+            importance = importance_by_hand(plain, parts)
+        if step % 3 == 2:
+            loss = loss + held_by_hand(plain, start, importance)
+        loss = loss + 1e-3 * elastic_by_hand(plain.head.weight)
+        sgd_by_hand(
+            loss, [(list(plain.parameters()), 0.005), (list(projector.parameters()), 0.009)]
+        )
+        if step >= 3:  # it has looked, and the projector stays in eval mode
+            projector.eval()
+    assert apart(plain, small) > 1e-3
+    assert apart(plain, result.classifier) < 1e-5
+    theirs = result.other["projected"].projector.state_dict()
+    for one, other in zip(projector.state_dict().values(), theirs.values(), strict=True):
+        assert float((one.double() - other.double()).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("weighting", ["sum", "share"])
+def test_seven_steps_of_the_printed_equations(weighting, plain, small, ten, stakes, anchored):
+    method = StructGuardPaper(
+        **QUICK, weighting=weighting, importance_probes=200, importance_every=3
+    )
+    assert (method.lr, method.projector_lr, method.eps) == (0.005, 1e-3, 3.0)
+    result = method(small, ten, anchors=anchored, seed=SEED)
+
+    eye = torch.eye(8)
+    projector = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+    with torch.no_grad():  # p(f) = relu(f) - relu(-f)
+        projector[0].weight.copy_(torch.cat([eye, -eye]))
+        projector[2].weight.copy_(torch.cat([eye, -eye], dim=1))
+        projector[0].bias.zero_()
+        projector[2].bias.zero_()
+    probes, targets = pgd_by_hand(small, ten, eps=3.0, per_image=20, iterations=ITERATIONS)
+    with torch.no_grad():
+        s_ori = structure(small.features(probes), stakes)
+    psi_ori = {n: p.detach().clone() for n, p in plain.named_parameters()}
+    turns, beside = batches_in_turn(200, 80), batches_in_turn(10, 6)
+    importance = None
+    for step in range(STEPS):
+        now, now_f = next(turns), next(beside)
+        x, y, x_f, y_f = probes[now], targets[now], ten.images[now_f], ten.labels[now_f]
+        total = len(x) + len(x_f)
+        weight = (len(x_f) / total, len(x) / total) if weighting == "share" else (1, 1)
+        loss = -weight[0] * F.cross_entropy(plain(x_f), y_f)
+        projected = projector(plain.features(x))
+        loss = loss + weight[1] * F.cross_entropy(plain.head(projected), y)
+        s_unl = structure(projected, stakes)
+        loss = loss - mean_cosine(s_ori[now].T, s_unl.T)  # equation 2: i counts the b anchors
+        if step % 3 == 1:  # equation 4, one probe at a time; its own order changes nothing
+            plain.eval()
+
+            def single(i):
+                now = structure(projector(plain.features(probes[i : i + 1])), stakes)
+                return -mean_cosine(s_ori[i : i + 1], now)
+
+            parts = [(lambda i=i: single(i), 1) for i in range(200)]
+            importance = importance_by_hand(plain, parts)
+            plain.train()
+        if importance is not None:
+            loss = loss + held_by_hand(plain, psi_ori, importance)
+        loss = loss + 1e-3 * elastic_by_hand(plain.head.weight)
+        sgd_by_hand(loss, [(list(plain.parameters()), 0.005), (list(projector.parameters()), 1e-3)])
+    assert apart(plain, small) > 1e-3
+    assert apart(plain, result.classifier) < 1e-5
