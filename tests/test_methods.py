@@ -66,13 +66,15 @@ VARIANTS = {
         lr=0.01, epochs=20, unseen_accuracy=1.0, augment=False, retain_samples=96, retain_batch=8
     ),
     "bad_teacher": METHODS["bad_teacher"](lr=0.05, epochs=20, retain_samples=40, retain_batch=8),
+    "lcodec": METHODS["lcodec"](perturbations=20, epsilon=1e6),
     "sfron": METHODS["sfron"](lr=0.05, iterations=10, forget_every=2, **SMALL),
 }
 #: They take no gradient steps on the network itself, and are too short to be gone on with.
-NO_LOOP = {"fisher", "esc", "negmerge", "ssd"}
+NO_LOOP = {"fisher", "esc", "negmerge", "ssd", "lcodec"}
 #: Nothing in their objective asks that an image be misclassified, or what asks it is repaired.
 UNFORCED = {
-    "retrain", "finetune", "unsir", "lotus", "salun", "bad_teacher", "amun", "jit", "mu_mis",
+    "retrain", "finetune", "unsir", "lotus", "salun", "bad_teacher", "lcodec", "amun", "jit",
+    "mu_mis",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from stakes.methods.finetune import FineTune
 from stakes.methods.fisher import Fisher
 from stakes.methods.jit import JiT
 from stakes.methods.l2ul import L2UL
+from stakes.methods.lcodec import LCODEC
 from stakes.methods.lotus import LoTUS
 from stakes.methods.mu_mis import MUMis
 from stakes.methods.neggrad import NegGrad
@@ -59,6 +60,7 @@ METHODS: dict[str, type[Method]] = {
     "lotus": LoTUS,
     "bad_teacher": BadTeacher,
     "sfron": SFRon,
+    "lcodec": LCODEC,
 }
 
 PRESETS: dict[str, dict[str, type[Method]]] = {
@@ -101,6 +103,7 @@ __all__ = [
     "AMUN",
     "ESC",
     "L2UL",
+    "LCODEC",
     "METHODS",
     "NPO",
     "PRESETS",

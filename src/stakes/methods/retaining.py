@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stakes.data.augment import flip_and_crop
-from stakes.data.images import Images
+from stakes.data.images import Images, batches
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.training.loop import FORGOTTEN
@@ -122,6 +122,17 @@ def retained_batches(
     images = task.retain if images is None else images
     device, indices = task.live.device, task.batches(len(images), batch_size)
     return ((images.load(i).to(device), images.labels[i].to(device)) for i in indices)
+
+
+def retained_in_order(
+    task: Task, batch_size: int = 256, phase: str = ""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The retained data once, in its order: (images, labels); ``phase`` names the progress."""
+    device, count = task.live.device, len(task.retain)
+    for number, (images, labels) in enumerate(batches(task.retain, batch_size=batch_size)):
+        if phase:
+            task.progress(phase, number * batch_size, count)
+        yield images.to(device), labels.to(device)
 
 
 def union_batches(

@@ -1,6 +1,6 @@
 """SFRon: a large step away from the forget set on salient weights, then several of repair."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stakes.data.images import batches
 from stakes.methods.base import hyper
 from stakes.methods.retaining import (
     RetainSGD,
     half_cosine,
     retained_batches,
+    retained_in_order,
     set_step_sizes,
 )
 from stakes.methods.task import Task, Unlearned
@@ -85,18 +85,12 @@ class SFRon(RetainSGD):
         return half_cosine(iteration + 1, self.iterations)
 
     def _masks(self, task: Task) -> dict[str, Tensor]:
-        parameters, device = task.trainable(), task.live.device
-        images, labels = task.forget.images, task.forget.labels
-
-        def retained() -> Iterator[tuple[Tensor, Tensor]]:
-            for shown, truth in batches(task.retain, batch_size=self.retain_batch):
-                yield shown.to(device), truth.to(device)
-
-        size = self.forget_batch
-        mine = squared_gradients(
-            parameters, task.live, zip(images.split(size), labels.split(size), strict=True)
+        parameters, size = task.trainable(), self.forget_batch
+        forget = zip(task.forget.images.split(size), task.forget.labels.split(size), strict=True)
+        mine = squared_gradients(parameters, task.live, forget)
+        others = squared_gradients(
+            parameters, task.live, retained_in_order(task, self.retain_batch, "importance")
         )
-        others = squared_gradients(parameters, task.live, retained())
         return {
             name: (mine[name] + SMALLEST) / (others[name] + SMALLEST) >= self.threshold
             for name in parameters

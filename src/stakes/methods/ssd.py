@@ -1,6 +1,6 @@
 """SSD: selective synaptic dampening, one step without any training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
@@ -8,9 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stakes.data.images import batches
 from stakes.methods.base import hyper
-from stakes.methods.retaining import RetainFields
+from stakes.methods.retaining import RetainFields, retained_in_order
 from stakes.methods.task import Task, Unlearned
 from stakes.training.importance import squared_gradients
 from stakes.training.loop import FORGOTTEN
@@ -62,18 +61,14 @@ class SSD(RetainFields):
 
     def _importances(self, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """F_f and F_D; of a sample of the retained data, F_D is what all of it would give."""
-        size, device, count = self.importance_batch, task.live.device, len(task.retain)
+        size = self.importance_batch
         parameters, images, labels = task.trainable(), task.forget.images, task.forget.labels
         forget = squared_gradients(
             parameters, task.live, zip(images.split(size), labels.split(size), strict=True)
         )
-
-        def retained() -> Iterator[tuple[Tensor, Tensor]]:
-            for number, (shown, truth) in enumerate(batches(task.retain, batch_size=size)):
-                task.progress("importance", min(number * size, count), count)
-                yield shown.to(device), truth.to(device)
-
-        others = squared_gradients(parameters, task.live, retained())
+        others = squared_gradients(
+            parameters, task.live, retained_in_order(task, size, "importance")
+        )
         mine = ceil(len(labels) / size)
         theirs = ceil(max(task.training_size - len(labels), 1) / size)
         whole = {
