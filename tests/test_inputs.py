@@ -128,6 +128,47 @@ def test_a_delivered_network_is_scored_as_it_was_unlearned(place, tmp_path):
     assert other.resize == "pad"
 
 
+SERVICE = """
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+def prepare():
+    return Compose([Resize((6, 10)), ToTensor(), Normalize((.4, .5, .6), .25)])
+"""
+
+
+@pytest.mark.parametrize("forget", ["random:3", "folder", "table.csv"])
+def test_the_services_own_transform_is_used_and_compared_with(place, tmp_path, forget):
+    (tmp_path / "service.py").write_text(SERVICE)
+    files = sorted((place / "data" / "train").glob("*/*"))[:5]
+    if forget == "folder":
+        forget = str(place / "data" / "train")
+    elif forget == "table.csv":
+        forget = str(tmp_path / forget)
+        rows = [f"{file},{file.parent.name}" for file in files]
+        (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    words = {"transform": f"{tmp_path}/service.py:prepare", "input_size": None}
+    loaded = load(inputs(place, forget=forget, **words))
+    classifier = loaded.classifier
+    assert classifier.input_size == (6, 10)
+    assert classifier.mean.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
+    assert loaded.forget.images.shape[2:] == (6, 10)
+    found = loaded.agreement
+    assert (found.images, found.answers) == (len(loaded.forget), 0)
+    assert found.pixels < 1e-6
+    assert found.logits < 1e-4
+    for name, value in (("mean", (0.1, 0.2, 0.3)), ("resize", "crop"), ("crop_share", 0.5)):
+        option = "--" + name.replace("_", "-")
+        with pytest.raises(InputError, match=f"{option} is for --transform to say"):
+            load(inputs(place, **words | {name: value}))
+
+
+def test_named_data_sets_are_read_by_the_transform_too(place, tmp_path):
+    (tmp_path / "service.py").write_text(SERVICE)
+    words = {"transform": f"{tmp_path}/service.py:prepare", "input_size": None}
+    loaded = load(inputs(place, data="digits", weights=None, **words))
+    assert loaded.splits.test.load([0, 1]).shape == (2, 3, 6, 10)
+    assert loaded.agreement.images == 3
+
+
 def test_the_seed_draws_the_forget_set(place):
     digests = {load(inputs(place, seed=seed)).forget.digest() for seed in (0, 1, 2, 0)}
     assert len(digests) == 3

@@ -17,7 +17,6 @@ from stakes import Classifier, ForgetSet, InputError, load_data
 from stakes.data.images import ImageArray, ImageFiles
 from stakes.preprocessing import Preprocessing, choose, converted, sides
 
-RNG = np.random.default_rng(5)
 SHAPES = [(1, 1), (37, 53), (53, 37), (64, 64), (300, 17), (224, 225), (401, 299)]
 
 
@@ -25,7 +24,7 @@ def odd(height: int, width: int, mode: str = "RGB") -> Image.Image:
     """An image with large forms and noise, so that a shift and a filter both show."""
     rows, columns = np.indices((height, width)) / max(height, width)
     channels = [np.sin(9 * rows + k) * np.cos(7 * columns) * 90 + 128 for k in range(3)]
-    pixels = np.stack(channels, -1) + RNG.normal(0, 20, (height, width, 3))
+    pixels = np.stack(channels, -1) + np.random.default_rng(5).normal(0, 20, (height, width, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode)
 
 

@@ -24,6 +24,7 @@ from stakes.errors import InputError, shortened
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.files import write_text
 from stakes.methods import method_class
+from stakes.models.agreement import compared
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words
@@ -157,6 +158,7 @@ def unlearn(
         "dataset": inputs.data,
         "forget": inputs.forget,
         "weights": loaded.classifier.weights,
+        **compared(loaded.agreement),
         "preset": preset,
         "command": command_line,
     }
@@ -191,9 +193,11 @@ def _announce(loaded: Loaded) -> None:
         f"{classifier.spec}, {classifier.num_classes} classes, on {classifier.device}; "
         f"weights {classifier.weights}; anchors {anchors.card.get('name') or 'unnamed'}; "
         f"{len(loaded.forget)} images to forget{dropped}; "
-        f"read as the network is shown them: {in_words(classifier.preprocessing)}",
+        f"preprocessing: {in_words(classifier.preprocessing)}",
         file=sys.stderr,
     )
+    if loaded.agreement is not None:
+        print(f"preprocessing checked: {loaded.agreement}", file=sys.stderr)
 
 
 def evaluate(

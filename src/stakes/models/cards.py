@@ -6,7 +6,8 @@ from typing import Any
 
 from stakes.errors import InputError
 from stakes.models.hf import read_json
-from stakes.preprocessing import Preprocessing, Reader
+from stakes.models.transforms import unavailable
+from stakes.preprocessing import Preprocessing, Reader, Size, sides
 
 #: Version of the card; an older stakes refuses a newer card.
 CARD_FORMAT = 1
@@ -105,7 +106,25 @@ def held_preprocessing(card: Mapping[str, Any], own: Reader | None, where: str) 
         return None
     if not isinstance(held, dict):
         raise InputError(f"{where}: preprocessing is {held!r}; save the classifier again")
-    return Preprocessing.from_card(held, where)
+    if "processor" in held:
+        return own  # it lies beside, in the transformers folder
+    return unavailable(held) if "transform" in held else Preprocessing.from_card(held, where)
+
+
+def card_preprocessing(
+    card: Mapping[str, Any], own: Reader | None, file: Path, input_size: int | Size | None
+) -> Reader | None:
+    """The preprocessing that a card holds, or, at another size than the card's, the network's own.
+
+    Args:
+        card: as :func:`read_card` gives it.
+        own: the network's, as its library has it.
+        file: the weights beside the card.
+        input_size: what the user asks for; None for the card's.
+    """
+    if input_size is not None and sides(input_size) != sides(card["input_size"]):
+        return own
+    return held_preprocessing(card, own, str(file.with_name("model.json")))
 
 
 def delivered_preprocessing(saved: Path, own: Reader | None) -> Reader | None:

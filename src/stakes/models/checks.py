@@ -1,13 +1,15 @@
 """Checks of what a user says about a classifier; each raises ``InputError`` with one line."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stakes.errors import InputError, first_line
 from stakes.models.specs import Built
-from stakes.preprocessing import Size, sides
+from stakes.models.transforms import Transform
+from stakes.preprocessing import Reader, Size, one_or_both, sides
 
 
 def wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> int | None:
@@ -69,3 +71,31 @@ def usable_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # the latter: built without CUDA
         raise InputError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
+
+
+def fitting(built: Built, channels: int) -> Reader | None:
+    """The preprocessing, made sure to give what the network takes."""
+    read = built.preprocessing
+    if not isinstance(read, Transform):
+        return read
+    if read.channels != channels:
+        raise InputError(
+            f"{read.words} gives images of {read.channels} channels, the network takes {channels}; "
+            "convert in it, such as by image.convert"
+        )
+    return read if read.size is not None else read.at(sides(built.input_size))
+
+
+def agreed_size(
+    given: Transform, input_size: int | Size | None, mean: Any, std: Any
+) -> int | Size | None:
+    """The input size that a transform gives, which with mean and std is for it alone to say."""
+    if mean is not None or std is not None:
+        raise InputError(f"{given.words} normalises by itself; leave out mean and std")
+    if given.size is None:
+        return input_size
+    if input_size is not None and sides(input_size) != given.size:
+        raise InputError(
+            f"{given.words} gives {given.size[0]} x {given.size[1]} pixels; leave out input_size"
+        )
+    return one_or_both(given.size)

@@ -19,14 +19,16 @@ from stakes.models import hf
 from stakes.models.cards import (
     CARD_FORMAT,
     IN_MEMORY,
-    held_preprocessing,
+    card_preprocessing,
     made_by,
     read_card,
     saved_file,
     without_stakes,
 )
 from stakes.models.checks import (
+    agreed_size,
     check_size,
+    fitting,
     names_of,
     per_channel,
     plain_numbers,
@@ -35,6 +37,7 @@ from stakes.models.checks import (
 )
 from stakes.models.heads import find_head, logits_of, replace, split
 from stakes.models.specs import Built, build, fit
+from stakes.models.transforms import Transform
 from stakes.models.weights import read_safetensors, read_weights
 from stakes.preprocessing import Reader, Size, sides
 from stakes.texts import expanded
@@ -88,7 +91,8 @@ class Classifier(nn.Module):
         parts = split(built.network, input_size=built.input_size, name=label)
         self.spec, self.weights, self.recipe = built.spec, weights, built.recipe
         self.input_size, self.preprocessor = built.input_size, built.preprocessor
-        self.preprocessing = built.preprocessing
+        self.preprocessing = fitting(built, parts.channels)
+        self._stated = built.mean, built.std
         self.body, self.head, self.head_name = parts.body, parts.head, parts.head_name
         self._grey, self._channels_last = parts.channels == 1, parts.channels_last
         self.register_module("projector", None)
@@ -193,9 +197,10 @@ class Classifier(nn.Module):
         write_bytes(folder / "model.safetensors", content)
         card = self.card() | {"digest": tensor_digest(tensors)}
         if self.spec.startswith("hf:"):
-            texts = hf.files(
-                self.body, self.class_names, card["mean"], card["std"], self.preprocessor
-            )
+            stated = [plain_numbers(per_channel(numbers, "").float()) for numbers in self._stated]
+            own = card["mean"], card["std"]
+            changed = None if list(own) == stated else own
+            texts = hf.files(self.body, self.class_names, self.preprocessor, changed)
             for name, text in texts.items():
                 write_text(folder / name, text)
         write_text(folder / "model.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
@@ -253,8 +258,10 @@ class Classifier(nn.Module):
             input_size: side in pixels, or (height, width); default: what the network is made for.
             mean: per channel or one for all; default: what the network is made for.
             std: as ``mean``.
-            preprocessing: what makes the network's input of an image file; default: that of the
-                saved classifier, or of the network's library, else None.
+            preprocessing: what makes the network's input of an image file, such as a
+                :class:`stakes.preprocessing.Preprocessing`, or the service's own code by
+                :func:`stakes.models.transforms.transform`, which says size, mean and std as well;
+                default: that of the saved classifier, or of the network's library, else None.
             device: where to put it.
             seed: for random weights.
 
@@ -264,6 +271,9 @@ class Classifier(nn.Module):
         """
         target = usable_device(device)
         settings: dict[str, Any] = {"class_names": class_names, "mean": mean, "std": std}
+        if isinstance(preprocessing, Transform):
+            settings |= {"mean": preprocessing.mean, "std": preprocessing.std}
+            input_size = agreed_size(preprocessing, input_size, mean, std)
         if input_size is not None:
             check_size(input_size)
         wanted = wanted_classes(num_classes, class_names)
@@ -382,7 +392,7 @@ class Classifier(nn.Module):
             input_size=input_size or card["input_size"],
         )
         if preprocessing is None:
-            preprocessing = _of_card(card, built, file, input_size)
+            preprocessing = card_preprocessing(card, built.preprocessing, file, input_size)
         built = dataclasses.replace(built, preprocessing=preprocessing)
         prefix = "projector."
         has_projector = card["projector"] is not None
@@ -406,15 +416,6 @@ class Classifier(nn.Module):
 
 def _fitted(built: Built, state: Mapping[str, Tensor], source: str) -> Built:
     return dataclasses.replace(built, network=fit(built, state, source))
-
-
-def _of_card(
-    card: Mapping[str, Any], built: Built, file: Path, input_size: int | Size | None
-) -> Reader | None:
-    """The preprocessing that a card holds, or, at another size than the card's, the network's."""
-    if input_size is not None and sides(input_size) != sides(card["input_size"]):
-        return built.preprocessing
-    return held_preprocessing(card, built.preprocessing, str(file.with_name("model.json")))
 
 
 def _classes_in(

@@ -7,10 +7,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 
 from stakes.errors import InputError, first_line, some
 from stakes.models.offline import check_names_no_hub, offline
+from stakes.models.transforms import Transform, transform
+from stakes.preprocessing import Size
 from stakes.texts import read_text
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -99,24 +102,67 @@ def class_names(network: nn.Module) -> tuple[str, ...] | None:
     return None if all(name.startswith("LABEL_") for name in names) else names
 
 
-def preprocessing(folder: Path, network: nn.Module) -> dict[str, Any]:
-    """``mean``, ``std`` and ``input_size`` from ``preprocessor_config.json``, where they are there.
-
-    Without that file images are not normalised, and as large as the network's configuration says.
-    """
+def image_size(network: nn.Module) -> int | Size:
+    """What the network's configuration says its images measure, 224 pixels where it does not."""
     config: Any = network.config
     size = getattr(config, "image_size", None)
-    found: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "input_size": _side(size) or 224}
-    if not (folder / PREPROCESSOR).is_file():
-        return found
-    settings = read_json(folder / PREPROCESSOR)
-    if settings.get("do_normalize", True) and "image_mean" in settings:
-        found["mean"], found["std"] = settings["image_mean"], settings["image_std"]
-    cropped = settings.get("crop_size") if settings.get("do_center_crop") else None
-    side = _side(cropped) or _side(settings.get("size"))
-    if side is not None:
-        found["input_size"] = side
-    return found
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    return int(size) if isinstance(size, int | float) else 224
+
+
+def preprocessing(folder: Path, size: Size) -> Transform:
+    """What the folder's image processor makes of a file, as the library's pipelines open it.
+
+    Args:
+        folder: holds ``preprocessor_config.json``.
+        size: (height, width) where the processor leaves the image's own.
+
+    Raises:
+        InputError: the library cannot make the processor, or it is no such preprocessing.
+    """
+    file = folder / PREPROCESSOR
+    settings = read_json(file)
+    check_names_no_hub(settings, str(file))
+    transformers = library()
+    try:
+        with _quiet(), offline():
+            processor = transformers.AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # the library raises nearly anything
+        raise InputError(
+            f"{file} does not describe an image processor that transformers "
+            f"{transformers.__version__} can make: {first_line(error)}"
+        ) from error
+
+    def code(image: Image.Image) -> Any:
+        return processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+    name = f"transformers {type(processor).__name__}"
+    read = transform(code, f"{name}{_stated(settings)}", {"processor": name}, "upright")
+    return read if read.size is not None else read.at(size)
+
+
+def _stated(settings: Mapping[str, Any]) -> str:
+    """The steps of a processor's configuration that say what becomes of an image's size."""
+    steps = [
+        f"{word} {_sides(settings.get(key))}"
+        for word, key, switch in (
+            ("resize", "size", "do_resize"),
+            ("crop", "crop_size", "do_center_crop"),
+        )
+        if settings.get(switch, key in settings) and settings.get(key) is not None
+    ]
+    return f": {', '.join(steps)}" if steps else ""
+
+
+def _sides(size: Any) -> str:
+    if not isinstance(size, dict):
+        return str(size)
+    if {"height", "width"} <= size.keys():
+        return f"{size['height']} x {size['width']}"
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in size.items())
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
@@ -168,11 +214,14 @@ def hub_names(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
 def files(
     network: nn.Module,
     names: tuple[str, ...],
-    mean: list[float],
-    std: list[float],
     preprocessor: str | None,
+    normalised: tuple[list[float], list[float]] | None,
 ) -> dict[str, str]:
-    """The JSON files that make a folder with ``model.safetensors`` a transformers folder."""
+    """The JSON files that make a folder with ``model.safetensors`` a transformers folder.
+
+    ``preprocessor`` is the text of the folder's own; ``normalised`` are mean and std, of images in
+    [0, 1], where they are not those of that text.
+    """
     config: Any = network.config
     settings = json.loads(config.to_json_string())
     settings["architectures"] = [type(network).__name__]
@@ -181,7 +230,10 @@ def files(
     texts = {"config.json": json.dumps(settings, indent=2) + "\n"}
     if preprocessor is not None:
         processor = json.loads(preprocessor)
-        processor |= {"image_mean": mean, "image_std": std}
+        if normalised is not None:
+            mean, std = normalised
+            processor |= {"do_rescale": True, "rescale_factor": 1 / 255, "rescale_offset": False}
+            processor |= {"do_normalize": True, "image_mean": mean, "image_std": std}
         texts[PREPROCESSOR] = json.dumps(processor, indent=2) + "\n"
     return texts
 
@@ -206,15 +258,6 @@ def read_json(path: Path) -> dict[str, Any]:
             "take it from its source again"
         )
     return content
-
-
-def _side(size: Any) -> int | None:
-    """The side in pixels from the ways a configuration states a size."""
-    if isinstance(size, dict):
-        size = size.get("height", size.get("shortest_edge"))
-    if isinstance(size, list | tuple) and size:
-        size = size[0]
-    return int(size) if isinstance(size, int | float) else None
 
 
 @contextmanager

@@ -4,15 +4,10 @@ Nothing here downloads: networks are built with random weights, and weights come
 """
 
 import difflib
-import importlib.util
 import inspect
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,8 +24,9 @@ from stakes.models.libraries import (
 )
 from stakes.models.networks import MODELS
 from stakes.models.offline import offline
+from stakes.models.own_code import run_file, theirs
+from stakes.models.transforms import Unavailable
 from stakes.preprocessing import Preprocessing, Reader, Size, one_or_both, sides
-from stakes.texts import check_file
 
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME or path/to/file.py:factory"
 
@@ -185,18 +181,31 @@ def _torchvision(
 def _hf(name: str, num_classes: int | None, size: Size | None, weights: Path | None) -> Built:
     folder = Path(name).expanduser().resolve()
     network = hf.make(folder, num_classes)
-    preprocessor = folder / hf.PREPROCESSOR
-    settings = hf.preprocessing(folder, network)
-    return Built(
+    file = folder / hf.PREPROCESSOR
+    built = Built(
         f"hf:{folder}",
         network,
         'transformers.AutoModelForImageClassification.from_pretrained("FOLDER")',
-        settings["input_size"],
-        _numbers(settings["mean"], f"image_mean in {preprocessor}"),
-        _numbers(settings["std"], f"image_std in {preprocessor}"),
-        hf.class_names(network),
-        preprocessor.read_text(encoding="utf-8") if preprocessor.is_file() else None,
-        hf.weight_file(folder) if weights is None else weights,
+        hf.image_size(network),
+        class_names=hf.class_names(network),
+        weights=hf.weight_file(folder) if weights is None else weights,
+    )
+    if not file.is_file():
+        return built
+    read = hf.preprocessing(folder, size or sides(built.input_size))
+    made_for = read.size or sides(built.input_size)
+    advice = (
+        f"{file} gives {made_for[0]} x {made_for[1]} pixels, another size than the input size that "
+        "was asked for; choose how images are read, such as --resize crop"
+    )
+    fits = size in (None, made_for)
+    return replace(
+        built,
+        input_size=one_or_both(made_for),
+        mean=read.mean,
+        std=read.std,
+        preprocessor=file.read_text(encoding="utf-8"),
+        preprocessing=read if fits else Unavailable(read.words, read.held, advice),
     )
 
 
@@ -218,7 +227,7 @@ def _own(spec: str, num_classes: int | None, size: Size | None, weights: Path | 
     """
     file, _, name = spec.rpartition(":")
     path = Path(file).expanduser().resolve()
-    module = _run_file(path)
+    module = run_file(path)
     factory = getattr(module, name, None)
     if not callable(factory):
         raise InputError(
@@ -251,39 +260,6 @@ def _own(spec: str, num_classes: int | None, size: Size | None, weights: Path | 
         setting("mean", (0.0,)),
         setting("std", (1.0,)),
     )
-
-
-def _run_file(path: Path) -> ModuleType:
-    check_file(path, "--model")
-    found = importlib.util.spec_from_file_location(f"stakes_own_{path.stem}", path)
-    if found is None or found.loader is None:
-        raise InputError(f"{path} is not a Python file; give path/to/file.py:factory")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # dataclasses in the file look themselves up there
-    with theirs(str(path)):
-        found.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def theirs(what: str) -> Iterator[None]:
-    """Run code of the user's own: whatever it raises, and that it exits, is one line.
-
-    Raises:
-        InputError: it failed; with its file and line.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except SystemExit as error:
-        raise InputError(f"{what} ended the program (exit {error.code}); take that out") from error
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise InputError(
-            f"{what} failed at {Path(place.filename).name}:{place.lineno}: "
-            f"{type(error).__name__}: {first_line(error)}; correct it there"
-        ) from error
 
 
 #: The part of a spec before its first colon -> what builds the network.

@@ -16,10 +16,13 @@ from stakes.data.datasets import DATASETS, Splits, load_data
 from stakes.data.folders import counted
 from stakes.data.forget import ForgetSet
 from stakes.errors import InputError, quoted
-from stakes.models.cards import delivered_preprocessing, made_by
+from stakes.models.agreement import Agreement, agreement
+from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.models.hf import read_json
-from stakes.preprocessing import Interpolation, Reader, Size, choose, sides
+from stakes.models.transforms import own_transform
+from stakes.preprocessing import Interpolation, sides
+from stakes.runs.reading import CHOICES, WORDS, as_chosen, input_size, originals, refuse_both
 from stakes.runs.words import Number, Place, Switch, Text, Whole
 
 Triple = tuple[float, float, float]
@@ -66,6 +69,10 @@ class Inputs:
     """standard deviation of the normalisation; by default the model's own"""
     input_size: Text | int | None = None
     """side of the network's input in pixels, or HEIGHTxWIDTH; by default the model's own"""
+    transform: Text | None = None
+    """your service's own preprocessing, path/to/file.py:factory: a function that makes a transform,
+    or a transform itself, from an opened PIL image to the network's input (3, h, w), normalised;
+    the file is run"""
     resize: Literal["crop", "squash", "pad", "square"] | None = None
     """how an image file becomes the network's input; by default as the model's library does. crop:
     scale the short side, take the centre; squash: scale both sides; pad: scale the long side, fill
@@ -92,6 +99,8 @@ class Loaded:
     forget: ForgetSet
     anchors: Anchors
     splits: Splits | None
+    agreement: Agreement | None
+    """with the user's own transform on the images to forget; None without one"""
 
 
 def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
@@ -109,18 +118,23 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
     _check_trained(inputs)
     device = pick_device(inputs.device)
     names = _class_names(inputs)
+    refuse_both(inputs.transform, {name: getattr(inputs, name) for name in CHOICES})
+    own = None if inputs.transform is None else own_transform(inputs.transform)
     classifier = Classifier.load(
         inputs.model,
         weights=None if str(inputs.weights) == RANDOM else inputs.weights,
         weights_key=inputs.weights_key,
         class_names=names,
         num_classes=None if names is None else len(names),
-        input_size=_size(inputs.input_size),
+        input_size=input_size(inputs.input_size),
         mean=inputs.mean,
         std=inputs.std,
+        preprocessing=own,
         device=str(device),
     )
-    classifier.preprocessing = _preprocessing(inputs, classifier, delivered)
+    if own is None:
+        words = {name: getattr(inputs, name) for name in WORDS}
+        classifier.preprocessing = as_chosen(classifier, delivered, words)
     names, read = classifier.class_names, classifier.preprocessing
     side = sides(classifier.input_size)[0]
     splits = None
@@ -144,7 +158,11 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
         max_bytes=int(free if inputs.max_memory is None else inputs.max_memory * 2**30),
     )
     anchors = resolve_anchors(classifier, inputs.anchors, forget, inputs.seed)
-    return Loaded(classifier, forget, anchors, splits)
+    agreed = None
+    if own is not None:
+        images = originals(forget, inputs.forget, None if splits is None else splits.train)
+        agreed = agreement(classifier, images)
+    return Loaded(classifier, forget, anchors, splits, agreed)
 
 
 def _check(inputs: Inputs) -> None:
@@ -174,35 +192,6 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise InputError(f"--device {name} cannot be used here: {reason}") from error
     return device
-
-
-def _size(given: int | str | None) -> int | Size | None:
-    """The input size that ``--input-size`` means: a side, or HEIGHTxWIDTH."""
-    if given is None:
-        return None
-    parts = str(given).lower().split("x")
-    if len(parts) > 2 or not all(p.isdecimal() and 1 <= len(p) <= 4 and int(p) for p in parts):
-        raise InputError(
-            f"--input-size {quoted(given)}: give a side in pixels, such as 224, or HEIGHTxWIDTH, "
-            "such as 48x64, each below 10000"
-        )
-    numbers = [int(part) for part in parts]
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
-
-
-def _preprocessing(inputs: Inputs, classifier: Classifier, delivered: Path | None) -> Reader | None:
-    """What makes the network's input of an image file: as told, as delivered, or the network's."""
-    words = {
-        "resize": inputs.resize,
-        "crop_share": inputs.crop_share,
-        "interpolation": inputs.interpolation,
-    }
-    own, size = classifier.preprocessing, sides(classifier.input_size)
-    if delivered is not None and not any(word is not None for word in words.values()):
-        return delivered_preprocessing(delivered, own)
-    if inputs.resize == "square" and size[0] != size[1]:
-        raise InputError(f"--resize square: the network takes {size[0]} x {size[1]} pixels")
-    return choose(own, size, **words)  # type: ignore[arg-type]
 
 
 def _class_names(inputs: Inputs) -> Sequence[str] | None:
