@@ -164,7 +164,7 @@ def test_the_services_own_transform_is_used_and_compared_with(place, tmp_path, f
 def test_named_data_sets_are_read_by_the_transform_too(place, tmp_path):
     (tmp_path / "service.py").write_text(SERVICE)
     words = {"transform": f"{tmp_path}/service.py:prepare", "input_size": None}
-    loaded = load(inputs(place, data="digits", weights=None, **words))
+    loaded = load(inputs(place, data="digits", weights="random", **words))
     assert loaded.splits.test.load([0, 1]).shape == (2, 3, 6, 10)
     assert loaded.agreement.images == 3
 
