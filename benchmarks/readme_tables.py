@@ -79,7 +79,7 @@ def steps(found: Rows) -> str:
 NUMBER: Columns = {"n": lambda found: str(len(found)), "forgotten": rest("acc_forget", 0)}
 CHANGES: Columns = {
     "test accuracy": change("acc_test"),
-    "kept training images": change("acc_retain"),
+    "retained images": change("acc_retain"),
     "steps": steps,
 }
 
@@ -95,7 +95,7 @@ def table(groups: list[Rows], columns: Columns, *before: list[str]) -> str:
 def seeds() -> str:
     """The default over networks, k and seeds: changes in points."""
     groups = ordered(rows("structguard-seeds"), "cell_network", "k")
-    known = "copies still known"
+    known = "copies recognised, %"
     columns = {"network": first("cell_network"), "k": first("k")} | NUMBER | CHANGES
     columns[known] = lambda found: f"{stat(row['forget_views'] for row in found).mean:.0f}"
     return table(groups, columns)
@@ -107,10 +107,12 @@ def views() -> str:
     groups = ordered(asked, "cell_network", "method_views_needed")
     columns = {
         "network": first("cell_network"),
-        "copies asked": lambda found: f"{found[0]['method_views_needed']:.0%}".replace("%", " %"),
+        "copies required": lambda found: f"{found[0]['method_views_needed']:.0%}".replace(
+            "%", " %"
+        ),
         **NUMBER,
-        "copies wrong, before": rest("forget_views_before", 0),
-        "copies wrong": rest("forget_views", 1),
+        "copies misclassified before, %": rest("forget_views_before", 0),
+        "copies misclassified, %": rest("forget_views", 1),
         **CHANGES,
     }
     return table(groups, columns)
@@ -125,7 +127,7 @@ def methods() -> str:
         "": first("cell_method"),
         **NUMBER,
         "test accuracy": said("acc_test"),
-        "kept training images": said("acc_retain"),
+        "retained images": said("acc_retain"),
         "steps": steps,
     }
     was = [said(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
