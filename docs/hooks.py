@@ -1,8 +1,9 @@
-"""What the pages say of methods, measures and recipes, taken from the package as they are built.
+"""What the pages say of methods, measures, recipes and results, made as they are built.
 
 A comment in a page stands for a part that is made here, so that it cannot go stale:
-``<!-- methods -->``, ``<!-- recipes -->``, and ``<!-- measures: KEY KEY ... -->``. Every measure
-has its place in some comment of ``measures.md``, or the build fails.
+``<!-- methods -->``, ``<!-- recipes -->``, ``<!-- changelog -->``, ``<!-- table: NAME -->`` (one
+of the README's), and ``<!-- measures: KEY KEY ... -->``. Every measure has its place in some
+comment of ``measures.md``, or the build fails.
 """
 
 import inspect
@@ -10,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mkdocs.exceptions import PluginError
@@ -19,6 +21,8 @@ from stakes.methods import METHODS, PRESETS, Method
 from stakes.rows import METRICS
 from stakes.runs.recipe import SHIPPED
 
+ROOT = Path(__file__).parents[1]
+TABLE = re.compile(r"<!-- table: (\w+) -->")
 MEASURES = re.compile(r"<!-- measures: ([\w\s]+) -->")
 
 
@@ -30,7 +34,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
             wrong = sorted({*placed} ^ {*METRICS}) or "one of them is there twice"
             raise PluginError(f"measures.md and METRICS do not have the same measures: {wrong}")
     made = MEASURES.sub(lambda match: measures(match[1].split()), markdown)
-    for name, part in (("methods", methods), ("recipes", recipes)):
+    made = TABLE.sub(lambda match: results(match[1]), made)
+    for name, part in (("methods", methods), ("recipes", recipes), ("changelog", changelog)):
         if f"<!-- {name} -->" in made:
             made = made.replace(f"<!-- {name} -->", part())
     return made
@@ -99,6 +104,21 @@ def recipes() -> str:
         needs = ", ".join(f"`--set {key}=`" for key in recipe.get("set", {}))
         rows.append((f"`{path.stem}`", recipe["title"], methods, ks, seeds, needs))
     return _table(("recipe", "what it is", "methods", "k", "seeds", "needs"), rows)
+
+
+def results(name: str) -> str:
+    """A table of results, as the README has it between its marks."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", text, re.DOTALL)
+    if found is None:
+        raise PluginError(f"the README has no table {name}")
+    return found[1]
+
+
+def changelog() -> str:
+    """The project's changelog, without links that lead elsewhere."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    return re.sub(r"\[([^]]+)\]\(https?:[^)]+\)", r"\1", text)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -22,7 +22,7 @@ from stakes.runs.recipe import find_recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}
-EXECUTED = {"forget-images", "add-a-method"}
+EXECUTED = {"forget-images", "add-a-method", "python", "tour"}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -153,6 +153,46 @@ def test_what_was_saved_is_deployed_and_checked_without_stakes(library, tmp_path
     expected = {Path("images_to_delete", saved.class_names[a], f"{i}.png")
                 for i, a in enumerate(answers)}  # fmt: skip
     assert set(names["known"]) == expected
+
+
+# python.md, tour.md, architecture.md
+
+
+def test_the_python_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec("".join(blocks("python", "python")), names)
+    assert len(names["forget"]) == 2
+    assert names["network"].digest() != names["result"].classifier.digest()
+    assert capsys.readouterr().out.split()[-1] == str(names["row"]["confidence"])
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        wanted = names["result"].classifier(images)
+        torch.testing.assert_close(names["deployed"]((images - 0.5) / 0.25), wanted)
+
+
+def test_the_tour_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "EPOCHS", 1)
+    code = "".join(blocks("tour", "python"))
+    quick = code.replace("StructGuard()", "StructGuard(max_steps=1, probe_batch=8)")
+    assert quick != code
+    exec(quick, {})
+    assert Classifier.load("network").num_classes == 10
+    assert re.search(r"recognised: \d+ %, test accuracy: [\d.]+ %", capsys.readouterr().out)
+
+
+def test_every_room_is_on_the_picture_of_the_architecture():
+    from test_architecture import FLOORS
+
+    text = PAGES["architecture"].read_text(encoding="utf-8")
+    places = [
+        [int(re.search(rf' y="(\d+)"[^>]*>{name}</text>', text)[1]) for name in floor]
+        for floor in FLOORS
+        if floor != ["__main__"]
+    ]
+    assert all(len(set(floor)) == 1 for floor in places)  # one floor, one height
+    assert places == sorted(places)
 
 
 # add-a-method.md
