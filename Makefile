@@ -1,16 +1,21 @@
 # `make demo` and `make test` set everything up by themselves; Python 3.11 and make are all they need.
+# Another Python, 3.11 or later: make test PYTHON=python3.13
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo docs test lint format clean
+.PHONY: check clean demo dist docs format lint test
 
 demo: $(READY)
 	$(BIN)/stakes demo --out demo --overwrite
 
 docs: $(READY)
 	$(BIN)/mkdocs build --quiet --strict
+
+# The inner loop: everything but the tests marked slow.
+check: lint
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 test: lint
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term
@@ -31,5 +36,14 @@ $(READY): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable . --group dev
 	touch $@
 
+# A wheel, tried in an empty environment: it installs, and its demonstration runs.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(PYTHON) -m venv dist/.try
+	dist/.try/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	dist/.try/bin/stakes demo --out dist/demo
+	rm -rf dist/.try
+
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) demo dist site

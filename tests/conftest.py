@@ -19,6 +19,18 @@ settings.load_profile("untimed")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 CLASSES = ("red", "green", "blue", "grey")
+#: Files whose tests start programs or a browser, or take many steps: `make check` leaves them out.
+SLOW = """
+    attributes benchmark checkpoint cli commands demo docs durable example_scripts inversion methods
+    paper_figures pace probes readme report retain_methods site structguard tradeoffs train_faces
+    train_networks views wheel
+""".split()  # noqa: SIM905
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW or item.path.parent.name == "golden":
+            item.add_marker(pytest.mark.slow)
 
 
 class Tiny(nn.Module):

@@ -1,4 +1,6 @@
-"""Make a trained image classifier forget given images, and show the evidence."""
+"""Machine unlearning for image classifiers: forget given images, and show the evidence."""
+
+from importlib.metadata import version
 
 from stakes.anchors.anchors import Anchors
 from stakes.data.adapter import as_images
@@ -9,6 +11,8 @@ from stakes.evaluation.evaluate import evaluate
 from stakes.methods import L2UL, METHODS, Adv, NegGrad, StructGuard, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.runs.frame import frame
+
+__version__ = version("stakes")
 
 __all__ = [
     "L2UL",
@@ -21,6 +25,7 @@ __all__ = [
     "NegGrad",
     "StructGuard",
     "Unlearned",
+    "__version__",
     "as_images",
     "evaluate",
     "frame",

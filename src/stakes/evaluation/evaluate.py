@@ -55,7 +55,7 @@ def evaluate(
         structure: the stakes, for examples of affinities before and after.
         thumbnails: whether the evidence shows images.
         metrics: measures of your own by their keys in the row. Each is called with a classifier
-            in eval mode, once before and once after, and returns a number.
+            in eval mode and without gradients, once before and once after, and returns a number.
         progress: called with phase, steps done, steps in all and a note.
 
     Returns:
@@ -108,6 +108,7 @@ def evaluate(
     return row, {"classes": classes, "forget": images, **evidence, **shown}
 
 
+@torch.no_grad()
 def _own(
     metrics: Mapping[str, Callable[[Classifier], float]],
     networks: Mapping[str, Classifier],

@@ -63,7 +63,8 @@ class Classifier(nn.Module):
         input_size: side of the images the network sees, or (height, width), pixels.
         preprocessing: the reader that makes these of an image file, as the network's service does
             (see :mod:`stakes.preprocessing`); None where the largest centred square is scaled.
-        mean, std: per channel, of images in [0, 1]; buffers (3, 1, 1), not saved as weights.
+        mean: per channel, of images in [0, 1]; a buffer (3, 1, 1), not saved as weights.
+        std: the same of their standard deviation.
         class_names: one name per logit.
 
     >>> classifier = Classifier.load("stakes:digits_cnn", class_names=("cat", "dog"))
