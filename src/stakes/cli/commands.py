@@ -226,8 +226,6 @@ def evaluate(
     after = _reload(unlearned, before)
     if after.class_names != before.class_names:
         raise InputError(f"{unlearned} has other classes than --model {inputs.model}")
-    direct = after.copy()
-    direct.projector = None
     with Terminal() as progress:
         row, _ = score(
             before,
@@ -235,7 +233,7 @@ def evaluate(
             loaded.forget,
             test=None if loaded.splits is None else loaded.splits.test,
             retain=None if loaded.splits is None else loaded.splits.train,
-            other={} if after.projector is None else {"direct": direct},
+            other=_without_parts(after),
             eval_samples=eval_samples,
             seed=inputs.seed,
             thumbnails=False,
@@ -246,6 +244,15 @@ def evaluate(
     if out is not None:
         write_text(out, json.dumps(row, indent=1) + "\n")
     print(json.dumps(row, indent=1))
+
+
+def _without_parts(after: Classifier) -> dict[str, Classifier]:
+    """The plain network, by the name of its path, where what is deployed is more than that."""
+    plain = after.copy()
+    plain.projector = plain.lookup = None
+    if after.lookup is not None:
+        return {"bare": plain}
+    return {} if after.projector is None else {"direct": plain}
 
 
 def _reload(unlearned: Path, before: Classifier) -> Classifier:

@@ -15,6 +15,7 @@ from stakes.methods.fisher import Fisher
 from stakes.methods.jit import JiT
 from stakes.methods.l2ul import L2UL
 from stakes.methods.lcodec import LCODEC
+from stakes.methods.lookup import LookupControl
 from stakes.methods.lotus import LoTUS
 from stakes.methods.mu_mis import MUMis
 from stakes.methods.neggrad import NegGrad
@@ -49,6 +50,7 @@ METHODS: dict[str, type[Method]] = {
     "amun": AMUN,
     "jit": JiT,
     "mu_mis": MUMis,
+    "lookup": LookupControl,
     "oracle": Oracle,
     "retrain": Retrain,
     "finetune": FineTune,
@@ -121,6 +123,7 @@ __all__ = [
     "Fisher",
     "JiT",
     "LoTUS",
+    "LookupControl",
     "MUMis",
     "Method",
     "NegGrad",

@@ -1,6 +1,6 @@
 """The card ``model.json`` beside saved weights: what they are and how to read them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +136,20 @@ def delivered_preprocessing(saved: Path, own: Reader | None) -> Reader | None:
     return held_preprocessing(read_json(card), own, str(card)) if card.is_file() else own
 
 
-def without_stakes(spec: str, recipe: str, has_projector: bool) -> str:
+def without_stakes(spec: str, recipe: str, parts: Sequence[str]) -> str:
     """One line of Python that loads the saved weights into the plain network.
 
-    >>> without_stakes("timm:resnet18", 'timm.create_model("resnet18")', False)
+    Args:
+        spec: of the network.
+        recipe: Python that makes it.
+        parts: what is saved with it that it lacks, by the beginning of the names.
+
+    >>> without_stakes("timm:resnet18", 'timm.create_model("resnet18")', [])
     'net = timm.create_model("resnet18"); net.load_state_dict(load_file("model.safetensors"))'
     """
     if spec.startswith("hf:"):
         return f"net = {recipe}"
     state = 'load_file("model.safetensors")'  # safetensors.torch.load_file
-    if has_projector:
-        state = f'{{k: v for k, v in {state}.items() if not k.startswith("projector.")}}'
+    for part in parts:
+        state = f'{{k: v for k, v in {state}.items() if not k.startswith("{part}.")}}'
     return f"net = {recipe}; net.load_state_dict({state})"

@@ -36,6 +36,7 @@ from stakes.models.checks import (
     wanted_classes,
 )
 from stakes.models.heads import find_head, logits_of, replace, split
+from stakes.models.lookup import Lookup
 from stakes.models.specs import Built, build, fit
 from stakes.models.transforms import Transform
 from stakes.models.weights import read_safetensors, read_weights
@@ -60,6 +61,8 @@ class Classifier(nn.Module):
         head_name: the name of the head in the network.
         projector: applied to the body's features before the head, or None; it has an attribute
             ``width``, and keeps the width.
+        lookup: applied to features and logits after the head, or None; see
+            :mod:`stakes.models.lookup`.
         input_size: side of the images the network sees, or (height, width), pixels.
         preprocessing: the reader that makes these of an image file, as the network's service does
             (see :mod:`stakes.preprocessing`); None where the largest centred square is scaled.
@@ -76,6 +79,7 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
     projector: nn.Module | None
+    lookup: Lookup | None
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class Classifier(nn.Module):
         self.body, self.head, self.head_name = parts.body, parts.head, parts.head_name
         self._grey, self._channels_last = parts.channels == 1, parts.channels_last
         self.register_module("projector", None)
+        self.register_module("lookup", None)
         self.class_names = names_of(built, class_names, self.num_classes)
         dtype, device = self.head.weight.dtype, self.device
         for key, value in (("mean", built.mean if mean is None else mean),
@@ -150,14 +155,15 @@ class Classifier(nn.Module):
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (n, d) and logits (n, c) of images (n, 3, h, w) in one pass."""
         features = self.features(images)
-        return features, self.head(features)
+        logits: Tensor = self.head(features)
+        return features, logits if self.lookup is None else self.lookup(features, logits)
 
     def copy(self) -> Self:
         """A copy that shares nothing with this classifier."""
         return copy.deepcopy(self)
 
     def network(self) -> nn.Module:
-        """A copy of the plain network with its head in place and without the projector."""
+        """A copy of the plain network: its head in place, no projector and no lookup."""
         network = copy.deepcopy(self.body)
         replace(network, self.head_name, copy.deepcopy(self.head))
         return network
@@ -170,17 +176,21 @@ class Classifier(nn.Module):
         return state
 
     def digest(self) -> str:
-        """SHA-256 over the weights as they are saved, the projector's among them."""
+        """SHA-256 over the weights as they are saved, what the plain network lacks among them."""
         return tensor_digest(self._saved_state())
 
     def _saved_state(self) -> dict[str, Tensor]:
         state = self.network_state()
         if self.spec.startswith("hf:"):
             state = hf.hub_names(self.network(), state)
-        if self.projector is not None:
-            for name, tensor in self.projector.state_dict().items():
-                state[f"projector.{name}"] = tensor.detach()
+        for part in self._parts():
+            for name, tensor in self.get_submodule(part).state_dict().items():
+                state[f"{part}.{name}"] = tensor.detach()
         return state
+
+    def _parts(self) -> list[str]:
+        """What is there that the plain network lacks."""
+        return [name for name in ("projector", "lookup") if getattr(self, name) is not None]
 
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and its card ``model.json`` into ``folder``.
@@ -222,7 +232,8 @@ class Classifier(nn.Module):
             "head_name": self.head_name,
             "feature_width": self.feature_width,
             "projector": None if self.projector is None else {"width": self.feature_width},
-            "recipe": without_stakes(self.spec, self.recipe, self.projector is not None),
+            "lookup": None if self.lookup is None else {"images": len(self.lookup.answers)},
+            "recipe": without_stakes(self.spec, self.recipe, self._parts()),
         }
 
     @classmethod
@@ -395,24 +406,29 @@ class Classifier(nn.Module):
         if preprocessing is None:
             preprocessing = card_preprocessing(card, built.preprocessing, file, input_size)
         built = dataclasses.replace(built, preprocessing=preprocessing)
-        prefix = "projector."
-        has_projector = card["projector"] is not None
-        own = {n: t for n, t in state.items() if not (has_projector and n.startswith(prefix))}
+        more = tuple(f"{part}." for part in ("projector", "lookup") if card.get(part) is not None)
+        own = {n: t for n, t in state.items() if not n.startswith(more)}
         given = {key: card[key] if value is None else value for key, value in settings.items()}
         classifier = cls(_fitted(built, own, str(file)), weights=card["weights"], **given)
         classifier.spec = spec
-        if has_projector:
-            from stakes.models.projector import (
-                Projector,  # only here: structure builds on classifiers
-            )
-
-            own = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-            try:
-                projector = Projector.like(classifier.feature_width, own)
-            except RuntimeError as error:
-                raise InputError(f"the projector in {file} does not fit the network") from error
-            classifier.projector = projector.to(classifier.head.weight).eval()
+        for prefix in more:
+            part = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            _add(classifier, prefix.removesuffix("."), part, file)
         return classifier
+
+
+def _add(classifier: Classifier, part: str, state: dict[str, Tensor], file: Path) -> None:
+    """Add a saved part that the plain network lacks."""
+    from stakes.models.projector import Projector  # only here: structure builds on classifiers
+
+    try:
+        if part == "lookup":
+            made: nn.Module = Lookup(state["features"], state["answers"])
+        else:
+            made = Projector.like(classifier.feature_width, state)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"the {part} in {file} does not fit the network") from error
+    setattr(classifier, part, made.to(classifier.head.weight).eval())
 
 
 def _fitted(built: Built, state: Mapping[str, Tensor], source: str) -> Built:

@@ -127,6 +127,10 @@ def verdict(run: RunFolder) -> Verdict:
     if left is None or k is None:
         headline = "Whether the images are still recognised was not measured."
         result = Verdict("unknown", "Not measured", headline)
+    elif bare := run.count("acc_forget_bare"):
+        headline = "Nothing was forgotten: without the list in front of it, the network "
+        headline += f"recognises {bare:,} of {k:,} images."
+        result = Verdict("bad", "A control", headline)
     elif left == 0:
         said = "The image is" if k == 1 else f"All {k:,} images are"
         result = Verdict("good", "Complete", f"{said} no longer recognised.")

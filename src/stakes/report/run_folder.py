@@ -44,7 +44,7 @@ WHOLE_CLASSES = {
     "acc_test_forgotten_classes": "Test images of the forgotten classes",
     "acc_test_kept_classes": "Test images of all other classes",
 }
-OTHER_PATH = {"direct": "projected", "projected": "direct"}
+OTHER_PATH = {"direct": "projected", "projected": "direct", "lookup": "bare"}
 PHASES = {
     "seconds_probes": "Making stand-in images (probes)",
     "seconds_importance": "Weighing the parameters",

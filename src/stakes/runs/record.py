@@ -182,7 +182,7 @@ def _outcome(result: Unlearned) -> dict[str, Any]:
     last = result.history[-1]
     looks = [step["drift"] for step in result.history if "drift" in step]
     return {
-        "deploy": "direct" if result.classifier.projector is None else "projected",
+        "deploy": _path(result.classifier),
         "drift_probes": looks[-1],
         "steps": int(last["step"]),
         "stop_reason": result.stop_reason,
@@ -190,6 +190,13 @@ def _outcome(result: Unlearned) -> dict[str, Any]:
         **{f"seconds_{phase}": None for phase in PHASES},
         **{f"seconds_{phase}": spent for phase, spent in result.seconds.items()},
     }
+
+
+def _path(deployed: Classifier) -> str:
+    """By what way the deployed classifier comes to its answers."""
+    if deployed.lookup is not None:
+        return "lookup"
+    return "direct" if deployed.projector is None else "projected"
 
 
 def _digests(request: Request, result: Unlearned) -> dict[str, str]:
