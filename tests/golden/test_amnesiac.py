@@ -25,5 +25,3 @@ def test_five_steps(network, forget, train_images, retained):
 
     assert len(found.history) == 1 + 5
     assert_same(network, found.classifier, slow, rounding=1e-8)
-    whole = METHODS["amnesiac"]()
-    assert (whole.epochs, whole.retain_batch, whole.max_steps) == (10, 64, 0)

@@ -65,5 +65,3 @@ def test_seven_iterations(network, forget, train_images, retained):
 
     assert len(found.history) == 1 + 7 + 2
     assert_same(network, found.classifier, slow)
-    whole = METHODS["sfron"]()
-    assert (whole.iterations, whole.forget_batch, whole.retain_batch) == (1500, 128, 128)

@@ -44,6 +44,3 @@ def test_noise_impair_and_repair(network, forget, train_images, retained):
 
     assert len(found.history) == 1 + 4 + 3  # 48 + 154 images, then 154, by 64
     assert_same(network, found.classifier, slow, rounding=1e-8)
-    whole = METHODS["unsir"]()
-    assert (whole.impair_lr, whole.repair_lr) == (0.02, 0.01)
-    assert (whole.noise_images, whole.noise_copies, whole.noise_steps) == (256, 20, 40)

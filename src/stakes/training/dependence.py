@@ -20,28 +20,30 @@ def foci(variables: Tensor, response: Tensor) -> list[int]:
     n, count = variables.shape
     rank = torch.empty(n)
     rank[response.cpu().argsort()] = torch.arange(1.0, n + 1)
-    columns = variables.cpu().double()
+    columns = variables.cpu().float()
     chosen: list[int] = []
-    distance = torch.zeros(n, n, dtype=torch.float64).fill_diagonal_(torch.inf)
-    least = torch.zeros(n)
+    distance = torch.zeros(n, n).fill_diagonal_(torch.inf)
+    least, room = torch.zeros(n), torch.empty(n, n)
     while len(chosen) < count:
         told = torch.full((count,), -torch.inf)
         for column in range(count):
             if column not in chosen:
-                nearest = (distance + _squares(columns[:, column])).argmin(dim=1)
+                nearest = _squares(columns[:, column], room).add_(distance).argmin(dim=1)
                 lower = torch.minimum(rank, rank[nearest])
                 told[column] = _conditional(rank, lower, least) if chosen else _codec(rank, lower)
         best = int(told.nan_to_num(-torch.inf).argmax())
         if chosen and not told[best] > 0:
             break
         chosen.append(best)
-        distance += _squares(columns[:, best])
+        distance += _squares(columns[:, best], room)
         least = torch.minimum(rank, rank[distance.argmin(dim=1)])
     return chosen
 
 
-def _squares(values: Tensor) -> Tensor:
-    return (values[:, None] - values[None]).square()
+def _squares(values: Tensor, room: Tensor) -> Tensor:
+    """Squared distances (n, n) of values (n,), written where there is room for them."""
+    torch.sub(values[:, None], values[None], out=room)
+    return room.square_()
 
 
 def _codec(rank: Tensor, lower: Tensor) -> float:
