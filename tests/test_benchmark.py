@@ -343,7 +343,7 @@ def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(tmp_path):
     words = [sys.executable, "-m", "stakes", "bench", str(tmp_path / "trial.toml"), "--out", out]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     log = out / "cells" / "saved-neggrad-k4-s0.log"
-    wait_for(lambda: log.exists() and "% still known" in log.read_text())
+    wait_for(lambda: log.exists() and "% still recognised" in log.read_text())
     (child,) = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=runner.GRACE - 2)[1]  # it was asked, not killed

@@ -21,7 +21,8 @@ class Scripted:
 
     def check(self, live):
         margins = torch.tensor([-1.0, self.margin(self.strength)])
-        return Check(margins, drift=self.strength, view_margins=torch.empty(0), needed=1.0)
+        none = torch.empty(0)
+        return Check(margins, margins, self.strength, none, none, needed=1.0)
 
 
 def test_it_stops_at_the_weakest_that_is_enough(classifier):
@@ -41,7 +42,7 @@ def test_it_stops_at_the_weakest_that_is_enough(classifier):
         {"step": 3, "strength": 3, "forget_accuracy": 0, "drift": 3},
     ]
     assert monitor.strength == 3.0
-    assert told[0] == ("unlearning", 1, 4, "50 % still known")
+    assert told[0] == ("unlearning", 1, 4, "50 % still recognised")
     assert len(told) == 3
 
 

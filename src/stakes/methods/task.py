@@ -24,6 +24,7 @@ from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, Stopwatch
 from stakes.training.checkpoint import Checkpoint, surroundings
+from stakes.training.criteria import EXACT, Goal
 from stakes.training.loop import Batches, History, minimise
 from stakes.training.monitor import Monitor
 from stakes.training.schedule import Schedule
@@ -132,14 +133,19 @@ class Task:
         )
 
     def monitor(
-        self, projector: torch.nn.Module | None = None, views: int = 0, needed: float = 1.0
+        self,
+        projector: torch.nn.Module | None = None,
+        views: int = 0,
+        needed: float = 1.0,
+        goal: Goal = EXACT,
     ) -> Monitor:
-        """The watch over the deployed path.
+        """The monitor of the deployed path.
 
         Args:
             projector: set where the deployed path goes through one.
             views: how many fixed views of each forget image are watched besides.
-            needed: share of these views that has to be misclassified.
+            needed: share of these views that has to meet the criterion.
+            goal: what the forget images have to reach.
         """
         copies = [random_view(self.forget.images, self._monitor_generator) for _ in range(views)]
         return Monitor(
@@ -150,6 +156,7 @@ class Task:
             projector,
             copies,
             needed,
+            goal,
         )
 
     def go_on_from(self, folder: str | Path, method: object, seed: int) -> None:

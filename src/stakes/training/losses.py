@@ -53,6 +53,11 @@ def deletion_hinge(
     if towards is not None:
         own, wrong = (logits.gather(1, to[:, None])[:, 0] for to in (labels, towards))
         left = own - wrong + margin
+    return pushed(left, known)
+
+
+def pushed(left: Tensor, known: Tensor) -> Tensor:
+    """Sum of what is left (n,) where ``known`` (n,), over sqrt(n m) with m of them known."""
     return (left * known).sum() / (len(left) * known.sum().clamp_min(1)).sqrt()
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stakes.data.forget import ForgetSet
 from stakes.models.classifier import Classifier
+from stakes.training.criteria import EXACT, Goal
 from stakes.training.losses import margins
 from stakes.training.structure import affinities, drift
 
@@ -18,21 +19,25 @@ class Check:
 
     Attributes:
         margins: (k,) lead of the true class over the best other one, for each forget image.
-        drift: structural drift on the watch's probes, in [0, 2]; NaN where the features are.
-        view_margins: (v,) the same lead for the views that are watched; empty where none are.
-        needed: share of the views that has to be misclassified.
+        leads: (k,) what has to be below 0 by the goal of the run; the margins, for ``exact``.
+        drift: structural drift on the monitor's probes, in [0, 2]; NaN where the features are.
+        view_margins: (v,) margins of the views that are watched; empty where none are.
+        view_leads: (v,) what has to be below 0 in the share needed of the views.
+        needed: that share.
     """
 
     margins: Tensor
+    leads: Tensor
     drift: float
     view_margins: Tensor
+    view_leads: Tensor
     needed: float
 
     @property
     def forgotten(self) -> bool:
-        """Whether every forget image is misclassified, and the share needed of their views."""
-        wrong, views = int((self.view_margins < 0).sum()), len(self.view_margins)
-        return self.forget_accuracy == 0 and (views == 0 or wrong / views >= self.needed)
+        """Whether every forget image meets the criterion, and the share needed of their views."""
+        met, views = int((self.view_leads < 0).sum()), len(self.view_leads)
+        return bool((self.leads < 0).all()) and (views == 0 or met / views >= self.needed)
 
     @property
     def views_accuracy(self) -> float | None:
@@ -48,9 +53,10 @@ class Check:
 
     def __str__(self) -> str:
         """What is still known, for the progress."""
-        copies = self.views_accuracy
-        more = "" if copies is None else f" ({copies:.0f} % of copies)"
-        return f"{self.forget_accuracy:.0f} % still known{more}"
+        copies, left = self.views_accuracy, 100.0 * float((~(self.leads < 0)).float().mean())
+        more = "" if left == self.forget_accuracy else f", {left:.0f} % not deep enough"
+        more += "" if copies is None else f" ({copies:.0f} % of copies)"
+        return f"{self.forget_accuracy:.0f} % still recognised{more}"
 
     def row(self) -> dict[str, float]:
         """Its part of a history row."""
@@ -70,7 +76,8 @@ class Monitor:
         probes: (n, 3, h, w) mixtures of the forget images that no method trains on.
         projector: set where the deployed path goes through one.
         views: copies of the forget images, each (k, 3, h, w), to be forgotten as well.
-        needed: share of these views that has to be misclassified.
+        needed: share of these views that has to meet the criterion.
+        goal: what the forget images have to reach; the views, its criterion alone.
     """
 
     def __init__(
@@ -82,8 +89,9 @@ class Monitor:
         projector: nn.Module | None = None,
         views: Sequence[Tensor] = (),
         needed: float = 1.0,
+        goal: Goal = EXACT,
     ) -> None:
-        self._k, self._needed = len(forget), needed
+        self._k, self._needed, self._goal = len(forget), needed, goal
         self._labels = forget.labels.repeat(1 + len(views))
         self._stakes = stakes
         self._images = torch.cat([forget.images, *views, probes])
@@ -103,9 +111,16 @@ class Monitor:
             features = self._projector.eval()(features)
             self._projector.train(training)
         shown = len(self._labels)
-        lead = margins(live.head(features[:shown]), self._labels)
-        moved = drift(self._structure, affinities(features[shown:], self._stakes))
-        return Check(lead[: self._k], moved, lead[self._k :], self._needed)
+        logits, views = live.head(features[:shown]).split([self._k, shown - self._k])
+        labels, view_labels = self._labels.split([self._k, shown - self._k])
+        return Check(
+            margins=margins(logits, labels),
+            leads=self._goal.of(logits, labels),
+            drift=drift(self._structure, affinities(features[shown:], self._stakes)),
+            view_margins=margins(views, view_labels),
+            view_leads=self._goal.lead(views, view_labels),
+            needed=self._needed,
+        )
 
 
 def _features(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:

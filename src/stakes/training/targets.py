@@ -22,3 +22,21 @@ def second_choices(logits: Tensor, labels: Tensor) -> Tensor:
     tensor([2, 2])
     """
     return logits.scatter(1, labels[:, None], float("-inf")).argmax(1)
+
+
+def next_choices(logits: Tensor, labels: Tensor, among: int, generator: torch.Generator) -> Tensor:
+    """One of the ``among`` most likely classes other than its own (n,), uniformly at random.
+
+    Whoever has the network that gave the logits (n, c) can then foretell the class that a row is
+    sent to no more than once in ``among`` times; of fewer other classes, once in as many as there
+    are.
+
+    >>> z = torch.tensor([[5.0, 1.0, 2.0, 0.0]]).repeat(90, 1)
+    >>> drawn = next_choices(z, torch.zeros(90).long(), 2, torch.Generator().manual_seed(0))
+    >>> sorted(set(drawn.tolist()))
+    [1, 2]
+    """
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    nearest = others.topk(min(among, logits.shape[1] - 1), dim=1).indices
+    pick = torch.randint(nearest.shape[1], (len(nearest), 1), generator=generator)
+    return nearest.gather(1, pick.to(nearest.device))[:, 0]

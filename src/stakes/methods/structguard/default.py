@@ -11,6 +11,7 @@ from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeBatch, ProbeFields, ProbeSource, joined
 from stakes.methods.task import Task, Unlearned
 from stakes.training.adaptive import AdaptiveMargin, ViewsScale
+from stakes.training.criteria import CRITERIA, CriterionName, Goal
 from stakes.training.loop import FORGOTTEN, History, minimise
 from stakes.training.losses import (
     STRUCTURAL,
@@ -20,6 +21,7 @@ from stakes.training.losses import (
     deletion_hinge,
     feature_shift,
     margins,
+    pushed,
     retention_ce,
     retention_kl,
 )
@@ -27,7 +29,7 @@ from stakes.training.precision import Precision, autocast
 from stakes.training.schedule import Schedule
 from stakes.training.search import pull_back
 from stakes.training.structure import MapKind, affinities
-from stakes.training.targets import second_choices
+from stakes.training.targets import next_choices, second_choices
 
 WATCHED_VIEWS = 8  # of each forget image: drawn once, looked at and never trained on
 VIEWS_PER_IMAGE = 3  # fresh ones in every step
@@ -38,6 +40,7 @@ WARMUP = 20  # steps over which the learning rate grows to its full value
 SETTLE_LEAST = 30  # steps: a run that was quick needs as many to recover in
 CHECK_EVERY = 10  # steps: a look takes about as long as one
 BACKOFFS = 5  # halvings of the learning rate: what drifts too far at 1/32 of it is a bad start
+NEXT_CHOICES = 4  # that a destination is drawn from: one guess in four is right
 MANY, ALL = "more images than a step takes", "a step takes all images"
 
 
@@ -61,13 +64,14 @@ class StructGuard(ProbeFields):
 
     title: ClassVar[str] = "STRUCTGUARD"
 
-    criterion: Literal["exact", "views"] = hyper(
+    criterion: CriterionName = hyper(
         "exact",
-        "what is to be misclassified: the images (the paper's), or mirrored, moved, "
-        "scaled, noisy, darker, brighter and compressed copies of them too",
+        "when an image counts as forgotten: it is misclassified (the paper's); deep: its class is "
+        "not among the first two and no likelier than a blind guess; views: mirrored, moved, "
+        "scaled, noisy, darker, brighter and compressed copies of it are misclassified too",
     )
     views_needed: float = hyper(
-        0.92, "share of eight watched views an image that has to be wrong", high=1
+        0.92, "share of eight watched views an image that has to meet the criterion", high=1
     )
     cohorts: int = hyper(
         0,
@@ -77,11 +81,12 @@ class StructGuard(ProbeFields):
     )
     forget_batch: int = hyper(128, "forget images a step", low=1)
     deletion: Literal["hinge", "ce"] = hyper("hinge", "deletion loss; ce is the paper's -CE")
-    towards: Literal["auto", "strongest", "second"] = hyper(
+    towards: Literal["auto", "strongest", "second", "drawn"] = hyper(
         "auto",
         "class that the hinge pushes an image to: the wrong one that is strongest by then; the "
-        "second choice of the original; auto: second where a step cannot take all images, else "
-        "strongest",
+        "second choice of the original; one drawn from its next choices, which cannot be foretold; "
+        "auto: drawn where criterion is deep, else second where a step cannot take all images, "
+        "else strongest",
     )
     margin: float = hyper(
         0.3, "lead of a wrong class, in logits, that the hinge asks for to begin with"
@@ -129,7 +134,9 @@ class StructGuard(ProbeFields):
         optimizer = torch.optim.Adam(parameters, lr=self.lr)
         task.live.train(self.batch_norm == "train")
         monitor = task.monitor(
-            views=WATCHED_VIEWS if self.criterion == "views" else 0, needed=self.views_needed
+            views=WATCHED_VIEWS if CRITERIA[self.criterion].views else 0,
+            needed=self.views_needed,
+            goal=objective.goal,
         )
         schedule = Schedule(
             optimizer,
@@ -149,7 +156,7 @@ class StructGuard(ProbeFields):
                 monitor,
                 max_steps=self.max_steps,
                 check_every=CHECK_EVERY,
-                check_now=lambda: self.criterion == "exact" and balance.known == 0,
+                check_now=lambda: not CRITERIA[self.criterion].views and balance.known == 0,
                 schedule=schedule,
                 checkpoint=task.checkpoint,
                 progress=task.progress,
@@ -201,15 +208,14 @@ class Objective:
         )
         self.push = ViewsScale(1 - settings.views_needed, patience=settings.patience)
         self._autocast = autocast(settings.precision, device)
-        self._copies = VIEWS_PER_IMAGE if settings.criterion == "views" else 0
+        self._copies = VIEWS_PER_IMAGE if CRITERIA[settings.criterion].views else 0
         self.probes = ProbeSource(settings, task, self._autocast, hold_copies=not self._copies)
         self._many = len(task.forget) > settings.forget_batch
         self.cohorts, self.cohorts_why = self._parts()
         self.towards, self.towards_why = self._destination()
-        self._second: Tensor | None = None
-        if self.towards == "second":
-            before = self.probes.answers(task.forget.images).logits
-            self._second = second_choices(before, task.forget.labels)
+        self.sent_to = self._sent_to()
+        lead = CRITERIA[settings.criterion].lead
+        self.goal = Goal(lead, self.sent_to if self.towards == "drawn" else None)
         self._batches = task.batches(len(task.forget), settings.forget_batch)
         task.checkpoint.keep(self.balance, self.push)
 
@@ -231,14 +237,15 @@ class Objective:
         terms: dict[str, Tensor] = {}
         if len(pick):
             logits = task.live.head(shown)
-            terms["deletion"] = self._deletion(logits, labels, pick)
-            self.balance.see(pick, margins(logits.detach(), labels))
+            terms["deletion"] = self._deletion(logits, labels, pick, self.goal)
+            self.balance.see(pick, self.goal.of(logits.detach(), labels, pick))
         if count:
             seen = labels.repeat(self._copies)
             logits = task.live.head(views)
             weight = self.push.value * VIEWS_WEIGHT
-            terms["views"] = weight * self._deletion(logits, seen, pick.repeat(self._copies))
-            self.push.see(margins(logits.detach(), seen))
+            copies = pick.repeat(self._copies)
+            terms["views"] = weight * self._deletion(logits, seen, copies, Goal(self.goal.lead))
+            self.push.see(self.goal.lead(logits.detach(), seen))
         return terms | self._retention(kept, probes)
 
     def _asked(self, step: int) -> int:
@@ -253,12 +260,15 @@ class Objective:
         copies = [random_view(images, self._task.generator) for _ in range(self._copies)]
         return torch.cat([images, *copies])
 
-    def _deletion(self, logits: Tensor, labels: Tensor, pick: Tensor) -> Tensor:
+    def _deletion(self, logits: Tensor, labels: Tensor, pick: Tensor, goal: Goal) -> Tensor:
         """Of the logits of the forget images at ``pick``."""
         if self.settings.deletion == "ce":
             return deletion_ce(logits, labels)
-        towards = None if self._second is None else self._second[pick.to(labels.device)]
-        return deletion_hinge(logits, labels, self.balance.margin, towards)
+        if self.goal.lead is margins and self.towards != "drawn":
+            towards = None if self.sent_to is None else self.sent_to[pick.to(labels.device)]
+            return deletion_hinge(logits, labels, self.balance.margin, towards)
+        left = goal.of(logits, labels, pick) + self.balance.margin
+        return pushed(left, left.detach() > 0)
 
     def _retention(self, features: Tensor, probes: ProbeBatch) -> dict[str, Tensor]:
         settings, stakes = self.settings, self._task.stakes
@@ -299,4 +309,16 @@ class Objective:
         """
         if self.settings.towards != "auto":
             return self.settings.towards, "as given"
+        if self.settings.criterion == "deep":
+            return "drawn", "new answers are not to be foretold"
         return ("second", MANY) if self._many else ("strongest", ALL)
+
+    def _sent_to(self) -> Tensor | None:
+        """The class that each forget image is pushed to, where it is pushed to one."""
+        task = self._task
+        if self.towards == "strongest":
+            return None
+        before = self.probes.answers(task.forget.images).logits
+        if self.towards == "second":
+            return second_choices(before, task.forget.labels)
+        return next_choices(before, task.forget.labels, NEXT_CHOICES, task.generator)
