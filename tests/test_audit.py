@@ -23,6 +23,24 @@ def unseen() -> ImageArray:
     return ImageArray(*blobs(240, 5), prefix="unseen")
 
 
+def test_an_audit_that_fails_is_not_measured_and_costs_nothing_else(
+    classifier, forget, train_images, test_images, monkeypatch
+):
+    def collapsed(*arguments):
+        raise ValueError("features of one value alone")
+
+    given = {"test": test_images, "retain": train_images}
+    whole, _ = evaluate(classifier, classifier, forget, **given)
+    monkeypatch.setattr("stakes.evaluation.audit.audit_retrieval", collapsed)
+    row, evidence = evaluate(classifier, classifier, forget, **given)
+    assert row["audits_failed"] == "retrieval (features of one value alone)"
+    assert row["retrieval_retain_map"] is row["retrieval_forget_r1_before"] is None
+    kept = {key: value for key, value in whole.items() if not key.startswith("retrieval_")}
+    assert {key: row[key] for key in kept} == kept | {"audits_failed": row["audits_failed"]}
+    assert row.keys() == whole.keys()
+    assert evidence["membership"]
+
+
 def test_every_metric_is_in_the_row_and_in_its_range(classifier, forget, train_images, unseen):
     row, evidence = evaluate(classifier, classifier, forget, test=unseen, retain=train_images)
     assert row.keys() >= ROW

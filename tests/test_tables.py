@@ -237,3 +237,27 @@ def test_runs_that_did_not_end_by_forgetting_are_named():
         "net, k = 16, b: 3 of 4 runs ended otherwise than with all forgotten "
         "(diverged: the loss is not finite at step 24; limit: all tried)."
     ]
+
+
+HOSTILE = ("=cmd()", "+1", "-1", "@SUM(A1)", "\t=1", "[x](http://a)", "*all*", "<script>", "# head")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_inert_in_every_table(name):
+    row = {"cell_network": name, "cell_method": name, "k": 1, "acc_forget": 0.0, "seed": 0}
+    lines = summarise([row | {"acc_forget_before": 100.0}])
+    for cell in next(csv.DictReader(io.StringIO(to_csv(lines)))).values():
+        assert cell[:1] not in tuple("=+-@\t")
+    shown = to_markdown(lines, name, [name])
+    assert "[x]" not in shown
+    assert "*all*" not in shown.replace("\\*", "")
+    assert "<script>" not in shown.replace("\\<", "")
+    assert not any(line.startswith(("# head", "=", "+", "- ")) for line in shown.splitlines())
+    body = to_latex(lines, name, [name]).replace("{[}", "").replace("{*}", "")
+    assert r"\\[" not in body.replace("\n", "")
+    assert r"\\*" not in body.replace("\n", "")
+
+
+def test_a_number_that_begins_a_note_is_no_list():
+    assert "1\\. of" in to_markdown([], "t", ["1. of"])
+    assert "\\- of" in to_markdown([], "t", ["- of"])

@@ -1,7 +1,7 @@
 """The manifest of a run folder: the SHA-256 of every file in it, so that a change is noticed."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from stakes.errors import InputError, some
@@ -17,8 +17,20 @@ def write_manifest(folder: Path) -> None:
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file != folder / MANIFEST
     }
+    _write(folder, files)
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
     text = json.dumps({"format": FORMAT, "files": files}, indent=1)
     write_text(folder / MANIFEST, text + "\n")
+
+
+def renew(file: Path) -> None:
+    """Note that a file of a run folder was written anew, where its manifest lists it."""
+    files = read_manifest(file.parent)
+    if files is not None and file.name in files:
+        files[file.name] = file_digest(file)
+        _write(file.parent, files)
 
 
 def read_manifest(folder: Path) -> dict[str, str] | None:

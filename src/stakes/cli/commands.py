@@ -1,5 +1,6 @@
 """The command line: unlearn, evaluate, describe, anchors, report, demo, bench."""
 
+import io
 import json
 import shlex
 import signal
@@ -22,14 +23,15 @@ from stakes.cli.options import check_keys, read_config, value_after, with_fields
 from stakes.cli.refusals import usage
 from stakes.errors import InputError, shortened
 from stakes.evaluation.evaluate import evaluate as score
-from stakes.files import write_text
+from stakes.files import check_file, write_text
+from stakes.manifest import MANIFEST, check_manifest, renew
 from stakes.methods import method_class
 from stakes.models.agreement import compared
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words
 from stakes.progress import Terminal
-from stakes.runs.folder import check_out, resumable
+from stakes.runs.folder import check_apart, check_out, resumable
 from stakes.runs.inputs import Inputs, Loaded, load
 from stakes.runs.recipe import read_recipe, shipped_recipes
 from stakes.runs.record import Request, record
@@ -37,6 +39,10 @@ from stakes.runs.words import Place, Switch, Whole
 from stakes.texts import expanded, printable
 
 FAILED, USAGE_ERROR = 1, 2
+#: Files of a run that need not go with its network to whoever scores it again.
+NOT_DELIVERED = (
+    "row.json", "history.jsonl", "evidence.json", "stakes.safetensors", "report.html",
+)  # fmt: skip
 LONGEST = 600  # letters of a message
 
 
@@ -47,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     number for an interruption.
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no letter ends a run
     app = App()
     try:
         with _terminable():
@@ -150,6 +159,8 @@ def unlearn(
     """
     chosen = method_class(method, preset)(**fields)
     check_out(out, overwrite)
+    check_apart(out, inputs.forget, inputs.data)
+    _check_delivered(Path(inputs.model))
     if chosen.needs_retain and inputs.data is None:
         raise InputError(f"--method {method} needs retained training data: add --data")
     loaded = load(inputs)
@@ -219,8 +230,10 @@ def evaluate(
         out: a .json file for the row as well
         overwrite: replace that file
     """
-    if out is not None and out.exists() and not overwrite:
-        raise InputError(f"--out {out} exists: give another file, or add --overwrite")
+    if out is not None:
+        check_file(out, overwrite)
+    _check_delivered(Path(inputs.model))
+    _check_delivered(unlearned)
     loaded = load(inputs, unlearned)
     before = loaded.classifier
     after = _reload(unlearned, before)
@@ -253,6 +266,19 @@ def _without_parts(after: Classifier) -> dict[str, Classifier]:
     if after.lookup is not None:
         return {"bare": plain}
     return {} if after.projector is None else {"direct": plain}
+
+
+def _check_delivered(path: Path) -> None:
+    """Compare what a run delivered with its manifest; of an older version's, say that it has none.
+
+    Raises:
+        InputError: see :func:`stakes.manifest.check_manifest`.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.suffix != ".safetensors" and not path.is_dir():
+        return
+    if not check_manifest(folder, absent=NOT_DELIVERED) and (folder / "row.json").exists():
+        print(f"note: {folder} has no manifest: changes in it are not noticed", file=sys.stderr)
 
 
 def _reload(unlearned: Path, before: Classifier) -> Classifier:
@@ -339,19 +365,25 @@ def anchors(
     print(f"{count} anchors, {width} wide, digest {made.digest()[:12]}: {out}")
 
 
-def report(*runs: Place, out: Place, title: str | None = None) -> None:
+def report(*runs: Place, out: Place, title: str | None = None, overwrite: Switch = False) -> None:
     """Make one page from one or several run folders.
 
     Args:
         runs: folders that `stakes unlearn` wrote
         out: HTML file to write
         title: heading of the page
+        overwrite: replace that file
     """
     if not runs:
         raise InputError("report: name at least one run folder")
+    check_file(out, overwrite)
+    for folder in runs:
+        if not (folder / MANIFEST).exists():
+            print(f"note: {folder} has no manifest: changes in it are not noticed", file=sys.stderr)
     from stakes.report.page import write_report  # only here: what it plots with is slow to import
 
     print(write_report(list(runs), out, title=title))
+    renew(out)
 
 
 def demo(*, out: Place = Path("demo"), overwrite: Switch = False, seed: Whole = 0) -> None:

@@ -1,12 +1,13 @@
 """The evidence beyond accuracy, from what has been scored: attacks, features, answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
+from stakes.errors import first_line
 from stakes.evaluation.knowledge import (
     PROBES,
     STEPS,
@@ -21,6 +22,7 @@ from stakes.evaluation.retrieval import Retrieval, retrieve, retrieve_among
 from stakes.evaluation.scores import WHEN, BeforeAfter, correct, percent
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
+from stakes.rows import METRICS
 from stakes.training.targets import second_choices
 
 KEPT = 2048  # images of each set whose features and logits are kept; whole batches
@@ -33,6 +35,16 @@ MEMBERSHIP = (
     "mia_forget_loss",
     "mia_forget_unlikely",
 )
+#: How the measures of each audit begin in :data:`stakes.rows.METRICS`.
+BEGINNINGS = {
+    "membership": ("mia_",),
+    "features": ("probe_", "centroid_"),
+    "retrieval": ("retrieval_",),
+    "answers": ("second_choice", "answer_entropy"),
+    "likeness": ("rf_jsd",),
+    "relearning": ("relearn_",),
+    "consistency": ("consistency",),
+}
 RETRIEVAL = ("r1", "r5", "r10", "map")
 Row = dict[str, Any]
 Evidence = dict[str, list[Row]]
@@ -75,13 +87,28 @@ def audit(
         "n_audit_test": len(unseen[""].labels) if unseen else 0,
         "n_audit_retain": len(kept[""].labels) if kept else 0,
     }
-    attacks, membership = audit_membership(gone, unseen, kept)
-    row |= attacks | audit_features(gone, unseen) | audit_retrieval(gone, kept)
-    row |= audit_answers(gone) | audit_likeness(gone, unseen)
-    row |= audit_relearning(after, forget, gone, test)
-    turned, consistency = audit_consistency(kept)
-    progress("looking for traces", 1, 1)
-    return row | turned, {"membership": membership, "consistency": consistency}
+    audits: dict[str, Callable[[], tuple[Row, list[Row]]]] = {
+        "membership": lambda: audit_membership(gone, unseen, kept),
+        "features": lambda: (audit_features(gone, unseen), []),
+        "retrieval": lambda: (audit_retrieval(gone, kept), []),
+        "answers": lambda: (audit_answers(gone), []),
+        "likeness": lambda: (audit_likeness(gone, unseen), []),
+        "relearning": lambda: (audit_relearning(after, forget, gone, test), []),
+        "consistency": lambda: audit_consistency(kept),
+    }
+    evidence: Evidence = {}
+    failed = []
+    for name, measure in audits.items():
+        try:
+            numbers, evidence[name] = measure()
+        except Exception as error:  # no reason to lose the run: it counts as not measured
+            failed.append(f"{name} ({first_line(error)})")
+            keys = [key for key in METRICS if key.startswith(BEGINNINGS[name])]
+            numbers, evidence[name] = dict.fromkeys(key + s for key in keys for s in WHEN), []
+        row |= numbers
+    row["audits_failed"] = "; ".join(failed) or None
+    progress("looking for traces", 1, 1, f"not measured: {'; '.join(failed)}" if failed else "")
+    return row, {name: evidence[name] for name in ("membership", "consistency")}
 
 
 def audit_membership(

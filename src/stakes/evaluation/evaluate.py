@@ -1,5 +1,6 @@
 """Before and after, scored on what there is: one flat row of numbers, and its evidence."""
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from stakes.data.adapter import Data, as_images
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images, batches
 from stakes.data.retain import draw_without
-from stakes.errors import InputError
+from stakes.errors import InputError, first_line
 from stakes.evaluation.audit import KEPT, Evidence, Sample, audit
 from stakes.evaluation.examples import EXAMPLES, Structure, examples
 from stakes.evaluation.forgetting import copies_of, forget_evidence, forget_scores
@@ -104,7 +105,10 @@ def evaluate(
         row |= _own(metrics or {}, networks, row)
         shown: Evidence = {key: [] for key in EXAMPLES}
         if thumbnails:
-            shown = examples(before, after, forget, gone, **kept, structure=structure)
+            try:
+                shown = examples(before, after, forget, gone, **kept, structure=structure)
+            except Exception as error:  # they stand beside the numbers: no reason to lose the run
+                progress("examples", 0, 1, f"left out: {first_line(error)}")
     return row, {"classes": classes, "forget": images, **evidence, **shown}
 
 
@@ -194,9 +198,13 @@ def _accuracies(
         row[f"n_{name}"] = len(chosen)
         if images is None or not chosen:
             row |= {f"acc_{name}{suffix}": None for suffix in networks}
-            row |= {f"n_{name}_lost": None, f"n_{name}_gained": None}
+            row |= {f"n_{name}_lost": None, f"n_{name}_gained": None, f"{name}_digest": None}
             continue
-        right, labels, scored = _score(networks, images, chosen, f"scoring {name}", progress)
+        digest = hashlib.sha256()
+        right, labels, scored = _score(
+            networks, images, chosen, f"scoring {name}", progress, digest.update
+        )
+        row[f"{name}_digest"] = digest.hexdigest()
         kept[name] = Sample(scored, images, chosen)
         row |= {f"acc_{name}{suffix}": percent(hits) for suffix, hits in right.items()}
         was, now = right["_before"], right[""]
@@ -219,8 +227,11 @@ def _score(
     chosen: list[int],
     phase: str,
     progress: Progress,
+    note: Callable[[bytes], None],
 ) -> tuple[dict[str, Tensor], Tensor, BeforeAfter]:
     """Score the chosen images by each network, reading each image once.
+
+    ``note`` is given the pixels and labels in their order: the digest says what was scored.
 
     Returns:
         Which each network gets right: bool (n,) by suffix; the labels (n,); and what the networks
@@ -230,6 +241,7 @@ def _score(
     kept: dict[str, list[Scored]] = {suffix: [] for suffix in WHEN}
     done = 0
     for pixels, truth in batches(images, chosen):
+        note(pixels.numpy().tobytes() + truth.numpy().tobytes())
         for suffix, network in networks.items():
             scored = score(network, pixels.to(network.device), truth)
             right[suffix].append(correct(scored.logits, truth))

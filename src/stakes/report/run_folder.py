@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stakes.errors import InputError
+from stakes.manifest import check_manifest
 
 CLASSES = 20
 AUDIT = ("membership", "consistency", "saliency", "retrieval", "affinities")
@@ -54,6 +55,12 @@ PHASES = {
 }
 #: Keys of older run folders -> what they are called now.
 RENAMED = {"picture": "image", "second_choice": "foretold"}
+#: Control characters, and those that turn the direction of what follows.
+UNSEEN = dict.fromkeys(
+    code
+    for first, last in ((0, 8), (11, 31), (127, 159), (0x202A, 0x202E), (0x2066, 0x2069))
+    for code in range(first, last + 1)
+)
 CUT_SHORT = re.compile(r"budget|limit|\bmax|time ?out|ran out|exhaust|diverged|not finite", re.I)
 THUMBNAIL = re.compile(r"data:image/(png|jpeg|webp);base64,([A-Za-z0-9+/]+={0,2})")
 
@@ -221,10 +228,12 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     """Read a run folder; only ``row.json`` must be there.
 
     Raises:
-        InputError: if ``row.json`` is missing, or a file cannot be read as what it should be.
+        InputError: if ``row.json`` is missing, a file cannot be read as what it should be, or is
+            not the one that the run wrote (see :mod:`stakes.manifest`).
     """
     if not (folder / "row.json").is_file():
         raise InputError(f"{folder} is no run folder: expected a file row.json in it")
+    check_manifest(folder)
     (row,) = _records(folder / "row.json")
     (evidence,) = _records(folder / "evidence.json") or [{}]
     history = _records(folder / "history.jsonl", lines=True)
@@ -257,7 +266,18 @@ def _records(path: Path, *, lines: bool = False) -> list[Record]:
 
 def _migrated(record: Record) -> Record:
     """A record under today's keys, whichever version wrote it."""
-    return {RENAMED.get(key, key): value for key, value in record.items()}
+    return {_plain(RENAMED.get(key, key)): _plain(value) for key, value in record.items()}
+
+
+def _plain(value: Any) -> Any:
+    r"""Text without control characters and changes of direction, which could hide what it says.
+
+    >>> _plain("a\N{RIGHT-TO-LEFT OVERRIDE}b\x1b")
+    'ab'
+    """
+    if isinstance(value, str):
+        return value.translate(UNSEEN)
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunFolder]:

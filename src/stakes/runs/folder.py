@@ -57,6 +57,25 @@ def check_out(out: str | Path, overwrite: bool) -> None:
     place.check(overwrite)
 
 
+def check_apart(out: str | Path, *sources: str | None) -> None:
+    """Refuse an output folder within a folder of images: the next run would read it as data.
+
+    Args:
+        out: the folder.
+        sources: what images are taken from; what is no folder is passed over.
+
+    Raises:
+        InputError: it lies in one of them.
+    """
+    for source in sources:
+        folder = Path(source or "").expanduser()
+        if source and folder.is_dir() and Path(out).resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"--out {out} lies in {source}, which images are read from: give a folder "
+                "outside it"
+            )
+
+
 def checkpoint_beside(out: str | Path) -> Path:
     """The folder where a run that is to write ``out`` keeps its state.
 
@@ -197,7 +216,8 @@ class Place:
         try:
             yield made
             write_manifest(made)
-            for folder in (*(path for path in made.rglob("*") if path.is_dir()), made):
+            inner = [path for path in made.rglob("*") if path.is_dir()]
+            for folder in (*inner, made, made.parent, self.work):
                 sync(folder)
             self.check(overwrite)
             self._put(made)
@@ -249,14 +269,17 @@ class Place:
                 )
             old.rename(self.out)  # which is empty, or not there
             sync(self.out.parent)
-        if copy.exists() and not whole(self.out):
+        if copy.exists():
             made = self.work / "new" / self.out.name
-            for path in made.rglob("*"):
-                if path.is_file():
-                    (self.out / path.relative_to(made)).unlink(missing_ok=True)
-            _copy(copy, self.out, [p.relative_to(copy) for p in copy.rglob("*") if p.is_file()])
-        for name in ("new", "old", "copying", "copy", "gone"):
-            shutil.rmtree(self.work / name, ignore_errors=True)
+            as_it_was = whole(self.out)
+            for name in (p.relative_to(made) for p in made.rglob("*") if p.is_file()):
+                hidden(self.out / name, "unfinished").unlink(missing_ok=True)
+                if not as_it_was:
+                    (self.out / name).unlink(missing_ok=True)
+            if not as_it_was:
+                _copy(copy, self.out, [p.relative_to(copy) for p in copy.rglob("*") if p.is_file()])
+        for done in ("new", "old", "copying", "copy", "gone"):
+            shutil.rmtree(self.work / done, ignore_errors=True)
         for state in self.work.glob(STATES):
             if state == self._finished_state():
                 state.unlink()

@@ -82,7 +82,7 @@ class Cell:
     def fingerprint(self) -> str:
         """SHA-256 over the options and over the files that they name, but for whole data sets."""
         values = {key: self.options[key] for key in sorted(self.options)}
-        files = {key: _digest(value) for key, value in values.items() if isinstance(value, str)}
+        files = {k: _digest(value, k) for k, value in values.items() if isinstance(value, str)}
         text = json.dumps([values, {k: v for k, v in files.items() if v}], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -353,12 +353,19 @@ def _words(flag: str, value: Any) -> list[str]:
     return [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
 
 
-def _digest(value: str) -> str | None:
-    """The digest of the file that an option names: weights, anchors, code, a saved network."""
+def _digest(value: str, key: str = "") -> str | None:
+    """The digest of the file that an option names: weights, anchors, code, a saved network.
+
+    Of the folder of images to forget, that of all names and files in it.
+    """
     code, colon, _ = value.rpartition(":")
     path = Path(code if colon and code.endswith(".py") else value).expanduser()
-    path = path / "model.safetensors" if path.is_dir() else path
     try:
+        if key == "forget" and path.is_dir():
+            files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+            listed = [[str(file.relative_to(path)), file_digest(file)] for file in files]
+            return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        path = path / "model.safetensors" if path.is_dir() else path
         return file_digest(path) if path.is_file() else None
     except OSError:  # unlearn will say what is wrong with it
         return None

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from stakes.anchors.anchors import Anchors
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
+from stakes.errors import first_line
 from stakes.evaluation.audit import Evidence
 from stakes.evaluation.evaluate import evaluate, select
 from stakes.evaluation.examples import Structure
@@ -83,7 +84,7 @@ def record(
     with claim(out, overwrite) as place:
         row, result, evidence = _work(request, place.work, progress)
         with place.writing(overwrite) as folder:
-            _write(folder, request, result, row, evidence)
+            _write(folder, request, result, row, evidence, progress)
         if result.checkpoint is not None:
             result.checkpoint.unlink(missing_ok=True)
     return row
@@ -140,6 +141,7 @@ def _write(
     result: Unlearned,
     row: Mapping[str, Any],
     evidence: Evidence,
+    progress: Progress,
 ) -> None:
     from stakes.report.page import write_report  # only here: what it plots with is slow to import
 
@@ -151,7 +153,12 @@ def _write(
     write_text(folder / "history.jsonl", "\n".join(lines) + "\n")
     told = {key: [_finite(record) for record in records] for key, records in evidence.items()}
     write_text(folder / "evidence.json", json.dumps(told, allow_nan=False) + "\n")
-    write_report([folder], folder / "report.html")
+    try:
+        write_report([folder], folder / "report.html")
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # the result is there, and `stakes report` can make the page later
+        progress("report", 0, 1, f"not written: {first_line(error)}")
 
 
 def _asked(request: Request) -> dict[str, Any]:

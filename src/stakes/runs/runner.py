@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
@@ -31,6 +32,7 @@ from stakes.runs.recipe import Cell
 STAKES = (sys.executable, "-m", "stakes")
 POLL, HEARTBEAT, GRACE = 0.2, 30.0, 15.0  # seconds
 LAST_LINES = 20
+VERSION = version("stakes")
 
 
 def command(cell: Cell, out: Path) -> str:
@@ -47,6 +49,8 @@ def unfinished(cell: Cell, out: Path) -> str | None:
         )
     if record.get("fingerprint") != cell.fingerprint():
         return "the recipe has changed, or a file that it names"
+    if record.get("version", VERSION) != VERSION:
+        return f"it was made by stakes {record['version']}"
     folder = out / "runs" / cell.name
     try:
         run = read_run(folder)
@@ -157,6 +161,7 @@ class Runner:
     def _start(self, number: int, cell: Cell, place: int) -> None:
         folder = self.out / "runs" / cell.name
         facts = {"command": command(cell, self.out), "fingerprint": cell.fingerprint()}
+        facts["version"] = VERSION
         self._write(cell, facts, state="running")
         self._say(f"[{number}/{len(self.todo)}] {cell.name}: started")
         with open(self._path(cell, "log"), "wb", opener=private) as output:

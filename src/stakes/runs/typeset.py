@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from stakes.runs.tables import COLUMNS, Line, columns
@@ -23,8 +24,18 @@ def to_csv(lines: Sequence[Line]) -> str:
             numbers += [None, None] if found is None else [found.mean, found.sd]
         source = {"ours": "measured", "before": "measured"}.get(line.kind, line.kind)
         best = " ".join(key for key in COLUMNS if key in line.best)
-        writer.writerow([line.network, line.k, line.method, source, line.n, *numbers, best])
+        names = (_inert(line.network), line.k, _inert(line.method))
+        writer.writerow([*names, source, line.n, *numbers, best])
     return text.getvalue()
+
+
+def _inert(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula.
+
+    >>> _inert("=1+1"), _inert("ResNet-20")
+    ("'=1+1", 'ResNet-20')
+    """
+    return f"'{text}" if text.lstrip()[:1] in set("=+-@\t\r\uff1d\uff0b\uff0d\uff20") else text
 
 
 def to_markdown(
@@ -32,7 +43,7 @@ def to_markdown(
 ) -> str:
     """A table a network and k, with the notes below; ``keys`` are its columns."""
     keys = keys or columns(lines)
-    parts = [f"# {title}"]
+    parts = [f"# {_plain(title)}"]
     for (network, k), group in _grouped(lines):
         parts.append(f"## {_plain(network)}, k = {k}")
         head = ["method", "n", *(COLUMNS[key].label.replace("_", "\\_") for key in keys)]
@@ -101,13 +112,17 @@ LATEX = str.maketrans(
         "−": "$-$",
         "≥": r"$\geq$",
         "\n": " ",
+        **{sign: f"{{{sign}}}" for sign in "[]*"},  # else an argument of the \\ before them
     }
 )
 
 
 def _plain(text: str) -> str:
     """Text for Markdown, in which nothing is markup."""
-    return text.translate({**{ord(sign): f"\\{sign}" for sign in "\\|*_`<[]"}, ord("\n"): " "})
+    signs = {ord(sign): f"\\{sign}" for sign in "\\|*_`<[]~"}
+    plain = text.translate(signs | {ord("\n"): " ", ord("\r"): " "})
+    plain = re.sub(r"^(\s*)([#>+=-])", r"\1\\\2", plain)
+    return re.sub(r"^(\s*\d+)([.)])", r"\1\\\2", plain)
 
 
 def _cell(line: Line, key: str, bold: str, plus_minus: str, sign: str) -> str:
