@@ -181,17 +181,17 @@ def test_a_network_that_broke_down_is_not_measured_and_harms_nothing(
 
 def test_each_scored_image_is_read_once(classifier, forget):
     class Counted(ImageArray):
-        read = 0
+        loaded = 0
 
         def load(self, indices):
-            self.read += len(indices)
+            self.loaded += len(indices)
             return super().load(indices)
 
     count = KEPT + 300
     test = Counted(*blobs(count, 7))
     selected = {"test": list(range(count))}
     row, _ = evaluate(classifier, classifier, forget, test=test, selected=selected)
-    assert test.read == row["n_test"] == count
+    assert test.loaded == row["n_test"] == count
     assert row["n_audit_test"] == KEPT
 
 
