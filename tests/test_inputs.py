@@ -207,5 +207,5 @@ def test_devices():
     assert pick_device("auto") == torch.device(expected)
     assert pick_device("cpu") == torch.device("cpu")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="--device cuda:1 cannot be used here: "):
+        with pytest.raises(InputError, match="--device cuda:1 cannot be used here "):
             pick_device("cuda:1")

@@ -30,7 +30,9 @@ from stakes.anchors.descriptions import (
 from stakes.anchors.encoders import ENCODERS, SEPARATOR, Encoder
 from stakes.errors import InputError, some
 from stakes.files import SHARED_FILE, tensor_digest, write_bytes
+from stakes.texts import check_file, expanded
 
+MOST_WIDE = 2**16
 _SAME = 1 - 1e-5  # cosine from which two anchors count as one: rounding differs between batches
 
 
@@ -107,14 +109,13 @@ class Anchors:
         if str(source) in SHIPPED:
             with resources.as_file(shipped("embeddings", f"{source}.safetensors")) as path:
                 return cls._read(path, class_names)
-        path = Path(source).expanduser()
+        path = expanded(source)
         if path.suffix not in (".safetensors", ".npy"):
             raise InputError(
                 f"there are no anchors {source}: give {', '.join(SHIPPED)}, "
                 "or a .safetensors or .npy file"
             )
-        if not path.is_file():
-            raise InputError(f"there is no anchors file {source}: check its path")
+        check_file(path, "anchors")
         return cls._read(path, class_names)
 
     @classmethod
@@ -309,6 +310,11 @@ def _check_rows(vectors: Tensor, names: tuple[str, ...], rows_of: tuple[str, ...
             f"anchors of shape {tuple(vectors.shape)} for {len(names)} classes: "
             f"give {several} per class"
         )
+    if not 1 <= vectors.shape[1] <= MOST_WIDE:
+        raise InputError(
+            f"anchors {vectors.shape[1]} wide: give vectors of 1 to {MOST_WIDE} numbers, as text "
+            "encoders make them"
+        )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"the class {some(twice)} stands more than once: rename one of them")
     norms = vectors.detach().double().norm(dim=1)
@@ -335,9 +341,22 @@ def _check_different(vectors: Tensor, names: tuple[str, ...]) -> None:
 def _read_npy(path: Path) -> tuple[Tensor, None]:
     try:
         array = np.load(path, allow_pickle=False)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"values of type {array.dtype}")
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)), None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, EOFError, MemoryError, OverflowError) as error:
         raise InputError(f"{path} is not an .npy file of numbers: write it again") from error
+
+
+def _is_ours(written: Any) -> bool:
+    """Whether metadata says what an anchors file has to say."""
+    return (
+        isinstance(written, dict)
+        and isinstance(written.get("card"), dict)
+        and isinstance(written.get("class_names"), list)
+        and all(isinstance(name, str) for name in written["class_names"])
+        and type(written.get("per_class", 1)) is int
+    )
 
 
 def _read_safetensors(path: Path) -> tuple[Tensor, dict[str, Any] | None]:
@@ -350,8 +369,13 @@ def _read_safetensors(path: Path) -> tuple[Tensor, dict[str, Any] | None]:
             vectors = file.get_tensor("anchors" if "anchors" in keys else keys[0]).float()
             text = (file.metadata() or {}).get("stakes")
             written = None if text is None else json.loads(text)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (SafetensorError, OSError, ValueError, RecursionError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read as safetensors: write it again") from error
-    if written is not None and not {"class_names", "card"} <= set(written):
-        raise InputError(f"{path} has no class names or card of ours: it is not an anchors file")
+    if written is not None and not _is_ours(written):
+        raise InputError(
+            f"{path} has no class names or card of ours: it is not an anchors file; make it with "
+            "stakes anchors"
+        )
     return vectors, written

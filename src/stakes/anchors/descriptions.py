@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stakes.errors import InputError, some
+from stakes.texts import expanded, read_text
 
 SHIPPED = ("digits", "cifar10", "cifar100")
 """Names of the descriptions and anchors that come with the package."""
@@ -44,13 +45,7 @@ def read_written(source: str | Path) -> tuple[dict[str, Any], Descriptions]:
     if str(source) in SHIPPED:
         text = shipped("descriptions", f"{source}.json").read_text(encoding="utf-8")
     else:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise InputError(f"there is no descriptions file {source}: check its path")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{source} is not UTF-8 text: save it as JSON in UTF-8") from error
+        text = read_text(expanded(source), "descriptions").removeprefix("\ufeff")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -60,7 +55,7 @@ def read_written(source: str | Path) -> tuple[dict[str, Any], Descriptions]:
 
     try:
         found = json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:  # the latter: thousands of brackets
         raise InputError(f"{source} is not JSON ({error}): correct it there") from error
     card: dict[str, Any] = {}
     if isinstance(found, dict) and isinstance(found.get("descriptions"), dict):
@@ -72,11 +67,9 @@ def read_classes(path: str | Path) -> list[str]:
     """Read class names, one a line; empty lines are passed over.
 
     Raises:
-        InputError: no such file, or fewer than two different names in it.
+        InputError: no such file, no text in it, or fewer than two different names.
     """
-    if not Path(path).is_file():
-        raise InputError(f"--classes {path}: no such file; one class name a line")
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = read_text(expanded(path), "--classes").removeprefix("\ufeff").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if len(set(names)) < max(len(names), 2):
         raise InputError(f"--classes {path}: wanted two or more different names")

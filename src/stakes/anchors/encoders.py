@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from stakes.errors import InputError, first_line
 from stakes.files import file_digest
+from stakes.models.offline import check_names_no_hub
+from stakes.texts import read_text
 
 SEPARATOR = "; "
 """Stands between the attributes of a description; a text that is too long is split here."""
@@ -314,9 +316,15 @@ def _json(path: Path, *, list_ok: bool = False) -> Any:
     if not path.is_file():
         return [] if list_ok else {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(read_text(path, "JSON"))
+    except (ValueError, RecursionError) as error:  # the latter: thousands of brackets
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path} is not JSON ({error}): fetch the model again") from error
+    if not isinstance(found, dict) and not (list_ok and isinstance(found, list)):
+        raise InputError(f"{path} holds a {type(found).__name__}: fetch the model again")
+    check_names_no_hub(found, str(path))
+    return found
 
 
 def _weights(folder: Path, source: str | Path) -> list[Path]:

@@ -12,11 +12,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, create_model
 
 from stakes.anchors.descriptions import Descriptions, read_written
-from stakes.errors import InputError, first_line, some
+from stakes.errors import InputError, first_line, shortened, some
 from stakes.files import SHARED_FILE, write_text
 from stakes.progress import Progress, silent
 
@@ -204,6 +205,14 @@ def _agent(model: str, base_url: str | None, count: int) -> "Agent[None, Answer]
     return Agent(language_model, output_type=answer, retries=_TRIES - 1)
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _language_model(model: str, base_url: str | None) -> "Model[Any]":
     provider, _, name = model.partition(":")
     if provider not in PROVIDERS or not name:
@@ -212,7 +221,11 @@ def _language_model(model: str, base_url: str | None) -> "Model[Any]":
     url = base_url or os.environ.get(f"{provider.upper()}_BASE_URL") or local
     if url is not None and not url.startswith(("http://", "https://")):
         raise InputError(f"the base URL {url} does not begin with http:// or https://")
+    if url is not None and not _is_address(url):
+        raise InputError(f"--base-url {shortened(url)}: give one such as http://localhost:11434/v1")
     key = os.environ.get(f"{provider.upper()}_API_KEY")
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise InputError(f"{provider.upper()}_API_KEY has letters that no key has; copy it again")
     if not key and url is None:
         raise InputError(f"--model {model} needs a key: set {provider.upper()}_API_KEY")
     # Clients of our own, for the retries that they come with: growing pauses, Retry-After.

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from stakes.anchors.anchors import Anchors, new_card
 from stakes.data.augment import mixed
 from stakes.data.forget import ForgetSet
-from stakes.errors import InputError
+from stakes.errors import InputError, shortened
 from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 
@@ -117,8 +117,10 @@ def random_anchors(classifier: Classifier, seed: str) -> Anchors:
     Raises:
         InputError: ``seed`` is not a whole number from 0.
     """
-    if not seed.isdecimal() or int(seed) >= 2**63:
-        raise InputError(f"anchors {_RANDOM}{seed}: give a whole number, such as {_RANDOM}0")
+    if not seed.isdecimal() or len(seed) > 18:
+        raise InputError(
+            f"anchors {_RANDOM}{shortened(seed)}: give a whole number, such as {_RANDOM}0"
+        )
     names = classifier.class_names
     generator = torch.Generator().manual_seed(int(seed))
     vectors = torch.randn(len(names), classifier.feature_width, generator=generator)

@@ -29,6 +29,7 @@ from stakes.methods import method_class
 from stakes.models.agreement import compared
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
+from stakes.models.seeds import check_seed
 from stakes.preprocessing import in_words
 from stakes.progress import Terminal
 from stakes.runs.folder import check_apart, check_out, resumable
@@ -394,6 +395,7 @@ def demo(*, out: Place = Path("demo"), overwrite: Switch = False, seed: Whole = 
         overwrite: replace OUT if it holds an earlier demo
         seed: of every random choice
     """
+    check_seed(seed)
     from stakes.demo import run_demo  # only here: it imports the report
 
     with Terminal() as progress:

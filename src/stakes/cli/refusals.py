@@ -41,7 +41,7 @@ def usage(error: CycloptsError, app: App) -> str:
                 "before it, and quotes around what has a space in it"
             )
     name = "" if error.argument is None else f"{error.argument.name}: "
-    return f"{name}{error}"
+    return f"{name}{str(error).rstrip('.')}; see --help"
 
 
 def commands(app: App) -> list[str]:

@@ -101,6 +101,7 @@ def _from_folder(
             f"{test_folder}: its classes differ from those of {train_folder}"
             + (f"; missing: {some(lacks)}" if lacks else "")
             + (f"; only here: {some(more)}" if more else "")
+            + "; give both the same class folders"
         )
     names = list(train) if class_names is None else list(class_names)
     label = {name: class_index(name, names, train_folder) for name in train}

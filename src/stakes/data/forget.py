@@ -15,7 +15,7 @@ from stakes.data import forget_file
 from stakes.data.adapter import Data, Labels, as_images, as_pixels, class_indices
 from stakes.data.forget_lists import Row, csv_rows, folder_rows, whole_classes
 from stakes.data.images import ImageFiles, Images
-from stakes.errors import InputError
+from stakes.errors import InputError, shortened
 from stakes.preprocessing import Reader, Size, sides, unit_range
 
 
@@ -353,10 +353,10 @@ class ForgetSet:
                 raise InputError(f"--forget {text}: this draws from the training set; add --data")
             if word == "classes":
                 forget = cls.from_classes(images, rest, class_names, seed, max_bytes=max_bytes)
-            elif rest.strip().isdecimal():
+            elif rest.strip().isdecimal() and len(rest.strip()) < 10:
                 forget = cls.random(images, int(rest), seed, max_bytes=max_bytes)
             else:
-                raise InputError(f"--forget {text}: wanted a number, such as random:64")
+                raise InputError(f"--forget {shortened(text)}: wanted a number, such as random:64")
         elif Path(text).expanduser().is_dir():
             forget = cls._read(folder_rows(text, class_names), size, exact, max_bytes, read)
         elif text.lower().endswith(".csv"):

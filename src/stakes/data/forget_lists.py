@@ -46,7 +46,7 @@ def csv_rows(file: str | Path, class_names: Sequence[str]) -> list[Row]:
     """The images of a table, see :meth:`stakes.data.forget.ForgetSet.from_csv`."""
     rows = list(_csv_rows(expanded(file), class_names))
     if not rows:
-        raise InputError(f"{file}: no rows, so no images to forget")
+        raise InputError(f"{file}: no rows, so no images to forget; add a line for each")
     return rows
 
 

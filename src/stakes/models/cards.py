@@ -8,9 +8,11 @@ from stakes.errors import InputError
 from stakes.models.hf import read_json
 from stakes.models.transforms import unavailable
 from stakes.preprocessing import Preprocessing, Reader, Size, sides
+from stakes.texts import expanded
 
 #: Version of the card; an older stakes refuses a newer card.
 CARD_FORMAT = 1
+MOST_CLASSES = 10**6
 #: Begins the spec of a network that was given as a module, not by a name.
 IN_MEMORY = "memory:"
 
@@ -34,7 +36,9 @@ def saved_file(spec: str | Path) -> Path | None:
     Raises:
         InputError: a folder or weight file without a card.
     """
-    path = Path(spec)
+    if not str(spec).strip():
+        return None
+    path = expanded(spec)
     file = path / "model.safetensors" if path.is_dir() else path
     if file.suffix != ".safetensors":
         return None
@@ -75,6 +79,10 @@ def read_card(path: Path, own: str | None = None) -> dict[str, Any]:
     for name, kind in _FIELDS.items():
         if name not in card or not isinstance(card[name], kind):
             raise InputError(f"{path} has no usable field {name!r}; save the classifier again")
+    if not all(isinstance(name, str) for name in card["class_names"]):
+        raise InputError(f"{path}: class_names are not all text; save the classifier again")
+    if not 1 <= card["num_classes"] <= MOST_CLASSES:
+        raise InputError(f"{path} says {card['num_classes']} classes; save the classifier again")
     size = card["input_size"]
     if not isinstance(size, int):
         if len(size) != 2 or not all(isinstance(side, int) for side in size):

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stakes.errors import InputError, first_line
+from stakes.errors import InputError, first_line, quoted
 from stakes.models.specs import Built
 from stakes.models.transforms import Transform
 from stakes.preprocessing import Reader, Size, one_or_both, sides
+
+MOST_SIDE = 4096
 
 
 def wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> int | None:
@@ -41,7 +43,10 @@ def names_of(built: Built, given: Sequence[str] | None, num_classes: int) -> tup
 
 def per_channel(value: Sequence[float] | float, what: str) -> Tensor:
     """Numbers for three channels, (3, 1, 1), from three or from one for all."""
-    numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+    try:
+        numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} is {quoted(value)}; give numbers such as 0.5") from error
     if len(numbers) not in (1, 3) or not bool(numbers.isfinite().all()):
         raise InputError(f"{what} is {value}; give one finite number or one for each of 3 channels")
     if what == "std" and bool((numbers <= 0).any()):
@@ -61,8 +66,10 @@ def plain_numbers(values: Tensor) -> list[float]:
 
 def check_size(input_size: int | Size) -> None:
     """Refuse an input size that is no size."""
-    if min(sides(input_size)) < 1:
-        raise InputError(f"input_size is {input_size}; it is the side of an image in pixels")
+    if not all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides(input_size)):
+        raise InputError(
+            f"input_size is {input_size}; give the side of an image in pixels, 1 to {MOST_SIDE}"
+        )
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -292,7 +292,9 @@ class Classifier(nn.Module):
         saved = saved_file(spec)
         if saved is not None:
             if weights is not None:
-                raise InputError(f"{spec} is a saved classifier: it brings its own weights")
+                raise InputError(
+                    f"{spec} is a saved classifier: it brings its own weights, so leave out others"
+                )
             return cls._reload(saved, wanted, input_size, settings, preprocessing).to(target)
         code = None if weights is None else made_by(str(spec), weights)
         if code is not None:
@@ -427,7 +429,10 @@ def _add(classifier: Classifier, part: str, state: dict[str, Tensor], file: Path
         else:
             made = Projector.like(classifier.feature_width, state)
     except (KeyError, RuntimeError) as error:
-        raise InputError(f"the {part} in {file} does not fit the network") from error
+        raise InputError(
+            f"the {part} in {file} does not fit the network; take the card and the weights from "
+            "the same run"
+        ) from error
     setattr(classifier, part, made.to(classifier.head.weight).eval())
 
 

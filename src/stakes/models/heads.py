@@ -86,6 +86,7 @@ def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
     head_name = _head_in(trace, name)
     head = network.get_submodule(head_name)
     assert isinstance(head, nn.Linear)
+    _check_no_chance(network, trace, name)
     replace(network, head_name, nn.Identity())
     try:
         with torch.no_grad():
@@ -98,17 +99,31 @@ def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
         ) from error
     if not same:
         replace(network, head_name, head)
-        raise InputError(f"{name} uses its linear layer {head_name!r} for more than its output")
+        raise InputError(
+            f"{name} uses its linear layer {head_name!r} for more than its output; let the logits "
+            "be what this layer gives"
+        )
     _check_each_alone(network, features, trace, name)
     channels_last = _to_channels_last(network, trace.images)
     return Split(network, head, head_name, trace.images.shape[1], channels_last)
 
 
+def _check_no_chance(network: nn.Module, trace: _Trace, name: str) -> None:
+    """Refuse a network that answers at random."""
+    with torch.no_grad():
+        again = logits_of(network(trace.images), name)
+    slack = 1e-3 * float(trace.logits.abs().max()) + 1e-6
+    if not torch.allclose(again, trace.logits, rtol=1e-3, atol=slack):
+        raise InputError(
+            f"{name} gives the same image another answer each time; switch off what is random in "
+            "its eval mode, such as functional.dropout without training=self.training"
+        )
+
+
 def _check_each_alone(body: nn.Module, features: Tensor, trace: _Trace, name: str) -> None:
-    """Refuse a network whose answer for an image depends on its company, or on chance."""
+    """Refuse a network whose answer depends on its company, or which keeps no gradient."""
     try:
-        with torch.no_grad():
-            again = logits_of(body(trace.images))
+        with torch.enable_grad():
             alone = logits_of(body(trace.images[:1]))
     except Exception as error:  # such as BatchNorm of one value
         raise InputError(
@@ -116,12 +131,12 @@ def _check_each_alone(body: nn.Module, features: Tensor, trace: _Trace, name: st
             "statistics needs several: train it with track_running_stats=True"
         ) from error
     slack = 1e-3 * float(features.abs().max()) + 1e-6
-    if not torch.allclose(again, features, rtol=1e-3, atol=slack):
+    if not alone.requires_grad and any(p.requires_grad for p in body.parameters()):
         raise InputError(
-            f"{name} gives the same image another answer each time; switch off what is random in "
-            "its eval mode, such as functional.dropout without training=self.training"
+            f"{name} keeps no gradient, so it cannot be changed; take .detach(), .data and "
+            "torch.no_grad() out of its forward()"
         )
-    if not torch.allclose(alone, features[:1], rtol=1e-3, atol=slack):
+    if not torch.allclose(alone.detach(), features[:1], rtol=1e-3, atol=slack):
         raise InputError(
             f"{name} gives an image another answer in other company; this is BatchNorm without "
             "running statistics, or code that mixes a batch: each image needs its own answer"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stakes.errors import InputError, first_line, some
+from stakes.errors import InputError, first_line, quoted, some
 from stakes.models import hf
 from stakes.models.libraries import (
     TRANSFORM_INPUT,
@@ -25,6 +25,7 @@ from stakes.models.libraries import (
 from stakes.models.networks import MODELS
 from stakes.models.offline import offline
 from stakes.models.own_code import run_file, theirs
+from stakes.models.seeds import check_seed
 from stakes.models.transforms import Unavailable
 from stakes.preprocessing import Preprocessing, Reader, Size, one_or_both, sides
 
@@ -68,6 +69,7 @@ def build(
     >>> build("stakes:digits_cnn", num_classes=3).input_size
     16
     """
+    check_seed(seed)
     kind, _, rest = spec.partition(":")
     builder = BUILDERS.get(kind)
     if builder is None:
@@ -115,7 +117,10 @@ def fit(built: Built, state: Mapping[str, Tensor], source: str) -> nn.Module:
     ]
     told = [f"{len(names)} keys {word} ({some(names)})" for names, word in faults if names]
     if told:
-        raise InputError(f"{source} does not fit {built.spec}: {'; '.join(told)}")
+        raise InputError(
+            f"{source} does not fit {built.spec}: {'; '.join(told)}; check that --model, its "
+            "arguments and the classes are those it was trained with"
+        )
     built.network.load_state_dict(dict(state))
     return built.network
 
@@ -282,7 +287,7 @@ def _numbers(value: Any, what: str) -> tuple[float, ...]:
     try:
         return tuple(float(v) for v in (value if isinstance(value, Iterable) else (value,)))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{what} is {value!r}, not numbers") from error
+        raise InputError(f"{what} is {quoted(value)}, not numbers; give such as 0.5") from error
 
 
 def _nearest(name: str, known: list[str]) -> str:

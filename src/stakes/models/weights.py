@@ -218,11 +218,18 @@ def _finite(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     except (RuntimeError, NotImplementedError, TypeError) as error:  # such as 4-bit types
         kinds = sorted({str(tensor.dtype) for tensor in state.values()})
         raise InputError(f"{path} holds tensors of {some(kinds)}; save them as float32") from error
+    if not any(_says_something(tensor) for tensor in state.values()):
+        raise InputError(f"{path} holds nothing but zeros; take a trained checkpoint")
     if broken:
         raise InputError(
             f"{path} holds NaN or infinite values in {some(broken)}; take an earlier checkpoint"
         )
     return state
+
+
+def _says_something(tensor: Tensor) -> bool:
+    """Whether a tensor has a value that float32 tells from zero."""
+    return tensor.numel() == 0 or bool((tensor.abs() > 1e-30).any())
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -62,7 +62,7 @@ def bench(
     out, log = Path(out), log or sys.stderr
     check_folder(out)
     if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs {jobs}: at least 1")
+        raise InputError(f"--jobs {jobs}: give at least 1")
     if dry_run:
         for cell in recipe.cells:
             print(f"# {unfinished(cell, out) or 'finished'}\n{command(cell, out)}")
@@ -134,14 +134,14 @@ def write_tables(recipe: Recipe, out: Path) -> bool:
         shown.append(Named(cell.network, cell.k, cell.method, run))
     notes = [tables.MARKING, *tables.circumstances(rows), *tables.endings(rows)]
     paper = recipe.paper
-    if paper.row:
+    if paper is not None and paper.row:
         on = f" ({paper.network})" if paper.network else ""
         notes.append(f"Lines “paper” are as printed in {paper.source}{on}. {paper.note}".strip())
     if len(finished) < len(recipe.cells):
         missing = len(recipe.cells) - len(finished)
         notes.append(f"{missing} of {len(recipe.cells)} cells are missing: they failed.")
     notes += [recipe.note] if recipe.note else []
-    lines = tables.summarise(rows, paper.row)
+    lines = tables.summarise(rows, recipe.paper_rows())
     write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     write_text(out / "table.csv", typeset.to_csv(lines))
     keys = tables.columns(lines, recipe.columns)

@@ -15,11 +15,12 @@ from stakes.anchors.sources import made_from_network, resolve_anchors
 from stakes.data.datasets import DATASETS, Splits, load_data
 from stakes.data.folders import counted
 from stakes.data.forget import ForgetSet
-from stakes.errors import InputError, quoted
+from stakes.errors import InputError
 from stakes.models.agreement import Agreement, agreement
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.models.hf import read_json
+from stakes.models.seeds import check_seed
 from stakes.models.transforms import own_transform
 from stakes.preprocessing import Interpolation, sides
 from stakes.runs.reading import CHOICES, WORDS, as_chosen, input_size, originals, refuse_both
@@ -167,9 +168,8 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
 
 def _check(inputs: Inputs) -> None:
     """Refuse numbers that cannot be, with an InputError."""
-    seed, memory = inputs.seed, inputs.max_memory
-    if type(seed) is not int or not 0 <= seed < 2**63 - 1:
-        raise InputError(f"--seed {quoted(seed)}: give a whole number from 0 to 2^63 - 2")
+    check_seed(inputs.seed)
+    memory = inputs.max_memory
     if memory is not None and not 0 < memory <= 2**20:
         raise InputError(f"--max-memory {memory}: give a number of GiB above 0")
 
@@ -190,7 +190,9 @@ def pick_device(name: str) -> torch.device:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
-        raise InputError(f"--device {name} cannot be used here: {reason}") from error
+        raise InputError(
+            f"--device {name} cannot be used here ({reason}); give cpu or auto"
+        ) from error
     return device
 
 

@@ -22,24 +22,20 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from stakes.errors import InputError, nearest
+from stakes.errors import InputError, first_line, nearest
 from stakes.files import file_digest
 from stakes.methods import Method, method_class
 from stakes.runs.inputs import Inputs
+from stakes.runs.recipe_file import Paper, checked
 from stakes.runs.tables import ON_REQUEST
+from stakes.texts import check_file, expanded, read_text
 
 SHIPPED = Path(__file__).parent / "recipes"
-KEYS = (
-    "title", "note", "forget", "k", "seeds", "figures", "columns",
-    "set", "common", "network", "method", "paper",
-)  # fmt: skip
-PAPER_KEYS = ("source", "network", "note", "row")
-PAPER_ROW = ("method", "k", "forgotten", "acc_test", "acc_retain")
 #: Options of ``stakes unlearn`` beside the inputs and the method's hyper-parameters.
 RUN_OPTIONS = {"eval_samples", "images"}
 OPTIONS = {item.name for item in fields(Inputs)} - {"forget", "seed"} | RUN_OPTIONS
@@ -88,20 +84,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Paper:
-    """Numbers that others have printed: where, on what network, and what differs there.
-
-    Each row has ``method``, ``k`` and some of ``forgotten``, ``acc_test``, ``acc_retain``, in
-    percent; where the recipe varies no k, neither do the rows.
-    """
-
-    source: str = ""
-    network: str = ""
-    note: str = ""
-    row: list[Table] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class Recipe:
     """A recipe with everything filled in and checked.
 
@@ -116,9 +98,14 @@ class Recipe:
     title: str
     note: str
     cells: list[Cell]
-    paper: Paper
+    paper: Paper | None
     figures: Sequence[str] = ()
     columns: Sequence[str] = ()
+
+    def paper_rows(self) -> list[Table]:
+        """The lines printed elsewhere, with the keys that they have."""
+        rows = [] if self.paper is None else self.paper.row
+        return [row.model_dump(exclude_unset=True) for row in rows]
 
 
 def read_recipe(source: str | Path, settings: Mapping[str, str] | None = None) -> Recipe:
@@ -133,12 +120,11 @@ def read_recipe(source: str | Path, settings: Mapping[str, str] | None = None) -
             cannot be, or a placeholder without a setting.
     """
     path = find_recipe(source)
+    text = read_text(path, "recipe").removeprefix("\ufeff")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+        tables = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # the latter: thousands of brackets
+        raise InputError(f"{path} is not TOML ({first_line(error)}); correct it there") from error
     try:
         return _recipe(tables, dict(settings or {}), path.stem)
     except InputError as error:
@@ -160,7 +146,9 @@ def find_recipe(source: str | Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    path = Path(source)
+    path = expanded(source)
+    if path.suffix == ".toml" and path.exists():
+        check_file(path, "recipe")
     if path.is_file():
         return path
     shipped = shipped_recipes()
@@ -172,40 +160,35 @@ def find_recipe(source: str | Path) -> Path:
 
 
 def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
-    _only(tables, KEYS, "key")
-    asked = tables.get("set", {})
-    parts: Table = {"common": tables.get("common", {}), "forget": tables.get("forget")}
-    for kind in ("network", "method"):
-        parts[kind] = tables.get(kind)
-        if not isinstance(parts[kind], list) or not parts[kind]:
-            raise InputError(f"wanted at least one [[{kind}]]")
-    if not isinstance(parts["forget"], str):
-        raise InputError('wanted forget = "random:{k}", a folder or a table of images')
-    for where in [parts["common"], asked, *parts["network"], *parts["method"]]:
-        if not isinstance(where, dict):
-            raise InputError("[common], [set], [[network]] and [[method]] are tables")
-    _check_settings(parts, asked, settings)
-    ks = _integers(tables, "k", 1) if "{k}" in parts["forget"] else [None]
-    if ks == [None] and "k" in tables:
-        raise InputError(f"k is given, but forget = {parts['forget']!r} does not say {{k}}")
-    cells = list(_cells(parts, settings, ks, _integers(tables, "seeds", 0)))
+    file = checked(tables)
+    parts: Table = {name: getattr(file, name) for name in ("common", "forget", "network", "method")}
+    _check_settings(parts, file.set, settings)
+    if ("{k}" in file.forget) != bool(file.k):
+        raise InputError(
+            f"forget = {file.forget!r} and k = {file.k}: give k = [...] where forget says {{k}}, "
+            "and only there"
+        )
+    ks: list[int | None] = [*file.k] if file.k else [None]
+    cells = list(_cells(parts, settings, ks, file.seeds))
     names = [cell.name for cell in cells]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"two cells would be called {twice}: give every one its own name")
-    title, note = (str(tables.get(key, "")) for key in ("title", "note"))
     from stakes.report.figures.paper import (
         FIGURES,  # only here: what it plots with is slow to import
     )
 
-    figures = _some_of(tables, "figures", FIGURES)
-    columns = _some_of(tables, "columns", ON_REQUEST)
-    paper = _paper(tables.get("paper", {}), ks)
-    return Recipe(title or stem, note, cells, paper, figures, columns)
+    figures = _known("figures", file.figures, FIGURES)
+    columns = _known("columns", file.columns, ON_REQUEST)
+    if file.paper is not None:
+        for row in file.paper.row:
+            if row.k not in ks:
+                raise InputError(f"[[paper.row]] of {row.method}: k = {row.k}; give one of {ks}")
+    return Recipe(file.title or stem, file.note, cells, file.paper, figures, columns)
 
 
 def _cells(
-    parts: Table, settings: dict[str, str], ks: list[int] | list[None], seeds: list[int]
+    parts: Table, settings: dict[str, str], ks: Sequence[int | None], seeds: Sequence[int]
 ) -> Iterator[Cell]:
     """Every cell; all the first seed's before the next, so that each is a table as it goes."""
     combined = [
@@ -244,12 +227,6 @@ def _options(common: Table, network: Table, method: Table) -> Table:
         f"option of {name} in [[method]]:",
     )
     given = tables[0] | tables[1] | tables[2]
-    for key, value in given.items():
-        for part in value if isinstance(value, list) else [value]:
-            if not isinstance(part, str | int | float):
-                raise InputError(
-                    f"{key} is a {type(part).__name__}: wanted text, a number or a list"
-                )
     if "model" not in given:
         raise InputError("a [[network]] has no model, such as timm:resnet18")
     _check_method(kind, {key: given[key] for key in given if key in hyper})
@@ -299,41 +276,15 @@ def _filled(value: Any, filling: Mapping[str, str]) -> Any:
     return [_filled(part, filling) for part in value] if isinstance(value, list) else value
 
 
-def _integers(tables: Table, key: str, low: int) -> list[int]:
-    values = tables.get(key)
-    good = isinstance(values, list) and all(type(v) is int and v >= low for v in values)
-    if not good or not values or len(set(values)) < len(values):
-        raise InputError(f"wanted {key} = [...], different whole numbers from {low} on")
-    return list(values)
-
-
-def _some_of(tables: Table, key: str, known: Iterable[str]) -> list[str]:
-    """A list, perhaps absent, of different words that are known; numbers count as words."""
-    known, values = list(known), tables.get(key, [])
-    if not isinstance(values, list):
-        raise InputError(f"wanted {key} = [...], some of {', '.join(known)}")
-    words = [str(value) for value in values]
+def _known(key: str, values: Sequence[str | int], known: Iterable[str]) -> list[str]:
+    """The words of a list, all of them known; numbers count as words."""
+    known, words = list(known), [str(value) for value in values]
     for word in words:
         if word not in known:
             raise InputError(f"{key}: there is no {word}{nearest(word, known)}")
     if len(set(words)) < len(words):
-        raise InputError(f"{key} = {words}: one of them is there twice")
+        raise InputError(f"{key} = {words}: one of them is there twice; keep one")
     return words
-
-
-def _paper(table: Table, ks: list[int] | list[None]) -> Paper:
-    _only(table, PAPER_KEYS, "key in [paper]:")
-    if table and not table.get("source"):
-        raise InputError("[paper] wants a source: where its numbers are printed")
-    for row in table.get("row", []):
-        _only(row, PAPER_ROW, "key in [[paper.row]]:")
-        numbers = {key: row[key] for key in PAPER_ROW[1:] if key in row}
-        good = all(type(v) in (int, float) for v in numbers.values())
-        if not good or "method" not in row or row.get("k") not in ks:
-            raise InputError(
-                f"[[paper.row]] {row}: wanted a method, a k of the recipe, and numbers"
-            )
-    return Paper(**table)
 
 
 def _only(table: Mapping[str, Any], known: Iterable[str], what: str) -> None:

@@ -58,6 +58,8 @@ def _number(text: str) -> float | None:
 
 
 def _place(hint: Any, tokens: Sequence[Token]) -> Path:
+    if not tokens[0].value.strip():
+        raise ValueError(f"{said(tokens[0])}: give a path")
     return expanded(tokens[0].value)
 
 
