@@ -226,7 +226,7 @@ def test_files_row_and_streams(base, place, capsys):
         r"STRUCTGUARD, \d+ steps?: forgotten: every forget image is misclassified\n"
         r"forget images recognised    100.00 % ->   0.00 %\n"
         r"test accuracy               .*\nretained accuracy           100.00 % -> .*\n"
-        r"changed copies recognised   +\d+\.\d\d % -> +\d+\.\d\d %\n"
+        r"altered copies recognised   +\d+\.\d\d % -> +\d+\.\d\d %\n"
         r"model   OUT/model.safetensors\nreport  OUT/report.html\n",
         out,
     )

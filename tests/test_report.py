@@ -14,8 +14,10 @@ from PIL import Image
 from browser import chromium, opened
 from stakes.data.views import VIEWS as SCORED
 from stakes.errors import InputError
-from stakes.report.page import COMPARED, TRACES, verdict, write_report
-from stakes.report.run_folder import VIEWS, read_run
+from stakes.report.compare import COMPARED, TRACES, ordered
+from stakes.report.page import write_report
+from stakes.report.run_folder import VIEWS, read_run, read_runs
+from stakes.report.verdict import verdict
 
 NASTY = ["<script>alert(1)</script>", "a\"b' & <b>", "$x^2$ & co", "long" * 30, "кот 猫 \u202egnp"]
 CLASSES = ["airplane", "bird", "cat", "deer", "dog", *NASTY]
@@ -112,7 +114,13 @@ def a_row(k: int = 64, **changes):
 
 
 def a_run(
-    folder: Path, k: int = 64, *, images: bool = True, speed: float = 0.05, **changes
+    folder: Path,
+    k: int = 64,
+    *,
+    images: bool = True,
+    depth: bool = True,
+    speed: float = 0.05,
+    **changes,
 ) -> Path:
     """Write a plausible run folder; ``changes`` go into its row."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +144,10 @@ def a_run(
         item = {"name": f"train/{i:05d}.png" if i else NASTY[0], "label": label}
         item |= {"before": label, "before_confidence": 99.1, "after": after}
         item |= {"after_confidence": 43.2, "thumbnail": image(i) if images and i % 9 else None}
+        if depth:
+            item |= {"true_before": 99.0, "true_after": 50.0 * i / k, "rank_before": 1}
+            item |= {"rank_after": 1 if after == label else 2, "mirrored_before": 98.0}
+            item |= {"mirrored_after": 90.0 - i / k, "copies": 14, "copies_after": i % 15}
         forget.append(item)
     (folder / "row.json").write_text(json.dumps(row))
     (folder / "history.jsonl").write_text("\n".join(map(json.dumps, steps)) + "\n")
@@ -168,12 +180,12 @@ AUDIT = {
 }
 
 
-def audited(folder: Path, name: str = NASTY[0]) -> Path:
+def audited(folder: Path, name: str = NASTY[0], **found: float) -> Path:
     """Add to a run folder what the audit would have written."""
     row = json.loads((folder / "row.json").read_text()) | AUDIT
     (folder / "row.json").write_text(json.dumps(row))
     evidence = json.loads((folder / "evidence.json").read_text())
-    numbers = {"auc": 0.06, "low": 0.02, "high": 0.19, "found": 0.0, "unlikely": 12.5}
+    numbers = {"auc": 0.06, "low": 0.02, "high": 0.19, "found": 0.0, "unlikely": 12.5, **found}
     evidence["membership"] = [
         {"attack": attack, "of": of, "when": when, **numbers, "m": 64, "n": 2000}
         for attack in ("loss", "entropy", "modified entropy", "learned")
@@ -234,13 +246,14 @@ def page(tmp_path: Path, *folders: Path, **options) -> Page:
 
 
 def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):
-    text = page(tmp_path, a_run(tmp_path / "run")).text
-    assert "All 64 images are no longer recognised." in text
-    assert "Test accuracy went from 91.7 % to 89.9 %." in text
-    assert "Accuracy on retained training data went from 99.8 % to 99.1 %." in text
-    assert "90.6 % of those mirrored, 42.2 % of those moved by a tenth" in text
-    assert "6.2 % of those saved as JPEG and 18.8 % of those darker or brighter." in text
-    assert "Changed copies still recognised 36.7 % before: 97.3 %" in text
+    counted = {"n_test_lost": 300, "n_test_gained": 121, "forget_top2": 100.0}
+    counted["forget_true_probability_max"] = 49.8
+    found = page(tmp_path, a_run(tmp_path / "run", **counted))
+    text = found.text
+    assert "The 64 images are no longer recognised. Copies of them still are." in text
+    assert "The right class still gets up to 49.8 % (chart); it is the second choice for 64" in text
+    assert "Mirrored: 58 of 64 recognised." in text
+    assert "10,000 test images: 91.7 → 89.9 % (95 % interval of the change: −2.2 to −1.4)" in text
     assert "Images cropped to seven eighths 96.88 50.00" in text
     assert "Mean of these 97.27 36.72" in text
     assert "Deployed path (direct)" in text
@@ -252,19 +265,30 @@ def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):
     assert "torch 2.15.0" in text
     assert "1 min 37 s" in text
     assert "812 MiB" in text
+    assert found.of_class("h2", "headline")
+
+
+WRECKED = {"acc_test": 26.5, "acc_retain": 27.0, "drift_probes": 0.94}
+NO_DATA = dict.fromkeys(
+    [f"{key}{suffix}" for key in ("acc_test", "acc_retain") for suffix in ("", "_before")]
+)
 
 
 @pytest.mark.parametrize(
     ("changes", "tone", "words"),
     [
-        (CALM, "good", "All 64"),
-        ({}, "caution", "All 64 images are no longer recognised."),
+        ({}, "caution", "The 64 images are no longer recognised. Copies of them still are."),
+        ({"forget_views": 5.0}, "caution", "The 64 images are no longer recognised."),
         ({"acc_forget": 4.6875}, "bad", "3 of 64 images are still recognised"),
         ({"acc_forget": 1.5625}, "bad", "1 of 64 images is still recognised"),
         ({"acc_forget": None}, "unknown", "was not measured"),
         ({"k": 1}, "caution", "The image is no longer recognised."),
         ({"k": 1, "acc_forget": 100.0}, "bad", "the image is still recognised"),
         ({"k": 100_000, "acc_forget": 0.0004}, "bad", "1 of 100,000 images is"),
+        (WRECKED, "bad", "The 64 images are no longer recognised, but the network is damaged."),
+        (WRECKED | NO_DATA, "bad", "but the network is most likely damaged."),
+        ({"acc_forget_before": 10.0}, "bad", "58 of 64 images were never recognised"),
+        ({"acc_forget_before": 87.5}, "caution", "56 of 64 images are forgotten, 8 were never"),
     ],
 )
 def test_the_tone_follows_the_outcome(tmp_path, changes, tone, words):
@@ -276,6 +300,54 @@ def test_the_tone_follows_the_outcome(tmp_path, changes, tone, words):
     assert page(tmp_path, folder).of_class("section", tone)
 
 
+def test_only_where_all_was_measured_and_well_the_verdict_is_good(tmp_path):
+    calm = CALM | {"acc_test": 91.5}
+    folder = audited(a_run(tmp_path / "run", **calm), auc=0.5, low=0.4, high=0.6)
+    good = verdict(read_run(folder))
+    assert good.tone == "good"
+    assert {answer.tone for answer in good.answers} == {"good"}
+    row = json.loads((folder / "row.json").read_text())
+    for spoiled in (
+        NO_DATA,
+        {"forget_views": 40.0},
+        {"forget_views": None},
+        {"acc_test": 88.0},
+        {"drift_probes": 0.94},
+        {"stop_reason": "step budget: 600 steps done"},
+        {"acc_forget_before": 98.0},
+    ):
+        (folder / "row.json").write_text(json.dumps(row | spoiled))
+        assert verdict(read_run(folder)).tone != "good", spoiled
+    (folder / "row.json").write_text(json.dumps(row))
+    assert verdict(read_run(folder)).tone == "good"
+    evidence = json.loads((folder / "evidence.json").read_text()) | {"membership": []}
+    (folder / "evidence.json").write_text(json.dumps(evidence))
+    assert verdict(read_run(folder)).tone == "caution"
+
+
+def test_without_data_the_cost_is_unknown(tmp_path):
+    rest = verdict(read_run(a_run(tmp_path / "run", **CALM, **NO_DATA))).answers[2]
+    assert (rest.tone, rest.answer) == ("unknown", "Not measured")
+    moved = verdict(read_run(a_run(tmp_path / "m", **CALM, **NO_DATA, drift_probes=0.3))).answers[2]
+    assert moved.tone == "bad"
+    assert "0.30" in moved.detail
+
+
+def test_a_change_within_its_interval_is_said_to_be_chance(tmp_path):
+    few = {"acc_test": 91.5, "n_test": 1000, "n_test_lost": 12, "n_test_gained": 10}
+    assert "within chance" in verdict(read_run(a_run(tmp_path / "a", **few))).answers[2].detail
+    lost = {"acc_test": 90.7, "n_test": 10_000, "n_test_lost": 130, "n_test_gained": 27}
+    assert "within chance" not in verdict(read_run(a_run(tmp_path / "b", **lost))).answers[2].detail
+
+
+def test_what_was_never_recognised_names_its_likely_causes(tmp_path):
+    counts = {"n_forgotten": 2, "n_recognised": 0, "n_never_recognised": 62}
+    text = page(tmp_path, a_run(tmp_path / "run", **counts)).text
+    assert "another order than the network’s outputs" in text
+    assert "62 of 64 never recognised" in text
+    assert "Do not put this network into service" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -284,7 +356,9 @@ def test_the_tone_follows_the_outcome(tmp_path, changes, tone, words):
             "The run was cut short",
         ),
         ({"stop_reason": "diverged: the loss is not finite at step 7"}, "The run was cut short"),
-        ({"acc_test": 45.0}, "The network lost 46.7 points of test accuracy."),
+        ({"drift_probes": 0.94}, "moved by 0.94"),
+        ({"method_criterion": "views", "forget_views": 3.125}, "3.1\xa0% still recognised"),
+        ({"method_criterion": "views", "forget_views": None}, "too: not measured"),
     ],
 )
 def test_what_makes_the_result_doubtful_is_said_beside_it(tmp_path, changes, words):
@@ -292,22 +366,6 @@ def test_what_makes_the_result_doubtful_is_said_beside_it(tmp_path, changes, wor
     found = verdict(read_run(a_run(tmp_path / "run", k=8, **(CALM | changes))))
     assert any(words in warning for warning in found.warnings)
     assert found.tone != "good"
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"forget_views": 3.125}, "3.1\xa0% of them are still recognised."),
-        (CALM, "0.0\xa0% of them are still recognised."),
-        ({"forget_views": None}, "whether they are was not measured."),
-    ],
-)
-def test_where_copies_were_to_be_forgotten_too_the_verdict_says_so(tmp_path, changes, words):
-    exact = verdict(read_run(a_run(tmp_path / "exact", k=8, method_criterion="exact", **changes)))
-    assert not any("Changed copies were" in fact for fact in exact.facts)
-    found = verdict(read_run(a_run(tmp_path / "run", k=8, method_criterion="views", **changes)))
-    assert found.facts[-1] == f"Changed copies were to be forgotten too: {words}"
-    assert found.headline == exact.headline
 
 
 def test_every_view_that_is_scored_stands_on_the_page():
@@ -321,7 +379,7 @@ def test_what_was_not_measured_is_called_so_and_never_zero(tmp_path):
     (folder / "history.jsonl").unlink()
     text = page(tmp_path, folder).text
     assert "Whether the images are still recognised was not measured." in text
-    assert "Test accuracy was not measured." in text
+    assert "Does the rest still work? Not measured" in text
     assert "Not measured in this run: test accuracy; accuracy on retained training data" in text
     assert "0.0 %" not in text.replace("100.0 %", "")
     assert "No history of the steps was recorded." in text
@@ -342,7 +400,7 @@ def test_wrong_types_and_numbers_that_are_none_are_not_measured(tmp_path):
     found = read_run(folder)
     assert found.number("acc_test") is found.number("acc_retain") is None
     assert found.number("drift_probes") is None
-    assert "Test accuracy was not measured." in page(tmp_path, folder).text
+    assert "Does the rest still work? Not measured" in page(tmp_path, folder).text
 
 
 def test_names_are_escaped_wherever_they_stand(tmp_path):
@@ -361,7 +419,7 @@ def test_a_name_that_is_no_text_still_makes_a_page(tmp_path):
 
 
 def test_images_come_only_from_the_evidence_itself(tmp_path):
-    folder = a_run(tmp_path / "run", k=4)
+    folder = a_run(tmp_path / "run", k=4, depth=False)
     evidence = json.loads((folder / "evidence.json").read_text())
     sources = [
         "https://example.org/x.png",
@@ -373,17 +431,39 @@ def test_images_come_only_from_the_evidence_itself(tmp_path):
     (folder / "evidence.json").write_text(json.dumps(evidence))
     found = page(tmp_path, folder)
     assert len(found.all("img")) == 1
-    assert len(found.of_class("div", "tile")) == 3
     assert "example.org" not in str(found.tags)
 
 
-def test_of_many_images_the_first_are_shown_and_the_rest_counted(tmp_path):
-    found = page(tmp_path, a_run(tmp_path / "run", k=130, acc_forget=100 * 3 / 130))
-    assert len(found.all("img")) + len(found.of_class("div", "tile")) == 120
-    assert "10 more images are not shown here" in found.text
-    assert len(found.of_class("li", "known")) == 3  # they are the last three: moved to the front
+def test_of_many_images_all_are_listed_and_the_first_at_once(tmp_path):
+    found = page(tmp_path, a_run(tmp_path / "run", k=130, acc_forget=100 * 3 / 130, depth=False))
+    assert len(found.of_class("td", "state")) == 130
+    assert "Show 106 more" in found.text
+    assert len(found.of_class("tr", "known")) == 3
     assert all(image["alt"] for image in found.all("img"))
+    listed = found.text.partition("The first 24 images")[2]
+    # they are the last three of the evidence: moved to the front
+    assert [listed.count(f"train/{i:05d}.png") for i in (127, 128, 129)] == [1, 1, 1]
+    assert listed.index("train/00129.png") < listed.index("train/00001.png")
     assert found.text.count("✗ still recognised") == 3
+    several = page(tmp_path, *[a_run(tmp_path / f"r{i}", k=40, seed=i) for i in range(2)])
+    assert len(several.of_class("td", "state")) == 48
+    assert "16 more images are not shown here" in several.text
+
+
+def test_the_chart_has_a_line_for_each_image_and_of_many_for_the_most_tied(tmp_path):
+    few = page(tmp_path, a_run(tmp_path / "few", k=16))
+    told = [svg["aria-label"] or "" for svg in few.all("svg") if svg.get("role") == "img"]
+    lines = [words for words in told if "mirrored, after" in words]
+    assert len(lines) == 16
+    first = "before 99.0\xa0%, after 46.9\xa0%, mirrored, after 89.1\xa0%"
+    assert lines[0].endswith(first)  # the most tied comes first
+    assert few.of_class("circle", "after")
+    assert not few.of_class("line", "tick")
+    many = page(tmp_path, a_run(tmp_path / "many", k=256))
+    assert len(many.of_class("line", "tick")) == 3 * 256
+    assert len(many.of_class("circle", "after")) == 16 + 1  # and that of the key
+    none = page(tmp_path, a_run(tmp_path / "old", k=16, depth=False))
+    assert "How strongly" not in none.text
 
 
 def test_the_privacy_of_the_report_itself_is_said(tmp_path):
@@ -424,8 +504,8 @@ def test_the_last_move_back_is_told_beside_the_curves(tmp_path):
 def test_charts_tell_their_numbers_to_those_who_cannot_see_them(tmp_path):
     found = page(tmp_path, a_run(tmp_path / "run", k=4))
     told = [svg["aria-label"] for svg in found.all("svg") if svg.get("role") == "img"]
-    assert len(told) == 3
-    assert "still recognised: 100 at step 0, 0 at 120" in told[0]
+    assert len(told) == 4 + 3
+    assert any("still recognised: 100 at step 0, 0 at 120" in words for words in told)
     ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
 
@@ -434,7 +514,7 @@ def test_what_is_left_stands_on_the_page(tmp_path):
     found = page(tmp_path, audited(a_run(tmp_path / "run", k=64)))
     for words in (
         "What an attacker could still find",
-        "The images stand out: the network finds them less likely than unseen ones.",
+        "Could someone tell it was done? Yes, as a group",
         "Over-unlearned: the forgotten images stand out by being too unlikely.",
         "64 images against 2,000 unseen ones",
         "How unlikely the network finds its class (loss) 0.06 0.02–0.19 0.06",
@@ -507,22 +587,33 @@ def test_what_is_left_is_compared_where_it_was_measured(tmp_path):
     assert "9 ± 0" in page(tmp_path, *seeds).text
 
 
-def test_several_runs_are_compared(tmp_path):
+def test_several_runs_are_compared_and_a_wrecked_network_is_no_success(tmp_path):
     folders = [
-        a_run(tmp_path / "a", k=8),
         a_run(tmp_path / "b", k=8, method="neggrad", method_title="NegGrad", acc_test=40.0),
+        a_run(tmp_path / "d", k=8, method="y", method_title="Dear", acc_test=87.0),
+        a_run(tmp_path / "a", k=8),
         a_run(tmp_path / "c", k=8, method="x", method_title="X", acc_forget=25.0, acc_retain=None),
     ]
     found = page(tmp_path, *folders)
-    assert "2 of 3 runs made the network misclassify all the images" in found.text
+    assert "2 of 4 runs" in found.text
     assert "kept by run 1 (STRUCTGUARD): −1.8 points" in found.text
+    assert [run.title for run in ordered(read_runs(folders))][:2] == ["STRUCTGUARD", "Dear"]
+    assert {run.title for run in ordered(read_runs(folders))[2:]} == {"NegGrad", "X"}
     assert all(metric.heading in found.text for metric in COMPARED.values())
-    assert len(found.of_class("details", "run")) == 3
-    assert len([s for s in found.all("svg") if s.get("role") == "img"]) == 4 + 3 * 3
-    assert "run 1: 100.0 % forgotten, -0.7 points; run 2: 100.0 %" in str(found.tags)
+    assert len(found.of_class("details", "run")) == 4
     assert "Over seeds" not in found.text
     ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
+
+
+def test_a_reference_stands_beside_the_runs_and_is_none_of_them(tmp_path):
+    run = a_run(tmp_path / "run", k=8)
+    oracle = a_run(tmp_path / "oracle", k=8, method_title="Oracle", acc_test=20.0)
+    found = page(tmp_path, run, reference=oracle)
+    assert "Every run" in found.text
+    assert "The reference is Oracle (oracle)." in found.text
+    assert "Reference Oracle" in found.text
+    assert len(found.of_class("details", "run")) == 2
 
 
 def test_seeds_of_the_same_settings_are_averaged(tmp_path):
@@ -592,7 +683,7 @@ HIDDEN = """[...document.querySelectorAll('h1, h2')]
     .filter(e => e.getBoundingClientRect().width < 1 || e.getBoundingClientRect().height < 1)
     .map(e => e.textContent)"""
 BROKEN = "[...document.images].filter(i => !i.complete || i.naturalWidth < 1).length"
-CLIPPED = """[...document.querySelectorAll('.cards > div, .images li, .cams li, dd, p')]
+CLIPPED = """[...document.querySelectorAll('.cams li, .ties .of, .steps li, dd, p')]
     .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
     .map(e => e.textContent.slice(0, 60))"""
 

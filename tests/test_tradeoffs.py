@@ -66,7 +66,7 @@ def test_both_trade_offs_are_drawn_with_a_mark_for_each_run_that_was_scored():
     assert "on retained data (points) against images forgotten" in images.title
     assert "run 2: 75.0 % forgotten, -2.0 points; run 3: 100.0 % forgotten" in images.svg
     assert [key.name for key in images.legend] == ["1  A", "2  B", "3  C"]
-    assert "against changed copies forgotten" in copies.title
+    assert "against altered copies forgotten" in copies.title
     assert "run 1: 70.0 % forgotten, -2.0 points; run 2: 10.0 % forgotten" in copies.svg
     assert [key.name for key in copies.legend] == ["1  A", "2  B"]
     assert "images no longer recognised, %" in images.svg

@@ -36,6 +36,7 @@ from stakes.runs.folder import check_apart, check_out, resumable
 from stakes.runs.inputs import Inputs, Loaded, load
 from stakes.runs.recipe import read_recipe, shipped_recipes
 from stakes.runs.record import Request, record
+from stakes.runs.sound import INCOMPLETE, incomplete
 from stakes.runs.words import Place, Switch, Whole
 from stakes.texts import expanded, printable
 
@@ -50,8 +51,8 @@ LONGEST = 600  # letters of a message
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; an error is one line on standard error.
 
-    Codes: 1 for what the machine refuses, 2 for input that cannot be used, 128 and the signal's
-    number for an interruption.
+    Codes: 1 for what the machine refuses, 2 for input that cannot be used, 3 for a run that was
+    written without having forgotten everything, 128 and the signal's number for an interruption.
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             app = make_app(tokens)
-            app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+            code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except InputError as error:
         return _fail(USAGE_ERROR, str(error))
     except CycloptsError as error:
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(FAILED, f"out of memory: {str(error) or 'smaller batches need less'}")
     except OSError as error:
         return _fail(FAILED, f"cannot go on: {error}")
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _fail(code: int, message: str) -> int:
@@ -136,15 +137,17 @@ def unlearn(
     eval_samples: Whole | None = None,
     images: bool = True,
     overwrite: Switch = False,
+    force: Switch = False,
     config: Place | None = None,
     command_line: str = "",
     **fields: Any,
-) -> None:
+) -> int:
     """Make a network forget images.
 
     OUT gets model.safetensors, row.json (the numbers), history.jsonl (each step) and report.html
-    (the evidence). The hyper-parameters below are those of --method: see another's by
-    `stakes unlearn --method NAME --help`. Interrupted, the same command goes on where it stopped.
+    (the evidence). If not everything was forgotten, the exit code is 3. The hyper-parameters below
+    are those of --method: see another's by `stakes unlearn --method NAME --help`. Interrupted, the
+    same command goes on where it stopped.
 
     Args:
         inputs: the network, the images, and what there is to score on.
@@ -154,6 +157,7 @@ def unlearn(
         eval_samples: score at most this many test and as many retained images; by default all
         images: show the forget images in the report, or leave them out
         overwrite: replace OUT if it holds an earlier run
+        force: go on even where the network recognises less than half of the images
         config: a TOML file with any of these options; the command line goes before it
         command_line: the command as it was given, for the row.
         fields: hyper-parameters of the method.
@@ -184,6 +188,7 @@ def unlearn(
         seed=inputs.seed,
         eval_samples=eval_samples,
         thumbnails=images,
+        force=force,
         asked=asked,
     )
     try:
@@ -195,6 +200,7 @@ def unlearn(
         raise
     print(_summary(row))
     print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
+    return INCOMPLETE if incomplete(row) else 0
 
 
 def _announce(loaded: Loaded) -> None:
@@ -410,7 +416,7 @@ def bench(
     settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     jobs: Whole | None = None,
     dry_run: Switch = False,
-) -> None:
+) -> int:
     """Run every network, method, k and seed of a recipe, each as one `stakes unlearn`; tabulate.
 
     The same command goes on where it stopped: finished cells are verified and not run again.
@@ -428,8 +434,7 @@ def bench(
     if not all(key and sign for key, sign, _ in pairs):
         raise InputError("--set takes key=value, such as --set data=/path/to/images")
     found = read_recipe(recipe, {key: value for key, _, value in pairs})
-    if code := run_bench(found, out, jobs=jobs, dry_run=dry_run):
-        raise SystemExit(code)
+    return run_bench(found, out, jobs=jobs, dry_run=dry_run)
 
 
 def _summary(row: dict[str, Any]) -> str:
@@ -446,6 +451,6 @@ def _summary(row: dict[str, Any]) -> str:
             f"forget images recognised    {change('acc_forget')}",
             f"test accuracy               {change('acc_test')}",
             f"retained accuracy           {change('acc_retain')}",
-            f"changed copies recognised   {change('forget_views')}",
+            f"altered copies recognised   {change('forget_views')}",
         ]
     )

@@ -17,7 +17,7 @@ from stakes.runs.inputs import Inputs
 from stakes.runs.words import number
 from stakes.texts import read_text
 
-Command = Callable[..., None]
+Command = Callable[..., int | None]
 
 
 def with_fields(command: Command, name: str, preset: str | None, **fixed: Any) -> Command:
@@ -57,9 +57,9 @@ def with_fields(command: Command, name: str, preset: str | None, **fixed: Any) -
         )
         own.append(option)
 
-    def full(**options: Any) -> None:
+    def full(**options: Any) -> int | None:
         given = {item.name: item.default for item in own if item.default is not item.empty}
-        command(**(given | options), **fixed)
+        return command(**(given | options), **fixed)
 
     full.__doc__ = command.__doc__
     full.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from stakes.report.formats import decimals, listed, percent, several
+from stakes.report.intervals import wilson
 from stakes.report.run_folder import WHOLE_CLASSES, Record, Row, RunFolder, number, thumbnail
 
 ATTACKS = {
@@ -296,17 +297,6 @@ def saliency(run: RunFolder) -> list[Record]:
         if all(images.values()):
             items.append({**{key: item.get(key) for key in ("of", "name", "label")}, **images})
     return items
-
-
-def wilson(share: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a share of n images (Wilson 1927); 95 % with the default ``z``.
-
-    >>> [round(end, 2) for end in wilson(0.0, 16)]
-    [0.0, 0.19]
-    """
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _interval(found: Row) -> str:

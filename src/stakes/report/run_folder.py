@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stakes.errors import InputError
 from stakes.manifest import check_manifest
@@ -41,6 +41,12 @@ VIEWS = {
     "forget_jpeg": "saved as JPEG",
     "forget_light": "darker or brighter",
 }
+FORGOTTEN, RECOGNISED, NEVER = "forgotten", "still recognised", "never recognised"
+#: Of single images in the evidence: of the true class, probability in percent and rank.
+DEPTH = (
+    "true_before", "true_after", "rank_before", "rank_after", "mirrored_before", "mirrored_after",
+    "copies", "copies_before", "copies_after",
+)  # fmt: skip
 WHOLE_CLASSES = {
     "acc_test_forgotten_classes": "Test images of the forgotten classes",
     "acc_test_kept_classes": "Test images of all other classes",
@@ -70,6 +76,19 @@ class Row(dict[str, Any]):
 
     def __missing__(self, key: str) -> None:
         return None
+
+
+class States(NamedTuple):
+    """How many images are in which state; only what was recognised before can be forgotten."""
+
+    forgotten: int
+    recognised: int
+    never: int
+
+    @property
+    def all(self) -> int:
+        """All images that were to be forgotten."""
+        return sum(self)
 
 
 @dataclass(frozen=True)
@@ -109,6 +128,23 @@ class RunFolder:
         return int(value) if value is not None else len(self.forget) or None
 
     @property
+    def states(self) -> States | None:
+        """How many images are forgotten, recognised, or never were; None if not measured.
+
+        Rows of older versions do not count what never was: then it is what was not recognised
+        before, as far as it can be told.
+        """
+        keys = ("n_forgotten", "n_recognised", "n_never_recognised")
+        counts = [number(self.row.get(key)) for key in keys]
+        if None not in counts:
+            return States(*(int(count) for count in counts if count is not None))
+        left, before = self.count("acc_forget"), self.count("acc_forget_before")
+        if left is None or self.k is None:
+            return None
+        never = 0 if before is None else max(0, min(self.k - before, self.k - left))
+        return States(self.k - left - never, left, never)
+
+    @property
     def title(self) -> str:
         """The method's title, else its name."""
         return str(self.row.get("method_title") or self.row.get("method") or "unnamed method")
@@ -129,7 +165,7 @@ class RunFolder:
 
     @property
     def copies_forgotten(self) -> float | None:
-        """The percentage of changed copies of the forget images that get another class."""
+        """The percentage of altered copies of the forget images that get another class."""
         return minus(100.0, self.number("forget_views"))
 
     @property
@@ -169,12 +205,15 @@ class RunFolder:
 
     @property
     def images(self) -> list[Record]:
-        """The evidence on each forget image, those still recognised first."""
+        """The evidence on each forget image: the still recognised first, then the most tied."""
         named = [{**item, "label": self.class_name(item.get("label"))} for item in self.forget]
         for item in named:
-            item["known"] = item.get("after") is not None and str(item["after"]) == item["label"]
+            item["state"] = _state(item)
             item["thumbnail"] = thumbnail(item.get("thumbnail"))
-        return sorted(named, key=lambda item: not item["known"])
+            for key in DEPTH:
+                item[key] = number(item.get(key))
+        named.sort(key=lambda item: -(item["true_after"] or 0.0))
+        return sorted(named, key=lambda item: item["state"] != RECOGNISED)
 
     @property
     def shows_images(self) -> bool:
@@ -215,6 +254,16 @@ class RunFolder:
     def density(self) -> tuple[list[float], list[float]]:
         """Cosines of features before and after, and how dense they are there."""
         return _pairs(self.audit.get("consistency", []), "cosine", "density")
+
+
+def _state(item: Record) -> str | None:
+    """What became of an image; None where it was not scored."""
+    if item.get("after") is None:
+        return None
+    if str(item["after"]) == item["label"]:
+        return RECOGNISED
+    known = item.get("before") is None or str(item["before"]) == item["label"]
+    return FORGOTTEN if known else NEVER
 
 
 def _pairs(records: Sequence[Record], one: str, other: str) -> tuple[list[float], list[float]]:

@@ -25,6 +25,7 @@ from stakes.preprocessing import in_words, sides
 from stakes.progress import Progress, silent
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import claim
+from stakes.runs.sound import check_finite, check_recognised
 
 PHASES = ("probes", "importance", "unlearn")
 
@@ -43,6 +44,7 @@ class Request:
         seed: of every random choice.
         eval_samples: score at most this many test and retained images.
         thumbnails: whether the evidence and the report show the forget images.
+        force: go on even where the network recognises less than half of the images.
         asked: words for the row: ``dataset``, ``forget``, ``weights``, ``command``.
     """
 
@@ -55,6 +57,7 @@ class Request:
     seed: int = 0
     eval_samples: int | None = None
     thumbnails: bool = True
+    force: bool = False
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -77,9 +80,10 @@ def record(
         The row.
 
     Raises:
-        InputError: a damaged image among those to score, what the method refuses, or an ``out``
-            that cannot be written; before any long work, and with nothing written. Or somebody
-            put files into ``out`` meanwhile: then the checkpoint stays.
+        InputError: a damaged image among those to score, images most of which the network does
+            not recognise, what the method refuses, or an ``out`` that cannot be written; before
+            any long work, and with nothing written. Or a network that broke down, or files that
+            somebody put into ``out`` meanwhile: then the checkpoint stays.
     """
     with claim(out, overwrite) as place:
         row, result, evidence = _work(request, place.work, progress)
@@ -103,6 +107,8 @@ def _work(
         seed=request.seed,
         progress=progress,
     )
+    if not request.force:
+        check_recognised(request.classifier, request.forget)
     selecting = time.perf_counter() - start
     result = request.method(
         request.classifier,
@@ -113,6 +119,7 @@ def _work(
         checkpoint=checkpoint,
         progress=progress,
     )
+    check_finite(result, request.forget)
     scoring = time.perf_counter()
     scores, evidence = evaluate(
         request.classifier,

@@ -28,6 +28,7 @@ from stakes.files import private, tensor_digest, write_text
 from stakes.report.formats import duration
 from stakes.report.run_folder import read_run
 from stakes.runs.recipe import Cell
+from stakes.runs.sound import INCOMPLETE
 
 STAKES = (sys.executable, "-m", "stakes")
 POLL, HEARTBEAT, GRACE = 0.2, 30.0, 15.0  # seconds
@@ -180,8 +181,9 @@ class Runner:
         cell, code = item.cell, item.process.returncode
         self.done.append(cell)
         facts = {"exit_code": code, "seconds": item.seconds, "memory_mb": item.peak}
-        self._write(cell, item.facts, state="failed" if code else "finished", **facts)
-        reason = _ending(code) if code else unfinished(cell, self.out)
+        done = code in (0, INCOMPLETE)  # the table tells what was not forgotten
+        self._write(cell, item.facts, state="finished" if done else "failed", **facts)
+        reason = unfinished(cell, self.out) if done else _ending(code)
         head = f"[{item.number}/{len(self.todo)}] {cell.name}"
         note = self.out / "failed" / f"{cell.name}.txt"
         if reason is None:

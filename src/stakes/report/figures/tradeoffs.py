@@ -35,11 +35,11 @@ MARKS = {
 
 
 #: What was forgotten, as an axis says it -> the percentage of it.
-FORGOTTEN = {"images": "forgotten", "changed copies": "copies_forgotten"}
+FORGOTTEN = {"images": "forgotten", "altered copies": "copies_forgotten"}
 
 
 def trade_offs(runs: Sequence[RunFolder]) -> list[Chart]:
-    """What was kept against what was forgotten: of the images, and of their changed copies.
+    """What was kept against what was forgotten: of the images, and of their altered copies.
 
     One mark a run; top right is best. Test data stands in where retained data was not scored.
     """

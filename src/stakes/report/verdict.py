@@ -1,0 +1,277 @@
+"""The outcome of one run in plain words: a heading, and four questions with their answers."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from stakes.report import findings
+from stakes.report.formats import NOT_MEASURED, decimals, percent, points, share
+from stakes.report.intervals import paired_change
+from stakes.report.run_folder import RunFolder
+
+LOSS, DAMAGE = 2.0, 10.0  # points of accuracy: a loss to be told, and a network that is damaged
+# In the benchmarks of this project, no run with a drift below MOVED lost ten points of accuracy,
+# but for one method that leaves the features alone; beyond BROKEN, every one lost nineteen or more.
+MOVED, BROKEN = 0.1, 0.5
+SPARED = 100 / 12  # percent of copies recognised up to which most are forgotten
+
+GOOD, CAUTION, BAD, UNKNOWN = "good", "caution", "bad", "unknown"
+MARKS = {GOOD: "\u2713", CAUTION: "!", BAD: "\u2717", UNKNOWN: "?"}
+CAUSES = (
+    "Likely causes: the classes are in another order than the network’s outputs, the images are "
+    "normalised or prepared in another way than in training, or the weights are not the trained "
+    "ones."
+)
+
+
+class Answer(NamedTuple):
+    """One of the four questions: its tone, the answer in a few words, and what it rests on."""
+
+    tone: str
+    question: str
+    answer: str
+    detail: str
+
+    @property
+    def mark(self) -> str:
+        """The tone as a sign, for those who cannot see colours."""
+        return MARKS[self.tone]
+
+
+@dataclass
+class Verdict:
+    """The outcome in plain words; ``tone`` is good, caution, bad or unknown."""
+
+    tone: str
+    headline: str
+    lead: str = ""
+    answers: list[Answer] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+
+
+def verdict(run: RunFolder) -> Verdict:
+    """Say whether the images are forgotten, what it cost, and what to doubt.
+
+    It is good only where all four questions were measured and answered well.
+    """
+    answers = [images(run), copies(run), rest(run), traces(run)]
+    forgotten, others = answers[0], answers[1:]
+    if forgotten.tone in (BAD, UNKNOWN):
+        tone = forgotten.tone
+    elif others[1].tone == BAD:
+        tone = BAD
+    else:
+        fine = all(answer.tone == GOOD for answer in answers)
+        tone = GOOD if fine else CAUTION
+    found = Verdict(tone, _headline(run, answers), _lead(run, answers), answers)
+    found.warnings = doubts(run)
+    found.facts = findings.whole_classes(run)
+    if found.warnings and tone == GOOD:
+        found.tone = CAUTION
+    return found
+
+
+def mostly_unknown(run: RunFolder) -> bool:
+    """Whether most of the images were never recognised, so that there was little to forget."""
+    states = run.states
+    return states is not None and 2 * states.never > states.all
+
+
+def images(run: RunFolder) -> Answer:
+    """Are the exact images forgotten, and how deep?"""
+    one = run.k == 1
+    question = "Is the exact image forgotten?" if one else "Are the exact images forgotten?"
+    states = run.states
+    if states is None:
+        return Answer(UNKNOWN, question, "Not measured", "No answer of the network was recorded.")
+    never = f"{states.never:,} of {states.all:,} never recognised" if states.never else ""
+    if bare := run.count("acc_forget_bare"):
+        detail = f"Without the list in front of it, the network recognises {bare:,} of {run.k:,}."
+        return Answer(BAD, question, "No, a list hides them", detail)
+    if mostly_unknown(run):
+        return Answer(BAD, question, never.capitalize(), "What was not recognised before cannot be "
+                      "forgotten.")  # fmt: skip
+    if states.recognised:
+        left = f"No, {states.recognised:,} of {states.all:,} still recognised"
+        return Answer(BAD, question, left, never and f"{never}.")
+    done = f"Yes, {states.forgotten:,} of {states.all:,}"
+    detail = " ".join(part for part in (never and f"{never}.", _deep(run)) if part)
+    return Answer(CAUTION if states.never else GOOD, question, done, detail)
+
+
+def _deep(run: RunFolder) -> str:
+    """How strongly the images are still tied to their class."""
+    most, second = run.number("forget_true_probability_max"), run.count("forget_top2")
+    if most is None or second is None or run.k is None:
+        return "How deep was not measured."
+    near = f"it is the second choice for {second:,} of {run.k:,}" if second else "for none it is "
+    near += "" if second else "even the second choice"
+    return f"The right class still gets up to {percent(most)} (chart); {near}."
+
+
+def copies(run: RunFolder) -> Answer:
+    """Are altered copies of the images forgotten?"""
+    question = "Are altered copies forgotten?"
+    known, flipped, was = (
+        run.number(key) for key in ("forget_views", "forget_flip", "forget_views_before")
+    )
+    if known is None:
+        return Answer(UNKNOWN, question, "Not measured", "Mirrored or cropped copies may be known.")
+    count = run.count("forget_flip")
+    told = []
+    if flipped is not None and count is not None:
+        told.append(f"Mirrored: {count:,} of {run.k:,} recognised.")
+    if was is not None:
+        told.append(f"All kinds: before, {percent(was)}.")
+    if known == 0:
+        return Answer(GOOD, question, "Yes, in all kinds tried", " ".join(told))
+    if known <= SPARED:
+        answer = f"Mostly, {percent(known)} still recognised"
+        return Answer(CAUTION, question, answer, " ".join(told))
+    if run.row["method_criterion"] == "exact":
+        told.append("Only --criterion views asks for copies too.")
+    return Answer(BAD, question, f"No, {percent(known)} still recognised", " ".join(told))
+
+
+def rest(run: RunFolder) -> Answer:
+    """Does the rest still work?"""
+    question = "Does the rest still work?"
+    changes = {key: change for key in ("acc_test", "acc_retain")
+               if (change := run.change(key)) is not None}  # fmt: skip
+    if not changes:
+        detail = "There was no other image to score on: what it cost is unknown (--data)."
+        drift = run.number("drift_probes")
+        if drift is not None and drift >= MOVED:
+            return Answer(BAD, question, "Not measured, most likely not", f"{detail} {_drift(run)}")
+        return Answer(UNKNOWN, question, "Not measured", detail)
+    detail = " ".join(_change(run, key) for key in changes)
+    loss = -min(changes.values())
+    if loss >= DAMAGE:
+        return Answer(BAD, question, f"No, {loss:.1f} points lost", detail)
+    if loss >= LOSS:
+        return Answer(CAUTION, question, f"Mostly, {loss:.1f} points lost", detail)
+    return Answer(GOOD, question, "Yes", detail)
+
+
+SETS = {"acc_test": ("Test images", "n_test"), "acc_retain": ("Kept training images", "n_retain")}
+
+
+def _change(run: RunFolder, key: str) -> str:
+    """One accuracy before and after, with the interval of its change."""
+    words, size = SETS[key]
+    before, after = run.number(f"{key}_before"), run.number(key)
+    n, found = run.number(size), interval(run, key)
+    text = f"{words}: {share(before)} \u2192 {percent(after)}"
+    if n:
+        text = f"{n:,.0f} {text[0].lower()}{text[1:]}"
+    if found is None:
+        return f"{text}."
+    low, high = found
+    chance = ", within chance" if low <= 0 <= high else ""
+    return f"{text} (95\u00a0% interval of the change: {points(low)} to {points(high)}{chance})."
+
+
+def interval(run: RunFolder, key: str) -> tuple[float, float] | None:
+    """The paired 95 % interval of the change of an accuracy, in points; None if not recorded."""
+    size = SETS[key][1]
+    lost, gained, n = (run.number(name) for name in (f"{size}_lost", f"{size}_gained", size))
+    return None if lost is None or gained is None or not n else paired_change(lost, gained, n)
+
+
+def _drift(run: RunFolder) -> str:
+    drift = run.number("drift_probes") or 0.0
+    return (
+        f"The structure of its features moved by {decimals(drift)} (0 is unchanged), as far as in "
+        f"networks that {'were wrecked' if drift >= BROKEN else 'lost accuracy'}."
+    )
+
+
+def traces(run: RunFolder) -> Answer:
+    """Could someone tell that it was done?"""
+    question = "Could someone tell it was done?"
+    loss = findings.attack(run, "loss", "forget", "after")
+    if loss is None:
+        return Answer(UNKNOWN, question, "Not measured", "It needs test and kept images (--data).")
+    auc = (
+        f"AUC {decimals(loss['auc'])} ({decimals(loss['low'])}\u2013{decimals(loss['high'])}); "
+        "0.50 would be ideal."
+    )
+    single = ""
+    if loss["unlikely"]:
+        found = round(loss["m"] * loss["unlikely"] / 100)
+        single = f" {found:,} of {loss['m']:,.0f} also stand out one by one."
+    if loss["high"] < 0.5:
+        return Answer(CAUTION, question, "Yes, as a group", auc + single)
+    if loss["low"] > 0.5:
+        return Answer(CAUTION, question, "They look like training images", auc)
+    return Answer(GOOD, question, "Not by their loss", auc + single)
+
+
+def _headline(run: RunFolder, answers: list[Answer]) -> str:
+    states, k = run.states, run.k
+    if states is None or k is None:
+        return "Whether the images are still recognised was not measured."
+    if bare := run.count("acc_forget_bare"):
+        head = "Nothing was forgotten: without the list in front of it, the network "
+        return f"{head}recognises {bare:,} of {k:,} images."
+    if mostly_unknown(run):
+        who = "The image was" if k == 1 else f"{states.never:,} of {k:,} images were"
+        return f"{who} never recognised: there was little to forget."
+    if states.recognised:
+        return f"Incomplete: {_of(states.recognised, k).lower()} still recognised."
+    said = "The image is" if k == 1 else f"The {k:,} images are"
+    if states.never:
+        said = f"{_of(states.forgotten, k)} forgotten, {states.never:,}"
+        return f"{said} {'was' if states.never == 1 else 'were'} never recognised."
+    _, copied, kept, told = (answer.tone for answer in answers)
+    if kept == BAD:
+        end = "but the network is damaged."
+        if run.change("acc_test") is None and run.change("acc_retain") is None:
+            end = "but the network is most likely damaged."
+        return f"{said} no longer recognised, {end}"
+    said += " no longer recognised."
+    if copied == BAD:
+        return f"{said} {'Copies of it' if k == 1 else 'Copies of them'} still are."
+    if kept == UNKNOWN:
+        return f"{said} What it cost is unknown."
+    if copied == UNKNOWN:
+        return f"{said} Altered copies were not tried."
+    if kept == CAUTION:
+        return f"{said} The rest works less well."
+    if told != GOOD:
+        return f"{said} The rest still works."
+    return f"{said} Nor are altered copies, and the rest still works."
+
+
+def _of(count: int, k: int) -> str:
+    if k == 1:
+        return "The image is"
+    return f"{count:,} of {k:,} images {'is' if count == 1 else 'are'}"
+
+
+def _lead(run: RunFolder, answers: list[Answer]) -> str:
+    if answers[0].tone == UNKNOWN:
+        return "The run recorded no answers on these images."
+    if mostly_unknown(run):
+        return f"This result says nothing about forgetting. {CAUSES}"
+    if answers[0].tone == BAD:
+        return "Do not put this network into service as one that has forgotten them."
+    if answers[2].tone == BAD:
+        return "Do not put this network into service."
+    return "Not recognised is not erased: do not describe this as deletion of all traces."
+
+
+def doubts(run: RunFolder) -> list[str]:
+    """What a reader must know beside the answers, one sentence each."""
+    found = []
+    if run.cut_short:
+        found.append(f"The run was cut short. It stopped with: {run.row['stop_reason']}.")
+    drift = run.number("drift_probes")
+    if drift is not None and drift >= BROKEN:
+        found.append(_drift(run))
+    if run.row["method_criterion"] == "views":
+        known = run.number("forget_views")
+        words = NOT_MEASURED if known is None else f"{percent(known)} still recognised"
+        if known != 0:
+            found.append(f"Altered copies were to be forgotten too: {words}.")
+    return found

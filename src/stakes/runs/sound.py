@@ -1,0 +1,64 @@
+"""Whether a run makes sense: before its steps, and before its result is written."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from stakes.data.forget import ForgetSet
+from stakes.errors import InputError
+from stakes.evaluation.scores import correct, score
+from stakes.methods import Unlearned
+from stakes.models.classifier import Classifier
+
+INCOMPLETE = 3  # the exit code of a run that was written without having forgotten everything
+
+
+def check_recognised(classifier: Classifier, forget: ForgetSet) -> None:
+    """Refuse images to forget that the network mostly does not recognise.
+
+    Raises:
+        InputError: more than half of them do not get their class: then most likely the labels or
+            the input are not what the network was trained with, and forgetting would say nothing.
+    """
+    forget = forget.to(classifier.device)
+    scored = score(classifier.copy().eval(), forget.images, forget.labels)
+    wrong = ~correct(scored.logits, scored.labels)
+    k, missed = len(forget), int(wrong.sum())
+    if 2 * missed <= k:
+        return
+    answers = zip(
+        scored.labels[wrong].tolist(), scored.logits[wrong].argmax(1).tolist(), strict=True
+    )
+    ((label, answer), count), *_ = Counter(answers).most_common()
+    names, of = classifier.class_names, int((scored.labels == label).sum())
+    raise InputError(
+        f"the network recognises only {k - missed} of the {k} images to forget, and what it does "
+        f"not recognise cannot be forgotten ({count} of {of} of class {names[label]} are taken for "
+        f"{names[answer]}). Likely causes: another order of the classes (--classes), another "
+        "normalisation (--mean, --std), another preprocessing, or weights that are not the trained "
+        "ones. Correct it, or add --force to go on all the same"
+    )
+
+
+def check_finite(result: Unlearned, forget: ForgetSet) -> None:
+    """Refuse a network that broke down, so that it is never delivered.
+
+    Raises:
+        InputError: weights, or answers on the images to forget, that are not finite.
+    """
+    network = result.classifier
+    forget = forget.to(network.device)
+    broken = [n for n, t in network.state_dict().items() if not bool(t.isfinite().all())]
+    where = f"weights such as {broken[0]}" if broken else "its answers"
+    if broken or not score(network, forget.images, forget.labels).usable:
+        raise InputError(
+            f"the run broke down ({result.stop_reason}): {where} are not finite, so nothing is "
+            "written; make the steps smaller, such as by a lower --lr"
+        )
+
+
+def incomplete(row: Mapping[str, Any]) -> bool:
+    """Whether the run ended without what it was asked for."""
+    told = str(row.get("stop_reason") or "")
+    never = row["n_never_recognised"]
+    return not told.startswith("forgotten") or row["n_recognised"] > 0 or 2 * never > row["k"]
