@@ -34,7 +34,7 @@ model = after("--model")
 print("beginning", file=sys.stderr)
 if model == "broken":
     print("the last words", file=sys.stderr)
-    sys.exit(3)
+    sys.exit(4)
 if model == "killed":
     (out.parent / f".{out.name}.unfinished").mkdir()
     os.kill(os.getpid(), 9)
@@ -164,14 +164,14 @@ def test_a_failing_cell_is_recorded_passed_by_and_tried_again(tmp_path, make, no
         (out / "failed" / f"{name}-neggrad-k4-s0.txt").read_text()
         for name in ("broken", "killed", "empty")
     )
-    assert "exit code 3" in broken
+    assert "exit code 4" in broken
     assert "the last words" in broken
     assert "stakes unlearn --method neggrad --model broken" in broken
     assert "killed by SIGKILL, perhaps for want of memory" in killed
     assert "no run folder" in empty
     left = list((out / "runs").glob(".*"))  # the killed one could not tidy up, and may go on
     assert left == [checkpoint_beside(out / "runs" / "killed-neggrad-k4-s0")]
-    assert "FAILED (exit code 3)" in log.getvalue()
+    assert "FAILED (exit code 4)" in log.getvalue()
     assert "3 of 4 cells are missing" in (out / "table.md").read_text()
     assert read_record(recipe.cells[0], out)["state"] == "failed"
 
@@ -272,6 +272,7 @@ columns = ["retrieval_retain_map"]
 data = "digits"
 eval_samples = 20
 max_steps = {steps}
+force = true
 {more}
 [[network]]
 name = "saved"
@@ -296,9 +297,7 @@ def test_a_real_benchmark_with_a_network_that_is_missing(tmp_path, capsys):
     )
     (tmp_path / "trial.toml").write_text(text)
     out = tmp_path / "out"
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["bench", str(tmp_path / "trial.toml"), "--out", str(out), "--jobs", "2"])
-    assert ended.value.code == 1
+    assert cli.main(["bench", str(tmp_path / "trial.toml"), "--out", str(out), "--jobs", "2"]) == 1
     assert "absent.pt" in (out / "failed" / "missing-neggrad-k4-s0.txt").read_text()
     (row,) = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     assert (row["cell_network"], row["cell_method"], row["k"]) == ("saved", "NegGrad", 4)

@@ -27,6 +27,7 @@ from stakes.evaluation.evaluate import evaluate
 from stakes.methods import METHODS
 from stakes.models.networks import MODELS
 from stakes.rows import METRICS
+from stakes.runs.sound import INCOMPLETE
 
 COMMAND = Path(sys.executable).with_name("stakes")
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -100,6 +101,11 @@ def row_of(folder: Path | str) -> dict:
     return json.loads((Path(folder) / "row.json").read_text())
 
 
+def ran(words: list[str]) -> None:
+    """The command writes its result, whether or not it had the steps to forget everything."""
+    assert cli.main(words) in (0, INCOMPLETE)
+
+
 def refused(words: list[str], message: str, capsys, code: int = 2) -> None:
     """The command ends with one line that matches, and leaves the folder as it was."""
     before = sorted(Path.cwd().rglob("*"))
@@ -171,10 +177,10 @@ def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, ca
 
 def test_the_example_as_a_program(cifar_like, tmp_path):
     line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")
-    words = [*shlex.split(line), *QUICK]
+    words = [*shlex.split(line), *QUICK, "--force"]  # random weights recognise little
     with spawned(words, tmp_path, stderr=subprocess.PIPE, text=True) as process:
         out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    assert process.returncode in (0, INCOMPLETE), err
     assert {path.name for path in (tmp_path / "OUT").iterdir()} == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["OUT"]
     row = row_of(tmp_path / "OUT")
@@ -208,7 +214,7 @@ def test_the_example_on_real_images(shared, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     weights = shared / "weights" / "resnet20-12fca82f.th"
     line = EXAMPLE.format(weights=weights, data="data").replace("random:64", "random:4")
-    assert cli.main([*shlex.split(line), *QUICK]) == 0
+    ran([*shlex.split(line), *QUICK])
     row = row_of("OUT")
     assert row["acc_retain_before"] > 80
     assert row["n_retain"] == 36
@@ -269,7 +275,7 @@ def test_files_row_and_streams(base, place, capsys):
 
 
 def test_whole_classes_drawn_by_their_share(base, capsys):
-    assert cli.main([*with_options(base, forget="classes:50%"), "--max-steps", "2"]) == 0
+    ran([*with_options(base, forget="classes:50%"), "--max-steps", "2"])
     row = row_of("OUT")
     assert (row["forget"], row["k"], row["n_retain"]) == ("classes:50%", 20, 20)
     assert len(row["forgotten_classes"]) == 2
@@ -306,7 +312,7 @@ def test_in_python_the_same_in_under_ten_lines(base, place, capsys):
 
 
 def test_fewer_samples_and_no_images_in_the_report(base, capsys):
-    assert cli.main([*base, "--eval-samples", "7", "--no-images", "--max-steps", "1"]) == 0
+    ran([*base, "--eval-samples", "7", "--no-images", "--max-steps", "1"])
     row = row_of("OUT")
     assert (row["n_test"], row["n_retain"], row["eval_samples"]) == (7, 7, 7)
     assert "thumbnail" in Path("OUT/evidence.json").read_text()
@@ -319,7 +325,7 @@ def test_without_data_only_the_forget_set_is_scored(base, place, capsys):
     names = Path("names.txt")
     names.write_text("\n".join(sorted(CLASSES)))
     words = with_options(base, data="", forget=str(place / "data" / "test"))
-    assert cli.main([*words, "--classes", str(names), "--max-steps", "1"]) == 0
+    ran([*words, "--classes", str(names), "--max-steps", "1"])
     row = row_of("OUT")
     assert row["acc_test"] is None
     assert row["acc_retain_before"] is None
@@ -328,17 +334,23 @@ def test_without_data_only_the_forget_set_is_scored(base, place, capsys):
     assert "not measured" in capsys.readouterr().out
 
 
-def test_a_run_that_breaks_down_is_told_and_its_files_can_be_read(base, capsys):
-    def strictly(text):
-        return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+def test_images_that_were_never_recognised_stop_the_run_before_its_steps(base, place, capsys):
+    turned = Path("turned.txt")
+    turned.write_text("\n".join([*sorted(CLASSES)[1:], sorted(CLASSES)[0]]))
+    alone = with_options(base, data="", forget=str(place / "data" / "test"))
+    words = [*alone, "--classes", str(turned)]
+    refused(words, r"recognises only \d of the 20 images.*order of the classes.*--force", capsys)
+    assert cli.main([*words, "--force", "--max-steps", "1"]) == INCOMPLETE
+    row = row_of("OUT")
+    assert row["n_never_recognised"] > 10
+    assert "never recognised" in Path("OUT/report.html").read_text()
 
-    words = with_options(base, lr="1e6", **OURS)
-    assert cli.main([*words, "--method", "neggrad"]) == 0
-    row = strictly(Path("OUT/row.json").read_text())
-    assert row["stop_reason"].startswith("diverged")
-    strictly(Path("OUT/evidence.json").read_text())
-    for line in Path("OUT/history.jsonl").read_text().splitlines():
-        strictly(line)
+
+def test_the_exit_code_says_that_not_all_was_forgotten(base, capsys):
+    words = [*base, "--method", "neggrad", "--max-steps", "1"]
+    words = with_options(words, **OURS, lr="1e-9")
+    assert cli.main(words) == INCOMPLETE
+    assert row_of("OUT")["n_recognised"] == 6
 
 
 # methods, options, files of options
@@ -349,7 +361,7 @@ def test_every_method_and_its_options(method, base, capsys):
     known = {item.name for item in fields(METHODS[method])}
     words = with_options(base, **OURS | ({} if "lr" in known else {"lr": ""}))
     words += ["--max-steps", "1"] if "max_steps" in known else []
-    assert cli.main([*words, "--method", method]) == 0
+    ran([*words, "--method", method])
     row = row_of("OUT")
     assert row["method"] == method
     assert row["steps"] == row.get("method_max_steps", 1) == 1
@@ -372,7 +384,7 @@ def test_a_method_in_need_of_retained_data_is_refused_at_once(
 
 def test_preset_and_its_changes(base, capsys):
     extra = shlex.split("--preset paper --max-steps 2 --probes-per-image 2 --importance-probes 2")
-    assert cli.main([*with_options(base, **OURS | {"probe-batch": "8"}), *extra]) == 0
+    ran([*with_options(base, **OURS | {"probe-batch": "8"}), *extra])
     row = row_of("OUT")
     assert row["method_title"] == "STRUCTGUARD (paper)"
     assert row["method_probe_batch"] == 8
@@ -390,7 +402,7 @@ def test_a_file_of_options_and_the_command_line_over_it(base, place, capsys):
         "probes-per-image = 2\nmean = [0.1, 0.2, 0.3]\nimages = false\neval_samples = 4\n"
     )
     words = shlex.split("unlearn --config options.toml --out OUT --lr 0.25 --forget random:2")
-    assert cli.main(words) == 0
+    ran(words)
     row = row_of("OUT")
     assert (row["method"], row["method_lr"], row["k"]) == ("l2ul", 0.25, 2)
     assert (row["method_max_steps"], row["method_probes_per_image"]) == (1, 2)
@@ -411,10 +423,10 @@ def test_a_preset_in_a_file(base, capsys):
         "--max-steps",
         "1",
     ]
-    assert cli.main(words) == 0
+    ran(words)
     row = row_of("OUT")
     assert (row["preset"], row["method_weighting"]) == ("paper", "share")
-    assert cli.main([*words, "--weighting", "sum", "--overwrite"]) == 0
+    ran([*words, "--weighting", "sum", "--overwrite"])
     assert row_of("OUT")["method_weighting"] == "sum"
 
 
@@ -558,14 +570,14 @@ def test_the_classes_must_be_known(base, capsys):
 
 
 def test_full_output_folders(base, capsys):
-    assert cli.main([*base, "--max-steps", "1"]) == 0
+    ran([*base, "--max-steps", "1"])
     before = row_of("OUT")
     capsys.readouterr()
     refused(base, "--out OUT is not empty: give another folder, or add --overwrite", capsys)
     Path("OUT/mine.txt").touch()
     refused([*base, "--overwrite"], r"--out OUT holds mine\.txt, which is no part", capsys)
     Path("OUT/mine.txt").unlink()
-    assert cli.main([*base, "--overwrite", "--max-steps", "2"]) == 0
+    ran([*base, "--overwrite", "--max-steps", "2"])
     assert row_of("OUT")["steps"] == 2 != before["steps"]
     assert {path.name for path in Path("OUT").iterdir()} == FILES
     assert [path.name for path in Path.cwd().iterdir()] == ["OUT"]
@@ -643,7 +655,7 @@ def test_an_interruption_leaves_nothing(number, base, tmp_path):
 
 
 def test_an_interruption_while_writing_leaves_the_earlier_run(base, monkeypatch, capsys):
-    assert cli.main([*base, "--max-steps", "1"]) == 0
+    ran([*base, "--max-steps", "1"])
     before = {path.name: path.read_bytes() for path in Path("OUT").iterdir()}
 
     def stop(*arguments, **options):
@@ -688,10 +700,10 @@ def test_the_same_command_goes_on_where_it_was_stopped(name, base, tmp_path, cap
         assert stopped.returncode == 128 + signal.SIGTERM
         assert stopped.stderr.endswith("; the same command goes on where it stopped\n")
     assert [path.name for path in tmp_path.iterdir()] == [".OUT.unfinished"]
-    assert cli.main(words) == 0
+    ran(words)
     assert "interrupted run: 5/12, going on after step 5\n" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["OUT"]
-    assert cli.main(with_options(words, out="WHOLE")) == 0
+    ran(with_options(words, out="WHOLE"))
     assert "interrupted run" not in capsys.readouterr().err
     assert row_of("OUT")["unlearned_digest"] == row_of("WHOLE")["unlearned_digest"]
     for file in ("history.jsonl", "evidence.json", "model.safetensors"):

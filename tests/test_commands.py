@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from conftest import CLASSES, blobs
 from stakes import Anchors, Classifier, load_data
 from stakes.cli import commands as cli
-from test_cli import furnish, noise, refused, row_of, with_options, write_images
+from test_cli import furnish, noise, ran, refused, row_of, with_options, write_images
 
 OWN = """
 from pathlib import Path
@@ -34,7 +34,7 @@ def place(tmp_path_factory) -> Path:
         words += " --probes-per-image 2 --importance-probes 2"
         path = place / words.split("--out ")[1].split()[0]
         words = words.replace(f"--out {path.name}", f"--out {path}")
-        assert cli.main(shlex.split(words)) == 0
+        ran(shlex.split(words))
     return place
 
 
@@ -79,8 +79,8 @@ def test_evaluate_refuses_what_does_not_belong_together(place, capsys):
 
 def test_a_delivered_run_is_a_model_for_another_run(place, capsys):
     words = f"unlearn --model {place}/OUT --data {place}/data --forget random:2 --out O"
-    words += " --max-steps 1"
-    assert cli.main(shlex.split(words)) == 0
+    words += " --max-steps 1 --force"
+    ran(shlex.split(words))
     row = row_of("O")
     assert row["weights_digest"] == row_of(place / "OUT")["unlearned_digest"]
     assert row["model"] == "stakes:digits_cnn"
@@ -91,7 +91,7 @@ def test_own_code_runs_only_where_the_command_names_it(place, capsys):
     Path("own.py").write_text(OWN.format(mark=str(mark)))
     own = f"--model own.py:net --data {place}/data --forget random:3"
     run = f"unlearn {own} --preset paper --deploy projected --probes-per-image 1 --max-steps 1"
-    assert cli.main(shlex.split(f"{run} --importance-probes 1 --out OUT")) == 0
+    ran(shlex.split(f"{run} --importance-probes 1 --force --out OUT"))
     mark.unlink()
     capsys.readouterr()
     alone = f"unlearn --model OUT --data {place}/data --forget random:3 --out O"
@@ -105,7 +105,7 @@ def test_own_code_runs_only_where_the_command_names_it(place, capsys):
     assert again == {key: row[key] for key in again}
     assert cli.main(shlex.split(f"{alone} --weights OUT/model.safetensors --model own.py:net")) == 2
     words = alone.replace("OUT", "own.py:net") + " --weights OUT/model.safetensors --max-steps 1"
-    assert cli.main(shlex.split(words)) == 0
+    ran([*shlex.split(words), "--force"])
     assert row_of("O")["weights_digest"] == row["unlearned_digest"]
 
 
@@ -142,7 +142,7 @@ def test_anchors_made_from_descriptions_serve_a_run(place, tmp_path, capsys):
     assert cli.main([*make, "--overwrite"]) == 0
     assert Anchors.load("colours.safetensors").digest() == digest
     words = f"unlearn {source(place)} --anchors colours.safetensors --max-steps 1 --out OUT"
-    assert cli.main(shlex.split(words)) == 0
+    ran(shlex.split(words))
     row = row_of("OUT")
     assert row["anchors"] == "colours"
     assert row["anchors_digest"] == made.select(sorted(CLASSES)).digest()
@@ -164,7 +164,7 @@ def unlearn(model: str, image_folder: Path, *extra: str) -> tuple[Classifier, to
     words = f"unlearn --model {model} --data {image_folder} --forget random:4 --out OUT"
     words += "" if model.startswith("hf:") else " --weights random"
     words += " --probe-batch 4 --max-steps 2 --optimizer sgd --max-drift 2"
-    assert cli.main([*shlex.split(words), *extra]) == 0
+    ran([*shlex.split(words), *extra, "--force"])
     row = row_of("OUT")
     assert row["steps"] >= 1
     assert row["unlearned_digest"] != row["weights_digest"]

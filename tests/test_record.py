@@ -3,13 +3,14 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from stakes import InputError, NegGrad, StructGuard
+from stakes import ForgetSet, InputError, NegGrad, StructGuard, evaluate
 from stakes.methods import method_class, method_name
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import check_out, new_folder
@@ -41,17 +42,45 @@ def test_a_run_from_python(classifier, forget, anchors, train_images, test_image
     assert torch.equal(stakes["anchors"], anchors.vectors)
 
 
-def test_nan_becomes_null(classifier, forget, anchors, tmp_path):
-    with torch.no_grad():
-        classifier.head.weight.mul_(1e37)  # so that the first step takes the weights beyond floats
-    request = Request(NegGrad(lr=100.0, max_steps=5), classifier, forget, anchors)
+def test_nan_becomes_null(classifier, forget, anchors, tmp_path, monkeypatch):
+    def broken(*arguments, **options):
+        row, evidence = evaluate(*arguments, **options)
+        evidence["forget"][0]["after_confidence"] = math.nan
+        return row | {"acc_forget": math.nan}, evidence
+
+    monkeypatch.setattr("stakes.runs.record.evaluate", broken)
+    request = Request(NegGrad(max_steps=2), classifier, forget, anchors)
     row = record(request, tmp_path / "out")
-    assert row["stop_reason"].startswith("diverged")
     for name in ("row.json", "evidence.json", "history.jsonl"):
         text = (tmp_path / "out" / name).read_text()
         assert "NaN" not in text
         assert "Infinity" not in text
+    assert row["acc_forget"] is None
     assert not any(isinstance(v, float) and not math.isfinite(v) for v in row.values())
+
+
+def test_a_network_that_is_not_finite_is_never_a_result(classifier, forget, anchors, tmp_path):
+    with torch.no_grad():
+        classifier.head.weight.mul_(1e37)  # so that the first step takes the weights beyond floats
+    request = Request(NegGrad(lr=100.0, max_steps=5), classifier, forget, anchors)
+    with pytest.raises(InputError, match=r"broke down \(diverged.*not finite"):
+        record(request, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_network_does_not_recognise_stops_the_run(classifier, forget, anchors, tmp_path):
+    steps = []
+    wrong = ForgetSet(forget.images, (forget.labels + 1) % 4, forget.names)
+    request = Request(NegGrad(max_steps=1), classifier, wrong, anchors)
+    with pytest.raises(InputError, match="recognises only 0 of the 6 images"):
+        record(request, tmp_path / "out", lambda *told: steps.append(told))
+    assert not any(phase == "unlearning" for phase, *_ in steps)
+    assert list(tmp_path.iterdir()) == []
+    row = record(replace(request, force=True), tmp_path / "out")
+    assert row["n_never_recognised"] == 6
+    half = torch.cat([forget.labels[:3], (forget.labels[3:] + 1) % 4])
+    labels = ForgetSet(forget.images, half, forget.names)
+    assert record(replace(request, forget=labels), tmp_path / "half")["n_never_recognised"] == 3
 
 
 def test_a_failure_while_writing_leaves_what_was_there(
