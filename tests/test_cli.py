@@ -159,6 +159,7 @@ def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, ca
     asked = []
     monkeypatch.setattr(cli, "record", lambda request, out, *_, **__: asked.append((request, out)))
     monkeypatch.setattr(cli, "_summary", lambda row: "")
+    monkeypatch.setattr(cli, "incomplete", lambda row: False)
     monkeypatch.chdir(tmp_path)
     line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")
     assert cli.main(shlex.split(line)) == 0
@@ -239,7 +240,8 @@ def test_files_row_and_streams(base, place, capsys):
     first, *rest = err.splitlines()
     assert first == (
         f"stakes:digits_cnn, 4 classes, on cpu; weights {place}/net.th; anchors head; "
-        "6 images to forget"
+        "6 images to forget; read as the network is shown them: largest centred square scaled "
+        "(bicubic)"
     )
     assert all(re.match(r"(reading|unlearning|scoring|looking).*: \d+/\d+", line) for line in rest)
     row = row_of("OUT")

@@ -241,7 +241,9 @@ def test_following_the_page_step_by_step_adds_a_method(tmp_path):
     assert done.returncode == 0, out + done.stderr
     for line in lines:
         # the network of the example is untrained, so that it has little to forget
-        assert re.search(rf"{re.escape(line)}: exit code {'[03]' if '--weights random' in line else 0}", out)
+        assert re.search(
+            rf"{re.escape(line)}: exit code {'[03]' if '--weights random' in line else 0}", out
+        )
     assert "Hyper-parameters of Unlikelihood" in out
     assert "chosen here" in out  # the source of its one field of its own
     passed = re.search(r"\b(\d+) passed", out)

@@ -33,7 +33,7 @@ from stakes.models.seeds import check_seed
 from stakes.preprocessing import in_words
 from stakes.progress import Terminal
 from stakes.runs.folder import check_apart, check_out, resumable
-from stakes.runs.inputs import Inputs, Loaded, load
+from stakes.runs.inputs import RANDOM, Inputs, Loaded, load
 from stakes.runs.recipe import read_recipe, shipped_recipes
 from stakes.runs.record import Request, record
 from stakes.runs.sound import INCOMPLETE, incomplete
@@ -188,7 +188,7 @@ def unlearn(
         seed=inputs.seed,
         eval_samples=eval_samples,
         thumbnails=images,
-        force=force or inputs.weights == "random",
+        force=force or str(inputs.weights) == RANDOM,
         asked=asked,
     )
     try:
