@@ -18,11 +18,12 @@ from stakes import Classifier, demo
 from stakes.anchors.descriptions import read_descriptions
 from stakes.cli.commands import make_app
 from stakes.methods import probing
+from stakes.models.transforms import own_transform
 from stakes.runs.recipe import find_recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}
-EXECUTED = {"forget-images", "add-a-method", "python", "tour"}
+EXECUTED = {"forget-images", "add-a-method", "python", "tour", "preprocessing"}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -83,6 +84,25 @@ def test_recipes_come_with_the_package_and_ask_for_what_the_commands_give():
     for name, *options in given:
         pairs = [b for a, b in pairwise(options) if a == "--set"]
         assert read_recipe(name, dict(pair.split("=") for pair in pairs)).cells
+
+
+# preprocessing.md
+
+
+def test_a_service_is_named_and_its_reading_handed_on(tmp_path, monkeypatch):
+    service, python = blocks("preprocessing", "python")
+    monkeypatch.chdir(tmp_path)
+    Path("service.py").write_text(service)
+    read = own_transform("service.py:prepare")
+    assert (read.size, read.mean, read.std) == ((64, 64), (0.5,) * 3, (0.25,) * 3)
+    for name in ("robin", "magpie"):
+        Path("DATA", name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("L", (90 + i, 70), 50 * i).save(Path("DATA", name, f"{i}.png"))
+    names = {}
+    exec(python, names)
+    assert names["forget"].images.shape == (2, 3, 64, 64)
+    assert names["network"].mean.flatten()[0] == pytest.approx(0.485)
 
 
 # forget-images.md
