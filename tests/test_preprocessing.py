@@ -257,7 +257,7 @@ def test_images_of_every_mode_become_what_timm_makes_of_them(mode, tmp_path):
 
 def test_a_reader_serves_folders_arrays_and_forget_sets_alike(tmp_path):
     read = Preprocessing((12, 12), scaled=(14, 14), interpolation="bilinear")
-    pixels = torch.from_numpy(np.stack([np.asarray(odd(20, 20)) for _ in range(4)]))
+    pixels = torch.from_numpy(np.stack([np.roll(odd(20, 20), i, 0) for i in range(4)]))
     for i, one in enumerate(pixels):
         folder = tmp_path / "data" / "ab"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
