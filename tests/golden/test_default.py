@@ -1,0 +1,95 @@
+"""The default against a plain loop: its terms, their weights, its cohorts and its warm-up."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from golden.by_hand import SEED, apart
+from stakes import StructGuard
+from stakes.anchors.anchors import Anchors
+from stakes.data.augment import mixed
+
+STEPS, LR = 8, 1e-3
+
+
+@pytest.fixture
+def stakes():
+    """Four anchors as wide as the features, so that no map is between them; unit rows (c, d)."""
+    return F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(3)), dim=1)
+
+
+def hinge(logits, labels, towards):
+    """sum of relu(z_y - z_t + .3) over the recognised ones, by sqrt(n m)."""
+    total, known = torch.tensor(0.0), 0
+    for z, y, t in zip(logits, labels.tolist(), towards, strict=True):
+        others = torch.cat([z[:y], z[y + 1 :]])
+        if z[y] - others.max() + 0.3 > 0:
+            known += 1
+            total = total + z[y] - (others.max() if t is None else z[t]) + 0.3
+    return total / (len(labels) * max(1, known)) ** 0.5
+
+
+def kl(teacher, student, temperature):
+    p, q = F.softmax(teacher / temperature, 1), F.softmax(student / temperature, 1)
+    return temperature**2 * (p * (p / q).log()).sum(1).mean()
+
+
+def mean_cosine(one, other):
+    """Of the rows of two matrices."""
+    dots = [a @ b / (a.norm() * b.norm()) for a, b in zip(one, other, strict=True)]
+    return torch.stack(dots).mean()
+
+
+def trained_by_hand(network, original, forget, stakes, batch_size, cohorts):
+    """Eight steps, BatchNorm in eval mode; a cohort more every two steps."""
+    generator = torch.Generator().manual_seed(SEED)
+    order, k = [], len(forget)
+    second = None
+    if batch_size < k:  # more images than a step takes: each to the original's second choice
+        logits = original(forget.images)
+        own = F.one_hot(forget.labels, logits.shape[1]).bool()
+        second = logits.masked_fill(own, -torch.inf).argmax(1).tolist()
+    for t in range(1, STEPS + 1):
+        probes = mixed(forget.images, 64, generator, 0.15, forget.labels)
+        if not order:
+            order = torch.randperm(k, generator=generator).tolist()
+        batch, order = order[:batch_size], order[batch_size:]
+        asked = -(-min(cohorts, 1 + (t - 1) // 2) * k // cohorts)
+        pushed = [i for i in batch if i < asked]
+        held = torch.cat([probes, forget.images[[i for i in batch if i >= asked]]])
+        with torch.no_grad():
+            old = original.features(held)
+            old_logits = original.head(old)
+        new = network.features(held)
+        loss = 4 * kl(old_logits, network.head(new), 4.0)
+        shift = ((new - old) ** 2).sum(1).mean() / old.var(0, correction=0).sum()
+        loss = loss + 128 * shift - mean_cosine(F.normalize(old, dim=1) @ stakes.T,
+                                                F.normalize(new, dim=1) @ stakes.T)  # fmt: skip
+        if pushed:
+            towards = [None if second is None else second[i] for i in pushed]
+            loss = loss + hinge(network(forget.images[pushed]), forget.labels[pushed], towards)
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        with torch.no_grad():
+            for p, gradient in zip(network.parameters(), gradients, strict=True):
+                p -= LR * t / 20 * gradient  # warm-up
+
+
+@pytest.mark.parametrize(("forget_batch", "cohorts"), [(128, 0), (6, 2)])
+def test_eight_steps(forget_batch, cohorts, plain, small, ten, stakes, monkeypatch):
+    # Adam takes a gradient that is nothing but rounding for a full step, and no two programs
+    # round alike: the terms are compared by plain descent, and Adam below by its first step.
+    monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)
+    method = StructGuard(
+        max_steps=STEPS, probe_batch=64, forget_batch=forget_batch, cohorts=cohorts,
+        precision="float32", lr=LR,
+    )  # fmt: skip
+    anchors = Anchors(stakes, small.class_names, {"encoder": "random"})
+    result = method(small, ten, anchors=anchors, seed=SEED)
+    trained_by_hand(plain.eval(), small, ten, stakes, forget_batch, max(1, cohorts))
+    assert apart(plain, small) > 1e-3
+    assert apart(plain, result.classifier) < 1e-5
+
+
+def test_the_first_step_is_adam_s_at_a_twentieth_of_the_learning_rate(small, ten):
+    result = StructGuard(max_steps=1)(small, ten, seed=SEED)
+    assert apart(small, result.classifier) == pytest.approx(1e-3 / 20, rel=1e-2)
