@@ -106,13 +106,13 @@ def test_an_interruption_within_a_step_costs_that_step(classifier, forget, ancho
     told = Told()
 
     def stop(phase, done, total, note=""):
-        if phase == "unlearning" and done == 5:
+        if phase == "unlearning" and done == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=stop)
     again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
-    assert told == [(4, 7, "going on after step 4")]
+    assert told == [(5, 7, "going on after step 5")]
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
     assert [path.name for path in kept.iterdir()] == [again.checkpoint.name]  # nothing temporary
 

@@ -435,7 +435,7 @@ def test_a_preset_in_a_file(base, capsys):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("--probes-per-imag 20", r"option --probes-per-imag; did you mean --probes-per-image\?"),
+        ("--feature-weigh 20", r"option --feature-weigh; did you mean --feature-weight\?"),
         ("--no-pull-backs", "unknown option --no-pull-backs; did you mean --no-pull-back"),
         ("--max-steps foo", "--max-steps foo: give a whole number from 1"),
         ("--temperature -1", "temperature=-1.0: give a number from 0"),
@@ -624,14 +624,14 @@ def test_help_names_every_option_of_the_method(columns, monkeypatch, capsys):
     assert cli.main(["unlearn", "--help"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= int(columns)
-    for name in ("--probes-per-image", "--no-pull-back", "--eval-samples", "train/CLASS"):
+    for name in ("--feature-weight", "--no-pull-back", "--eval-samples", "train/CLASS"):
         assert name in text
     assert "Hyper-parameters of STRUCTGUARD" in text
     assert "--empty" not in text
     assert cli.main(["unlearn", "--method", "neggrad", "--help"]) == 0
     text = capsys.readouterr().out
     assert "--momentum" in text
-    assert "--probes-per-image" not in text
+    assert "--feature-weight" not in text
 
 
 # interruptions, terminals
