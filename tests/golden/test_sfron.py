@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -35,8 +36,9 @@ class MaskedSGD(PlainSGD):
         )
 
 
-def test_seven_iterations(network, forget, train_images, retained):
-    method = METHODS["sfron"](iterations=7, forget_batch=4, retain_batch=77)
+@pytest.mark.parametrize("norm", [7.0, 1e4])  # cut off by the published norm, and never
+def test_seven_iterations(norm, network, forget, train_images, retained):
+    method = METHODS["sfron"](iterations=7, forget_batch=4, retain_batch=77, max_norm=norm)
     found = method(network, forget, retain=train_images, seed=3)
 
     slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
@@ -58,7 +60,7 @@ def test_seven_iterations(network, forget, train_images, retained):
             losses = F.cross_entropy(logits, gone.labels[places], reduction="none")
             coefficients = 1 / (losses.detach().sqrt() + 1e-15)
             loss = (coefficients / coefficients.sum() * losses).sum()
-            optimizer.masked_step(-25 * decay * loss, masks, 7.0)
+            optimizer.masked_step(-25 * decay * loss, masks, norm)
         places = next(theirs)
         logits = slow(flipped_and_cropped(images[places], generator))
         optimizer.step(F.cross_entropy(logits, labels[places]))
