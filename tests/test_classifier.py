@@ -489,13 +489,13 @@ def test_card_and_its_recipe(tmp_path):
 
 def test_arguments_win_over_the_card_but_weights_and_classes_are_its_own(tmp_path):
     Classifier.load("stakes:digits_cnn", class_names=NAMES, mean=0.3).save(tmp_path)
-    other = Classifier.load(tmp_path, class_names="vwxyz", mean=0.2, input_size=8)
+    other = Classifier.load(tmp_path, class_names=list("vwxyz"), mean=0.2, input_size=8)
     assert other.class_names == tuple("vwxyz")
     assert other.input_size == 8
     torch.testing.assert_close(other.mean.flatten(), torch.full((3,), 0.2))
     with pytest.raises(InputError, match="brings its own weights"):
         Classifier.load(tmp_path, weights="w.pt")
-    for wrong in ({"class_names": "ab"}, {"num_classes": 2}):
+    for wrong in ({"class_names": ["a", "b"]}, {"num_classes": 2}):
         with pytest.raises(InputError, match=r"model\.safetensors has 5 classes, not 2"):
             Classifier.load(tmp_path, **wrong)
     assert Classifier.load(tmp_path, num_classes=5).class_names == NAMES

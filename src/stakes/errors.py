@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -42,11 +43,23 @@ def quoted(value: object) -> str:
     ("'cat'", 'a huge number')
     """
     try:
-        return shortened(repr(value))
+        return shortened(" ".join(repr(value).split()))
     except ValueError:  # Python writes no number of more than 4,300 digits
         return "a huge number"
     except Exception:  # an object of the user's own may fail at this too
         return f"a {type(value).__name__}"
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what cannot seed a generator.
+
+    Raises:
+        InputError: it is no whole number from 0 to 2^63 - 2.
+
+    >>> check_seed(0)
+    """
+    if type(seed) is not int or not 0 <= seed < 2**63 - 1:
+        raise InputError(f"--seed {quoted(seed)}: give a whole number from 0 to 2^63 - 2")
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ import codecs
 import unicodedata
 from pathlib import Path
 
-from stakes.errors import InputError
+from stakes.errors import InputError, quoted
 
 MOST_BYTES = 64 * 2**20
 """No list of names, table, card or configuration is longer."""
@@ -24,6 +24,8 @@ def expanded(path: str | Path) -> Path:
     Raises:
         InputError: there is no such user, or a path that cannot be.
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"{quoted(path)} is no path; give a text or a Path")
     if "\0" in str(path):
         raise InputError(f"{str(path)!r}: a path has no zero bytes; check it")
     try:

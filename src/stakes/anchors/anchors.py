@@ -28,7 +28,7 @@ from stakes.anchors.descriptions import (
     shipped,
 )
 from stakes.anchors.encoders import ENCODERS, SEPARATOR, Encoder
-from stakes.errors import InputError, some
+from stakes.errors import InputError, quoted, some
 from stakes.files import SHARED_FILE, tensor_digest, write_bytes
 from stakes.texts import check_file, expanded
 
@@ -64,6 +64,8 @@ class Anchors:
     per_class: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.vectors, Tensor) or self.vectors.is_complex():
+            raise InputError(f"anchors are {quoted(self.vectors)}; give a tensor (classes, width)")
         names = tuple(self.class_names)
         rows_of = tuple(name for name in names for _ in range(self.per_class))
         _check_rows(self.vectors, names, rows_of)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from stakes.errors import InputError, first_line
 from stakes.files import file_digest
 from stakes.models.offline import check_names_no_hub
-from stakes.texts import read_text
+from stakes.texts import expanded, read_text
 
 SEPARATOR = "; "
 """Stands between the attributes of a description; a text that is too long is split here."""
@@ -236,7 +236,7 @@ def _transformers() -> Any:
 def _folder(source: str | Path, download: bool) -> Path:
     """Find the model's folder: a local path first, then the hub's cache, then (asked) the hub."""
     _transformers()
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{source} has no config.json: give a transformers model's folder")

@@ -21,7 +21,7 @@ from stakes.anchors.language_model import PromptKind
 from stakes.anchors.language_model import describe as describe_classes
 from stakes.cli.options import check_keys, read_config, value_after, with_fields
 from stakes.cli.refusals import usage
-from stakes.errors import InputError, shortened
+from stakes.errors import InputError, check_seed, shortened
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.files import check_file, write_text
 from stakes.manifest import MANIFEST, check_manifest, renew
@@ -29,7 +29,6 @@ from stakes.methods import method_class
 from stakes.models.agreement import compared
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
-from stakes.models.seeds import check_seed
 from stakes.preprocessing import in_words
 from stakes.progress import Terminal
 from stakes.runs.folder import check_apart, check_out, resumable

@@ -16,6 +16,7 @@ from stakes.data.folders import class_files, class_index, layout
 from stakes.data.images import ImageArray, ImageFiles, Images
 from stakes.errors import InputError, some
 from stakes.preprocessing import Reader
+from stakes.texts import expanded
 
 CACHE = Path("~/.cache/stakes")
 
@@ -74,13 +75,13 @@ def load_data(
     """
     check_size(size)
     if str(source) in DATASETS:
-        root = Path(root or CACHE).expanduser()
+        root = expanded(root or CACHE)
         splits = DATASETS[str(source)](root, download, size if read is None else None)
         for images in (splits.train, splits.test):
             if isinstance(images, ImageArray):
                 images.read = read
         return splits if class_names is None else _reordered(splits, class_names, str(source))
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if not folder.is_dir():
         raise InputError(
             f"{source}: no such folder, and no data set of that name; "

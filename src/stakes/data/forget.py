@@ -15,8 +15,9 @@ from stakes.data import forget_file
 from stakes.data.adapter import Data, Labels, as_images, as_pixels, class_indices
 from stakes.data.forget_lists import Row, csv_rows, folder_rows, whole_classes
 from stakes.data.images import ImageFiles, Images
-from stakes.errors import InputError, shortened
+from stakes.errors import InputError, check_seed, quoted, shortened
 from stakes.preprocessing import Reader, Size, sides, unit_range
+from stakes.texts import expanded
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +273,10 @@ class ForgetSet:
                 from_tensors raises.
         """
         images = as_images(images)
-        chosen = [int(i) for i in indices]
+        try:
+            chosen = [int(i) for i in indices]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"indices are {quoted(indices)}; give whole numbers") from error
         outside = [i for i in chosen if not 0 <= i < len(images)]
         if outside:
             raise InputError(f"index {outside[0]}: the training set has 0 to {len(images) - 1}")
@@ -293,8 +297,11 @@ class ForgetSet:
             InputError: fewer than one image or more than there are, or what from_indices raises.
         """
         images = as_images(images)
-        if not 1 <= k <= len(images):
-            raise InputError(f"{k} random images: the training set can give 1 to {len(images)}")
+        check_seed(seed)
+        if type(k) is not int or not 1 <= k <= len(images):
+            raise InputError(
+                f"{quoted(k)} random images: the training set can give 1 to {len(images)}"
+            )
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         return cls.from_indices(images, order[:k], max_bytes=max_bytes)
 
@@ -357,7 +364,7 @@ class ForgetSet:
                 forget = cls.random(images, int(rest), seed, max_bytes=max_bytes)
             else:
                 raise InputError(f"--forget {shortened(text)}: wanted a number, such as random:64")
-        elif Path(text).expanduser().is_dir():
+        elif expanded(text).is_dir():
             forget = cls._read(folder_rows(text, class_names), size, exact, max_bytes, read)
         elif text.lower().endswith(".csv"):
             forget = cls._read(csv_rows(text, class_names), size, exact, max_bytes, read)

@@ -12,7 +12,7 @@ from torch import Tensor
 from stakes.anchors.anchors import Anchors
 from stakes.data.adapter import Data, as_images
 from stakes.data.forget import ForgetSet
-from stakes.errors import InputError
+from stakes.errors import InputError, check_seed
 from stakes.methods.fields import check, check_names, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
@@ -87,6 +87,7 @@ class Method(ABC):
         """
         classifier, forget = Classifier.require(classifier), ForgetSet.require(forget)
         forget.check(classifier.num_classes)
+        check_seed(seed)
         if self.needs_retain and retain is None:
             raise InputError(f"{self.title} needs retained training data")
         anchor_map: MapKind = getattr(self, "anchor_map", "auto")

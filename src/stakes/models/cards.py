@@ -56,7 +56,7 @@ def made_by(spec: str, weights: str | Path) -> str | None:
     card = Path(weights).with_name("model.json")
     if not file.endswith(".py") or Path(weights).suffix != ".safetensors" or not card.is_file():
         return None
-    full = f"{Path(file).expanduser().resolve()}:{name}"
+    full = f"{expanded(file).resolve()}:{name}"
     return full if read_json(card).get("spec") == full else None
 
 

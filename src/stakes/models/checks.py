@@ -11,15 +11,21 @@ from stakes.models.specs import Built
 from stakes.models.transforms import Transform
 from stakes.preprocessing import Reader, Size, one_or_both, sides
 
-MOST_SIDE = 4096
+MOST_SIDE, MOST_CLASSES = 4096, 10**6
 
 
 def wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -> int | None:
     """The number of classes the user asks for by number or by names, None if neither."""
-    if num_classes is not None and num_classes < 1:
-        raise InputError(f"num_classes is {num_classes}; a classifier has at least one class")
+    if num_classes is not None and (
+        type(num_classes) is not int or not 1 <= num_classes <= MOST_CLASSES
+    ):
+        raise InputError(
+            f"num_classes is {quoted(num_classes)}; give a whole number from 1 to {MOST_CLASSES}"
+        )
     if class_names is None:
         return num_classes
+    if isinstance(class_names, str) or not isinstance(class_names, Sequence):
+        raise InputError(f"class_names is {quoted(class_names)}; give a list of names")
     if num_classes not in (None, len(class_names)):
         raise InputError(f"{len(class_names)} class names for {num_classes} classes; give one each")
     return len(class_names)
@@ -66,9 +72,12 @@ def plain_numbers(values: Tensor) -> list[float]:
 
 def check_size(input_size: int | Size) -> None:
     """Refuse an input size that is no size."""
-    if not all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides(input_size)):
+    given = input_size if isinstance(input_size, tuple | list) else (input_size,)
+    good = all(type(side) is int and 1 <= side <= MOST_SIDE for side in given)
+    if not good or len(given) > 2:
         raise InputError(
-            f"input_size is {input_size}; give the side of an image in pixels, 1 to {MOST_SIDE}"
+            f"input_size is {quoted(input_size)}; give the side of an image, or height and width, "
+            f"in pixels from 1 to {MOST_SIDE}"
         )
 
 

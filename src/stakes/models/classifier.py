@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stakes.errors import InputError
+from stakes.errors import InputError, quoted
 from stakes.files import tensor_digest, write_bytes, write_text
 from stakes.models import hf
 from stakes.models.cards import (
@@ -133,6 +133,8 @@ class Classifier(nn.Module):
         Raises:
             InputError: ``images`` has another shape.
         """
+        if not isinstance(images, Tensor):
+            raise InputError(f"images are {quoted(images)}; they must be a tensor (n, 3, h, w)")
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images of shape {tuple(images.shape)}; they must be (n, 3, h, w)")
         size = sides(self.input_size)
@@ -281,7 +283,12 @@ class Classifier(nn.Module):
             InputError: unknown model, unreadable or unfitting weights, no single linear head,
                 an impossible number of classes or size; the message says which.
         """
+        if isinstance(spec, nn.Module):
+            raise InputError("a network in memory is given to Classifier.wrap, not to load")
+        if not isinstance(spec, str | Path):
+            raise InputError(f"unknown model {quoted(spec)}; give a text such as timm:resnet18")
         target = usable_device(device)
+        weights = None if weights is None else expanded(weights)
         settings: dict[str, Any] = {"class_names": class_names, "mean": mean, "std": std}
         if isinstance(preprocessing, Transform):
             settings |= {"mean": preprocessing.mean, "std": preprocessing.std}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stakes.errors import InputError, first_line, quoted, some
+from stakes.errors import InputError, check_seed, first_line, quoted, some
 from stakes.models import hf
 from stakes.models.libraries import (
     TRANSFORM_INPUT,
@@ -25,9 +25,9 @@ from stakes.models.libraries import (
 from stakes.models.networks import MODELS
 from stakes.models.offline import offline
 from stakes.models.own_code import run_file, theirs
-from stakes.models.seeds import check_seed
 from stakes.models.transforms import Unavailable
 from stakes.preprocessing import Preprocessing, Reader, Size, one_or_both, sides
+from stakes.texts import expanded
 
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME or path/to/file.py:factory"
 
@@ -184,7 +184,7 @@ def _torchvision(
 
 
 def _hf(name: str, num_classes: int | None, size: Size | None, weights: Path | None) -> Built:
-    folder = Path(name).expanduser().resolve()
+    folder = expanded(name).resolve()
     network = hf.make(folder, num_classes)
     file = folder / hf.PREPROCESSOR
     built = Built(
@@ -231,7 +231,7 @@ def _own(spec: str, num_classes: int | None, size: Size | None, weights: Path | 
     a network with a tensor of such a name is taken to normalise by itself.
     """
     file, _, name = spec.rpartition(":")
-    path = Path(file).expanduser().resolve()
+    path = expanded(file).resolve()
     module = run_file(path)
     factory = getattr(module, name, None)
     if not callable(factory):

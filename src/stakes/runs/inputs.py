@@ -15,16 +15,16 @@ from stakes.anchors.sources import made_from_network, resolve_anchors
 from stakes.data.datasets import DATASETS, Splits, load_data
 from stakes.data.folders import counted
 from stakes.data.forget import ForgetSet
-from stakes.errors import InputError
+from stakes.errors import InputError, check_seed
 from stakes.models.agreement import Agreement, agreement
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.models.hf import read_json
-from stakes.models.seeds import check_seed
 from stakes.models.transforms import own_transform
 from stakes.preprocessing import Interpolation, sides
 from stakes.runs.reading import CHOICES, WORDS, as_chosen, input_size, originals, refuse_both
 from stakes.runs.words import Number, Place, Switch, Text, Whole
+from stakes.texts import expanded
 
 Triple = tuple[float, float, float]
 RANDOM = "random"
@@ -249,7 +249,7 @@ def _names_its_classes(inputs: Inputs) -> bool:
     """Whether the model is a saved one with a card, or a transformers folder with class names."""
     kind, _, rest = inputs.model.partition(":")
     if kind == "hf":
-        config = Path(rest).expanduser() / "config.json"
+        config = expanded(rest) / "config.json"
         if not config.is_file():
             return True  # loading it will say what is wrong
         labels = read_json(config).get("id2label")

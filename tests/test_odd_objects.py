@@ -1,0 +1,101 @@
+"""Objects of one's own in Python: a wrong type is refused in one line, and is no AttributeError."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import CLASSES, Tiny
+from stakes import Anchors, Classifier, ForgetSet, InputError, StructGuard, evaluate, load_data
+
+DIGITS = "stakes:digits_cnn"
+Given = SimpleNamespace
+CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
+    "load a number": (lambda g: Classifier.load(5), "unknown model"),
+    "load nothing": (lambda g: Classifier.load(None), "unknown model"),
+    "load a module": (lambda g: Classifier.load(Tiny()), "wrap"),
+    "load weights of a list": (lambda g: Classifier.load(DIGITS, weights=[1]), "is no path"),
+    "load weights of a state dict": (
+        lambda g: Classifier.load(DIGITS, weights={"a": torch.ones(1)}), "is no path"),
+    "load a word of classes": (lambda g: Classifier.load(DIGITS, class_names="abc"), "class_names"),
+    "load a number of names": (lambda g: Classifier.load(DIGITS, class_names=3), "class_names"),
+    "load classes as a word": (lambda g: Classifier.load(DIGITS, num_classes="3"), "num_classes"),
+    "load half a class": (lambda g: Classifier.load(DIGITS, num_classes=2.5), "num_classes"),
+    "load no class": (lambda g: Classifier.load(DIGITS, num_classes=0), "num_classes"),
+    "load an endless number": (lambda g: Classifier.load(DIGITS, num_classes=10**12), "num_classes"),
+    "load a size as a word": (lambda g: Classifier.load(DIGITS, input_size="8"), "input_size"),
+    "load half a size": (lambda g: Classifier.load(DIGITS, input_size=8.5), "input_size"),
+    "load three sizes": (lambda g: Classifier.load(DIGITS, input_size=(8, 8, 8)), "input_size"),
+    "load a mean of words": (lambda g: Classifier.load(DIGITS, mean="grey"), "mean"),
+    "load a mean of two": (lambda g: Classifier.load(DIGITS, mean=(0.5, 0.5)), "mean"),
+    "load a std of 0": (lambda g: Classifier.load(DIGITS, std=0), "std"),
+    "load a seed of a half": (lambda g: Classifier.load(DIGITS, seed=0.5), "seed"),
+    "load onto a number": (lambda g: Classifier.load(DIGITS, device=-7), "device"),
+    "wrap a word": (lambda g: Classifier.wrap("x", input_size=8), "torch.nn.Module"),
+    "wrap a function": (lambda g: Classifier.wrap(lambda x: x, input_size=8), "torch.nn.Module"),
+    "wrap a classifier": (lambda g: Classifier.wrap(g.classifier, input_size=8), "Classifier"),
+    "wrap for a word": (lambda g: Classifier.wrap(Tiny(), input_size="8"), "input_size"),
+    "wrap with other names": (
+        lambda g: Classifier.wrap(Tiny(), class_names=["a"], input_size=8), "class names"),
+    "images as a list": (lambda g: ForgetSet.from_tensors([1], torch.tensor([0])), "images"),
+    "images above 1": (
+        lambda g: ForgetSet.from_tensors(torch.full((1, 3, 8, 8), 9.0), torch.tensor([0])), "divide"),
+    "labels as words": (lambda g: ForgetSet.from_tensors(torch.zeros(1, 3, 8, 8), ["cat"]), "label"),
+    "labels as halves": (
+        lambda g: ForgetSet.from_tensors(torch.zeros(1, 3, 8, 8), torch.tensor([0.5])), "as integers"),
+    "labels missing": (lambda g: ForgetSet.from_tensors(torch.zeros(1, 3, 8, 8), None), "label"),
+    "labels too few": (
+        lambda g: ForgetSet.from_tensors(torch.zeros(2, 3, 8, 8), torch.tensor([0])), "label"),
+    "draw as a word": (lambda g: ForgetSet.random(g.images, "3", 0), "random images"),
+    "draw a half": (lambda g: ForgetSet.random(g.images, 1.5, 0), "random images"),
+    "draw by half a seed": (lambda g: ForgetSet.random(g.images, 3, 0.5), "seed"),
+    "draw below a seed": (lambda g: ForgetSet.random(g.images, 3, -1), "seed"),
+    "draw from a list": (lambda g: ForgetSet.random([1, 2], 1, 0), "image"),
+    "draw places as words": (lambda g: ForgetSet.from_indices(g.images, ["a"]), "ind"),
+    "a folder by number": (lambda g: ForgetSet.from_folder(5, CLASSES), "5"),
+    "unlearn a module": (lambda g: StructGuard()(Tiny(), g.forget), "Classifier"),
+    "unlearn a list": (lambda g: StructGuard()(g.classifier, [1, 2]), "ForgetSet"),
+    "unlearn a tensor": (lambda g: StructGuard()(g.classifier, torch.zeros(1, 3, 8, 8)), "ForgetSet"),
+    "unlearn by half a seed": (lambda g: StructGuard()(g.classifier, g.forget, seed=1.5), "seed"),
+    "unlearn by a word": (lambda g: StructGuard()(g.classifier, g.forget, seed="0"), "seed"),
+    "unlearn below a seed": (lambda g: StructGuard()(g.classifier, g.forget, seed=-1), "seed"),
+    "unlearn with a number": (lambda g: StructGuard()(g.classifier, g.forget, anchors=5), "anchors"),
+    "unlearn with a tensor": (
+        lambda g: StructGuard()(g.classifier, g.forget, anchors=torch.eye(4)), "anchors"),
+    "unlearn with a list": (lambda g: StructGuard()(g.classifier, g.forget, anchors=["a"]), "anchors"),
+    "anchors of a list": (lambda g: Anchors([[1.0]], ("a", "b")), "anchors"),
+    "anchors of an array": (lambda g: Anchors(np.eye(2), ("a", "b")), "anchors"),
+    "anchors of a number": (lambda g: Anchors.load(5), "is no path"),
+    "data by number": (lambda g: load_data(5), "5"),
+    "data of nothing": (lambda g: load_data(None), "None"),
+    "evaluate a module": (lambda g: evaluate(Tiny(), g.classifier, g.forget), "Classifier"),
+    "evaluate to a module": (lambda g: evaluate(g.classifier, Tiny(), g.forget), "Classifier"),
+    "evaluate on a list": (lambda g: evaluate(g.classifier, g.classifier, [1]), "ForgetSet"),
+    "features of a list": (lambda g: g.classifier.features([1]), r"\(n, 3, h, w\)"),
+    "features of one image": (lambda g: g.classifier(torch.zeros(3, 8, 8)), r"\(n, 3, h, w\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_wrong_type_is_one_line(name, trained, forget, train_images):
+    call, said = CALLS[name]
+    with pytest.raises(InputError, match=said) as refused:
+        call(Given(classifier=trained, forget=forget, images=train_images))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_a_module_returned_in_half_or_double_precision_works():
+    torch.manual_seed(0)
+    network = Tiny()
+    whole = Classifier.wrap(network, input_size=8)
+    images = torch.rand(2, 3, 8, 8)
+    for kind in (torch.half, torch.bfloat16, torch.double):
+        made = Classifier.wrap(Tiny().to(kind), input_size=8)
+        assert made(images).dtype == torch.float32
+    double = Classifier.wrap(nn.Module.double(network), input_size=8)
+    torch.testing.assert_close(double(images), whole(images))
