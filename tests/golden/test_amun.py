@@ -24,6 +24,7 @@ def attack(network, image, label):
 
 @pytest.mark.parametrize("batch", [128, 4])
 def test_five_steps_of_amun(network, forget, batch):
+    assert AMUN().forget_batch == 128
     result = AMUN(forget_batch=batch, max_steps=5)(network, forget, seed=3)
     data, slow, original = forget.in_one_order(), network.copy().train(), network.copy().eval()
     found = [attack(original, x, y) for x, y in zip(data.images, data.labels, strict=True)]

@@ -9,6 +9,7 @@ from stakes.methods import BoundaryExpand
 
 @pytest.mark.parametrize("batch", [64, 4])
 def test_five_steps_of_boundary_expand(network, forget, batch):
+    assert BoundaryExpand().forget_batch == 64
     result = BoundaryExpand(forget_batch=batch, max_steps=5)(network, forget, seed=3)
     data, slow = forget.in_one_order(), network.copy().train()
     generator = torch.Generator().manual_seed(3)

@@ -8,6 +8,7 @@ from stakes.methods import BoundaryShrink
 
 @pytest.mark.parametrize("batch", [64, 4])
 def test_five_steps_of_boundary_shrink(network, forget, batch):
+    assert BoundaryShrink().forget_batch == 64
     result = BoundaryShrink(forget_batch=batch, max_steps=5)(network, forget, seed=3)
     data, slow, original = forget.in_one_order(), network.copy().train(), network.copy().eval()
     nearest = []

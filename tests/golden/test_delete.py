@@ -7,6 +7,7 @@ from stakes.methods import Delete
 
 @pytest.mark.parametrize("batch", [128, 4])
 def test_five_steps_of_delete(network, forget, batch):
+    assert Delete().forget_batch == 128
     result = Delete(forget_batch=batch, max_steps=5)(network, forget, seed=3)
     data, slow, teacher = forget.in_one_order(), network.copy().train(), network.copy().eval()
     generator = torch.Generator().manual_seed(3)

@@ -7,6 +7,7 @@ from stakes.methods import JiT
 
 @pytest.mark.parametrize("batch", [128, 4])
 def test_five_steps_of_jit(network, forget, batch):
+    assert JiT().forget_batch == 128
     network.mean[:], network.std[:] = 0.4, 0.25
     result = JiT(forget_batch=batch, epochs=0, max_steps=5)(network, forget, seed=3)
     data, slow = forget.in_one_order(), network.copy().eval()

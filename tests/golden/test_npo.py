@@ -7,6 +7,7 @@ from stakes.methods import NPO
 
 @pytest.mark.parametrize("batch", [128, 4])
 def test_five_steps_of_npo(network, forget, batch):
+    assert NPO().forget_batch == 128
     result = NPO(forget_batch=batch, max_steps=5)(network, forget, seed=3)
     data, slow, original = forget.in_one_order(), network.copy().train(), network.copy().eval()
     optimizer = PlainSGD(slow.parameters(), lr=1e-3, momentum=0.9)

@@ -7,6 +7,7 @@ from stakes.methods import RandomLabel
 
 @pytest.mark.parametrize("batch", [128, 4])
 def test_five_steps_of_random_label(network, forget, batch):
+    assert RandomLabel().forget_batch == 128
     result = RandomLabel(forget_batch=batch, max_steps=5)(network, forget, seed=3)
     data, slow = forget.in_one_order(), network.copy().train()
     generator = torch.Generator().manual_seed(3)

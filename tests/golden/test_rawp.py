@@ -8,6 +8,7 @@ from stakes.methods import RAWP
 
 @pytest.mark.parametrize("batch", [128, 4])
 def test_five_steps_of_our_reconstruction_of_rawp(network, forget, batch):
+    assert RAWP().forget_batch == 128
     result = RAWP(forget_batch=batch, max_steps=5)(network, forget, seed=3)
     data, slow = forget.in_one_order(), network.copy().train()
     batches = index_batches(6, batch, torch.Generator().manual_seed(3))
