@@ -25,7 +25,7 @@ from stakes.training.checkpoint import DIGEST, Checkpoint
 from stakes.training.loop import Batches
 from stakes.training.schedule import Schedule
 
-#: The step size is halved, the margin grows, the hold gives way, and the run settles.
+#: The learning rate is halved, the margin grows, the hold gives way, and the run settles.
 ADAPTIVE = StructGuard(
     lr=0.05, depth=1, probe_batch=16, forget_batch=4, patience=2, max_drift=0.05, settle=0.3,
     max_steps=40,
@@ -381,7 +381,7 @@ def test_the_balance_goes_on_as_it_was():
 
 
 def pace_trace(cut: int | None, seed: int) -> list[tuple[float, float, bool, int]]:
-    """Step size, weight, settling and halvings over looks at a drift that is often too large."""
+    """Learning rate, weight, settling and halvings over checks of a drift often too large."""
     generator = torch.Generator().manual_seed(seed)
 
     def begin(value: float) -> tuple[nn.Parameter, torch.optim.Optimizer, Schedule]:

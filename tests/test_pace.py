@@ -1,4 +1,4 @@
-"""The step size over time, and what is undone where it was too large."""
+"""The learning rate over time, and what is undone where it was too large."""
 
 import math
 
@@ -25,13 +25,13 @@ def layer() -> nn.Linear:
 
 @pytest.fixture
 def optimizer(layer) -> torch.optim.Optimizer:
-    """Adam with a step size for the weight and another for the bias."""
+    """Adam with a learning rate for the weight and another for the bias."""
     groups = [{"params": [layer.weight]}, {"params": [layer.bias], "lr": 0.5}]
     return torch.optim.Adam(groups, lr=0.1)
 
 
 def sizes(schedule: Schedule, optimizer: torch.optim.Optimizer, *steps: int) -> list[float]:
-    """The first group's step size at these steps; the second's is always five times as large."""
+    """The first group's learning rate at these steps; the second's is always five times it."""
     found = []
     for step in steps:
         schedule.set(step)

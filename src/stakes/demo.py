@@ -25,7 +25,7 @@ RUNS: dict[str, Method] = {"structguard": StructGuard(), "l2ul": L2UL(), "neggra
 def train(
     images: Images, class_names: tuple[str, ...], seed: int = 0, progress: Progress = silent
 ) -> Classifier:
-    """Train a small network on ``images`` until it knows them: a few seconds on a CPU."""
+    """Train a small network on ``images`` until it recognises them: a few seconds on a CPU."""
     classifier = Classifier.load(
         "stakes:digits_cnn", class_names=class_names, num_classes=len(class_names), seed=seed
     )

@@ -66,14 +66,14 @@ RUNS, ANSWERS, FEATURES = ("runs",), ("answers",), ("features",)
 
 METRICS: dict[str, Metric] = {
     "acc_test": Metric(
-        "%", "higher", "test images given their true class",
+        "%", "higher", "test images classified correctly",
         "A_test", r"$A_\mathrm{test}$", 2, BENCH + RUNS,
     ),
     "acc_retain": Metric(
-        "%", "higher", "training images that were to be kept, given their class",
+        "%", "higher", "retained training images classified correctly",
         "A_retain", r"$A_\mathrm{retain}$", 2, BENCH + RUNS,
     ),
-    "acc_forget": Metric("%", "lower", "images to forget that are still given their true class"),
+    "acc_forget": Metric("%", "lower", "images to forget that are still recognised"),
     "forget_top2": Metric(
         "%", "lower", "images to forget whose true class is the first or second choice",
         "True class 1st or 2nd", "top 2", 2, MEASURED + RUNS,
@@ -88,21 +88,21 @@ METRICS: dict[str, Metric] = {
         "True class gets", "$p_y$", 2, MEASURED + RUNS,
     ),
     "forget_true_probability_max": Metric(
-        "%", "lower", "the same of the image that is still tied most to its class",
+        "%", "lower", "the same, of the image with the highest",
     ),
     "forget_views": Metric(
-        "%", "lower", "mean of the six kinds of views below",
+        "%", "lower", "mean of the six kinds of altered copies",
         "Copies recognised", "copies", 2, BENCH + RUNS,
     ),
     "forget_flip": Metric(
-        "%", "lower", "images to forget, mirrored, given their true class",
+        "%", "lower", "images to forget, mirrored, still recognised",
         "Mirrored recognised", "flip", 2, BENCH + RUNS,
     ),
-    "forget_shift": Metric("%", "lower", "images to forget, moved by a tenth, given their class"),
-    "forget_crop": Metric("%", "lower", "images to forget, cropped to 7/8, given their class"),
-    "forget_noise": Metric("%", "lower", "images to forget with light noise, given their class"),
-    "forget_jpeg": Metric("%", "lower", "images to forget, saved as JPEG, given their class"),
-    "forget_light": Metric("%", "lower", "images to forget, darker or brighter, given their class"),
+    "forget_shift": Metric("%", "lower", "images to forget, shifted by a tenth, still recognised"),
+    "forget_crop": Metric("%", "lower", "images to forget, cropped to 7/8, still recognised"),
+    "forget_noise": Metric("%", "lower", "images to forget, with light noise, still recognised"),
+    "forget_jpeg": Metric("%", "lower", "images to forget, saved as JPEG, still recognised"),
+    "forget_light": Metric("%", "lower", "images to forget, darker or brighter, still recognised"),
     "forget_views_top2": Metric(
         "%", "lower", "copies whose true class is the first or second choice, mean of the kinds"
     ),
@@ -114,22 +114,24 @@ METRICS: dict[str, Metric] = {
         "Structural drift", "drift", 4, BENCH + RUNS,
     ),
     "acc_test_forgotten_classes": Metric(
-        "%", "lower", "test images of classes forgotten as a whole, given their class",
+        "%", "lower", "test images of classes forgotten as a whole, classified correctly",
         "A_test, forgotten classes", "forgotten cl.", 2, MEASURED,
     ),
     "acc_test_kept_classes": Metric(
-        "%", "higher", "test images of all other classes, then",
+        "%", "higher", "test images of all other classes, classified correctly",
         "A_test, kept classes", "kept classes", 2, MEASURED,
     ),
     "mia_retain": Metric(
-        "AUC", "0.5", "kept training images told from test images, learned attack",
+        "AUC", "0.5", "learned attack: retained training images against test images",
         "Retained told from unseen", printed=ANSWERS,
     ),
-    "mia_retain_found": Metric("%", "lower", "kept training images found at 1 % false alarms"),
-    "mia_forget": Metric("AUC", "0.5", "images to forget told from test images, the same attack"),
-    "mia_forget_found": Metric("%", "lower", "images to forget found at 1 % false alarms"),
+    "mia_retain_found": Metric(
+        "%", "lower", "retained training images identified at 1 % false alarms"
+    ),
+    "mia_forget": Metric("AUC", "0.5", "the same attack: images to forget against test images"),
+    "mia_forget_found": Metric("%", "lower", "images to forget identified at 1 % false alarms"),
     "mia_forget_loss": Metric(
-        "AUC", "0.5", "images to forget told from test images by loss alone",
+        "AUC", "0.5", "attack by loss alone: images to forget against test images",
         "Forgotten told from unseen by loss", printed=ANSWERS,
     ),
     "mia_forget_unlikely": Metric(
@@ -137,10 +139,10 @@ METRICS: dict[str, Metric] = {
         "Forgotten that stand out", printed=ANSWERS,
     ),
     "probe_forget": Metric(
-        "%", "lower", "images to forget given their class by a linear probe on the features",
+        "%", "lower", "images to forget that a linear probe on the features recognises",
         "New last layer recognises", printed=FEATURES,
     ),
-    "probe_test": Metric("%", "reference", "test images given their class by the same probe"),
+    "probe_test": Metric("%", "reference", "test images that the same probe classifies correctly"),
     "centroid_forget": Metric(
         "%", "lower", "images to forget nearest to the mean features of their class",
         "Nearest class mean recognises", printed=FEATURES,
@@ -149,28 +151,29 @@ METRICS: dict[str, Metric] = {
         "%", "reference", "test images nearest to the mean features of their class"
     ),
     "consistency": Metric(
-        "", "higher", "mean cosine of kept images' features before and after",
+        "", "higher", "mean cosine of retained images' features before and after",
         "Feature consistency", digits=4, printed=FEATURES,
     ),
     "consistency_low": Metric("", "higher", "5 % quantile of that cosine"),
     "retrieval_retain_r1": Metric(
-        "%", "higher", "kept images, by features nearest to a kept image of their class (hit rate)",
+        "%", "higher",
+        "retained images whose nearest retained image, by features, has their class (hit rate)",
         "R@1 retained", "R@1 ret.", 2, ASKED,
     ),
     "retrieval_retain_r5": Metric("%", "higher", "the same, among the five nearest"),
     "retrieval_retain_r10": Metric("%", "higher", "the same, among the ten nearest"),
     "retrieval_retain_map": Metric(
-        "%", "higher", "mean average precision of kept images as queries among kept images",
+        "%", "higher", "mean average precision of retained images as queries among retained images",
         "mAP retained", "mAP ret.", 2, ASKED + FEATURES,
     ),
     "retrieval_forget_r1": Metric(
-        "%", "lower", "images to forget, by features nearest to a kept image of their class",
+        "%", "lower", "images to forget whose nearest retained image, by features, has their class",
         "R@1 forgotten", "R@1 forg.", 2, ASKED + FEATURES,
     ),
     "retrieval_forget_r5": Metric("%", "lower", "the same, among the five nearest"),
     "retrieval_forget_r10": Metric("%", "lower", "the same, among the ten nearest"),
     "retrieval_forget_map": Metric(
-        "%", "lower", "mean average precision of images to forget as queries among kept images",
+        "%", "lower", "mean average precision of images to forget as queries among retained images",
         "mAP forgotten", "mAP forg.", 2, ASKED,
     ),
     "foretold": Metric(

@@ -17,10 +17,10 @@ def mixed(
     Two images, each mirrored or not, moved by up to an eighth of the side and slightly scaled,
     are joined: half of the mixtures by mixup (Zhang et al. 2018) with a share in [least,
     1 - least], half by CutMix (Yun et al. 2019) with a box whose sides are that share's root, at
-    the least .3 and at the most .8 of the image's. Such images lie near the data, are made by the
-    million from a few, and so cannot be memorised as fixed probes are. The larger ``least``, the
-    further they are from views of a single image. With ``labels`` (k,) half of the mixtures are
-    of two images of one class, which lie where that class is at home. Draws come from the CPU
+    the least .3 and at the most .8 of the image's. Such images lie near the data. A few
+    images give any number of them, so they cannot be memorised as fixed probes are. The larger
+    ``least``, the further they are from views of a single image. With ``labels`` (k,) half of the
+    mixtures are of two images of one class, which lie near that class. Draws come from the CPU
     generator, so a seed means the same on every device.
 
     >>> x = torch.rand(3, 3, 8, 8)
@@ -96,10 +96,10 @@ def flip_and_crop(
 
 
 def rotate_recolour(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (n, 3, h, w) turned by one to three quarters, their colours in a random order.
+    """Images (n, 3, h, w) rotated by 90, 180 or 270 degrees, their colours permuted.
 
-    So they keep what is real in an image (its edges, textures and light), and are no copies of
-    it. Oblong images are turned by a half. Draws come from the CPU generator.
+    They keep the edges, textures and light of an image without being copies of it. Images that
+    are not square are rotated by 180 degrees. Draws come from the CPU generator.
 
     >>> rotate_recolour(torch.rand(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape
     torch.Size([5, 3, 8, 8])

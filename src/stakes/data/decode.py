@@ -44,7 +44,7 @@ def check_size(size: int | None) -> None:
 def common_side(paths: Sequence[str], size: int | None) -> int:
     """The one side, in pixels, at which the images of a set are read.
 
-    Up to 256 headers, evenly spread over the set, are looked at. If all these images have the
+    Up to 256 headers, evenly spread over the set, are read. If all these images have the
     same shape, the side is their short side, but at most ``size``: CIFAR stays 32 x 32 although a
     network wants 224 (the classifier enlarges on its device). If shapes differ, it is ``size``;
     without a ``size``, the smallest short side.
@@ -82,7 +82,7 @@ def decode(path: str, side: int) -> NDArray[np.uint8]:
 
 @contextmanager
 def opened(path: str) -> Iterator[Image.Image]:
-    """An image file as Pillow opens it, decoded; what its reader says is told by its path.
+    """An image file as Pillow opens it, decoded; errors of its reader name its path.
 
     Raises:
         InputError: a missing, damaged or truncated image, or one that the reader refuses.
@@ -119,7 +119,9 @@ def _readable(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: no image in a known format; repair it or remove it") from error
+        raise InputError(
+            f"{path}: not an image in a supported format; repair it or remove it"
+        ) from error
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

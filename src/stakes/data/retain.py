@@ -10,7 +10,7 @@ from stakes.data.images import ImageArray, Images, batches
 from stakes.errors import InputError
 from stakes.progress import Progress, silent
 
-IN_MEMORY = 2**29  # bytes; a larger sample is read again each time it is asked for
+IN_MEMORY = 2**29  # bytes; a larger sample is read again each time it is used
 
 
 class Subset:

@@ -1,4 +1,4 @@
-"""Benign views of an image: what a copy of it may look like, to train on and, apart, to score."""
+"""Altered copies of an image: some to train on, others to score."""
 
 import io
 from collections.abc import Callable

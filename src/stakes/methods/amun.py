@@ -27,8 +27,12 @@ class AMUN(ForgetSGD):
 
     title: ClassVar[str] = "AMUN (adversarial examples only)"
 
-    lr: float = hyper(0.01, "step size of SGD in the first pass", "public code", above=0, high=100)
-    decay: float = hyper(0.1, "factor of the step size from pass to pass", "public code", high=1)
+    lr: float = hyper(
+        0.01, "learning rate of SGD in the first pass", "public code", above=0, high=100
+    )
+    decay: float = hyper(
+        0.1, "factor of the learning rate from pass to pass", "public code", high=1
+    )
     weight_decay: float = hyper(5e-4, "weight decay of SGD", "public code")
     epochs: int = hyper(
         10, "passes over the forget set at most; 0: as many as max_steps allows", "public code"

@@ -136,7 +136,7 @@ class ForgetSGD(Method):
     ``epochs`` or the step budget, whichever is first.
     """
 
-    lr: float = hyper(1e-3, "step size of SGD", above=0, high=100)
+    lr: float = hyper(1e-3, "learning rate of SGD", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code", high=1)
     forget_batch: int = hyper(128, "forget images a step", low=1)
     batch_norm: Literal["eval", "train"] = hyper(

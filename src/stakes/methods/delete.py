@@ -25,7 +25,7 @@ class Delete(ForgetSGD):
 
     title: ClassVar[str] = "DELETE"
 
-    lr: float = hyper(1e-4, "step size of SGD", "public code, ResNet-18 on CIFAR-10")
+    lr: float = hyper(1e-4, "learning rate of SGD", "public code, ResNet-18 on CIFAR-10")
     epochs: int = hyper(
         20, "passes over the forget set at most; 0: as many as max_steps allows", "public code"
     )

@@ -27,7 +27,9 @@ class JiT(ForgetSGD):
 
     title: ClassVar[str] = "JiT"
 
-    lr: float = hyper(3e-4, "step size of SGD", "public code, VGG on CIFAR-10", above=0, high=100)
+    lr: float = hyper(
+        3e-4, "learning rate of SGD", "public code, VGG on CIFAR-10", above=0, high=100
+    )
     momentum: float = hyper(0.0, "momentum of SGD", "public code", high=1)
     sigma: float = hyper(
         0.01, "standard deviation of the noise, of normalised images", "the same code", above=0

@@ -24,14 +24,14 @@ class MUMis(Method):
     Nothing asks that an image be misclassified, and L has no lower bound.
 
     Differences from the paper: it ends too once every forget image is misclassified; it tunes
-    the step size and the share ``recovery`` for each task, ours were chosen here, and no code of
-    the authors was found. Gradients are those of images in [0, 1]; BatchNorm stays in eval mode,
+    the learning rate and the share ``recovery`` for each task, ours were chosen here, and no code
+    of the authors was found. Gradients are those of images in [0, 1]; BatchNorm stays in eval mode,
     so that an image's gradient does not depend on the others.
     """
 
     title: ClassVar[str] = "MU-Mis"
 
-    lr: float = hyper(1e-5, "step size of gradient descent", above=0, high=100)
+    lr: float = hyper(1e-5, "learning rate of gradient descent", above=0, high=100)
     recovery: float = hyper(
         1.0,
         "the run ends where the norm of the second gradient is above its least so far and above "

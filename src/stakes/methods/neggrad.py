@@ -23,7 +23,7 @@ class NegGrad(Method):
 
     title: ClassVar[str] = "NegGrad"
 
-    lr: float = hyper(1e-3, "step size of SGD", "public code of L2UL", above=0, high=100)
+    lr: float = hyper(1e-3, "learning rate of SGD", "public code of L2UL", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL", high=1)
     weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
     forget_batch: int = hyper(128, "forget images a step", low=1)

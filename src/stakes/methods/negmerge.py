@@ -16,7 +16,7 @@ from stakes.training.loop import Batches, minimise
 from stakes.training.search import escalate
 
 RATES = (0.5, 1.0, 2.0)
-"""Step sizes of the fine-tunings, as multiples of ``lr``."""
+"""Learning rates of the fine-tunings, as multiples of ``lr``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class NegMerge(Method):
     is misclassified; the lambda that was taken is ``chosen``. The authors ask for no more than
     what a retrained network forgets; to misclassify every image takes a lambda that ruins most.
 
-    The fine-tunings are those of three step sizes, ``repeats`` times each, on images mirrored,
+    The fine-tunings are those of three learning rates, ``repeats`` times each, on images mirrored,
     moved and scaled at random: on the plain ones a trained network has nothing left to learn.
 
     The public code is for CLIP: how vectors are merged is as there. It says nothing of other
@@ -41,10 +41,10 @@ class NegMerge(Method):
     title: ClassVar[str] = "NegMerge"
 
     lr: float = hyper(
-        3e-3, "middle step size of SGD; half of it and twice it are used too", above=0, high=100
+        3e-3, "middle learning rate of SGD; half of it and twice it are used too", above=0, high=100
     )
     momentum: float = hyper(0.9, "momentum of SGD", high=1)
-    repeats: int = hyper(3, "fine-tunings a step size", low=1)
+    repeats: int = hyper(3, "fine-tunings a learning rate", low=1)
     tune_steps: int = hyper(20, "steps a fine-tuning", low=1)
     forget_batch: int = hyper(128, "forget images a step", low=1)
     scale: float = hyper(0.1, "lambda that is tried first", above=0)

@@ -26,7 +26,7 @@ class NPO(ForgetSGD):
 
     title: ClassVar[str] = "NPO"
 
-    lr: float = hyper(1e-3, "step size of SGD", "as NegGrad", above=0, high=100)
+    lr: float = hyper(1e-3, "learning rate of SGD", "as NegGrad", above=0, high=100)
     beta: float = hyper(
         0.1, "how soon an unlikely image is left alone; near 0: gradient ascent", "paper", above=0
     )

@@ -27,7 +27,7 @@ class Oracle(RetainTraining):
     is destroyed. That of -log(1 - p_y) has the same direction, and its length follows p_y.
 
     Once all is forgotten it goes on for as many steps again, ``settle_least`` at the fewest, while
-    the step size falls to nothing, so that what is retained recovers; it ends when all is
+    the learning rate falls to nothing, so that what is retained recovers; it ends when all is
     forgotten then too. Every step takes a batch of each, so a forget image is met more often than
     a retained one.
 
@@ -40,7 +40,7 @@ class Oracle(RetainTraining):
 
     retain_samples: int = hyper(10_000, "retained images used, drawn at random; 0 for all")
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
-    lr: float = hyper(1e-4, "step size of Adam")
+    lr: float = hyper(1e-4, "learning rate of Adam")
     deletion_weight: float = hyper(0.1, "lambda, weight of the forget images")
     forget_batch: int = hyper(128, "forget images a step", low=1)
     settle_least: int = hyper(100, "steps, at the fewest, once all is forgotten", low=1)

@@ -71,7 +71,7 @@ class RetainSGD(RetainTraining):
     """The same by SGD, as in the public code of SalUn."""
 
     retain_batch: int = hyper(256, "retained images a step", "public code", low=1)
-    lr: float = hyper(1e-2, "step size of SGD", "public code")
+    lr: float = hyper(1e-2, "learning rate of SGD", "public code")
     momentum: float = hyper(0.9, "momentum of SGD", "public code")
     weight_decay: float = hyper(5e-4, "weight decay of SGD", "public code")
     augment: bool = hyper(
@@ -95,7 +95,7 @@ class RetainSGD(RetainTraining):
 
 
 def set_step_sizes(optimizer: torch.optim.Optimizer, size: Callable[[int], float]) -> None:
-    """Let every step of the optimiser, counted from 1, take the step size that ``size`` says."""
+    """Give each step of the optimiser, counted from 1, the learning rate that ``size`` says."""
 
     def before_step(*_: object) -> None:
         for group in optimizer.param_groups:

@@ -44,11 +44,11 @@ class SCRUB(RetainTraining):
     retain_batch: int = hyper(256, "retained images a step", "public code", low=1)
     forget_batch: int = hyper(512, "forget images a step of a max pass", "public code", low=1)
     optimizer: Literal["sgd", "adam"] = hyper("sgd", "optimiser", "public code, large scale")
-    lr: float = hyper(5e-4, "step size", "public code")
+    lr: float = hyper(5e-4, "learning rate", "public code")
     momentum: float = hyper(0.9, "momentum of SGD", "public code")
     weight_decay: float = hyper(5e-4, "weight decay", "public code, large scale")
     decay_after: str = hyper(
-        "3 5 9", "epochs after each of which the step size falls to a tenth", "public code"
+        "3 5 9", "epochs after each of which the learning rate falls to a tenth", "public code"
     )
     temperature: float = hyper(4.0, "T of the KL", "public code, large scale")
     kl_weight: float = hyper(1e-3, "alpha, weight of the KL on the retained data", "public code")
@@ -90,7 +90,7 @@ class SCRUB(RetainTraining):
         return self.run_to_budget(task, terms, optimizer, steps)
 
     def step_size(self, epoch: int) -> float:
-        """The step size in an epoch, counted from 1."""
+        """The learning rate in an epoch, counted from 1."""
         passed = sum(epoch > int(word) for word in self.decay_after.split())
         return self.lr * 0.1**passed
 

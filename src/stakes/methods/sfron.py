@@ -33,7 +33,7 @@ class SFRon(RetainSGD):
     that are still known count most. The gradient of a forgetting step is masked to the weights
     with ``F_f >= gamma F_r``, F the mean squared gradient of batches in the original network, and
     its norm cut off. One SGD makes all steps; its momentum and weight decay move masked weights
-    too. alpha and the step size fall along half a cosine. All iterations are done.
+    too. alpha and the learning rate fall along half a cosine. All iterations are done.
 
     Differences from the authors' code: the mask is taken from the images as they are, where
     theirs crops and mirrors them; no moving average of the weights, which its settings for
@@ -79,7 +79,7 @@ class SFRon(RetainSGD):
         return (step - 1) % (self.forget_every + 1) == 0
 
     def _decay(self, step: int) -> float:
-        """What is left of alpha and of the step size: both follow the iterations."""
+        """What is left of alpha and of the learning rate: both follow the iterations."""
         blocks, place = divmod(step - 1, self.forget_every + 1)
         iteration = blocks * self.forget_every + max(place - 1, 0)
         return half_cosine(iteration + 1, self.iterations)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-STEP, DECAYS = 0.1, 0.3  # Adam's step size, and the last part of the steps, in which it falls
+STEP, DECAYS = 0.1, 0.3  # Adam's learning rate, and the last part of the steps, in which it decays
 STATISTICS_WEIGHT, RANGE_WEIGHT = 10.0, 100.0
 FAINTEST = 1e-3  # of the strongest frequency: a fainter one counts as strong as this
 

@@ -81,7 +81,7 @@ def minimise(
         check_now: whether a look is worth its time between two of these, since all may be
             forgotten.
         run_to_budget: whether to do all steps, forgotten or not.
-        schedule: the step size over time, and what to do where it was too large; by default it
+        schedule: the learning rate over time, and what to do where it was too large; by default it
             stays as the optimiser has it.
         checkpoint: keeps whatever else ``terms`` changes; the loop adds its own, and goes on
             after the step that it was interrupted at, to the same bits.

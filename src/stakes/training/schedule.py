@@ -1,4 +1,4 @@
-"""The step size over time: it warms up, settles, and backs off where a step went too far."""
+"""The learning rate over time: warm-up, decay at the end, and halving after a step too far."""
 
 import math
 from collections.abc import Iterable
@@ -11,26 +11,26 @@ from stakes.training.checkpoint import State
 
 
 class Schedule(State):
-    """The step sizes of an optimiser, step by step.
+    """The learning rates of an optimiser, step by step.
 
-    They grow over the warm-up. Once all is forgotten the run settles: it goes on while they fall
-    to nothing, so that what is kept recovers. Where that has brought some of it back by the end,
-    the weights are put back to the last look at which all was forgotten, if there was one in the
-    second half; else the run goes on as before. Where the structure drifts too far at a look, or
-    the loss is not finite, the weights go back to the last look that was sound and the step sizes
+    They grow over the warm-up. Once all is forgotten the run settles: it continues while they
+    decay to nothing, so that the rest recovers. If some images are recognised again by the end,
+    the weights return to the last check at which all was forgotten, if there was one in the
+    second half; otherwise the run continues as before. If the structure drifts too far at a check,
+    or the loss is not finite, the weights return to the last sound check and the learning rates
     are halved.
 
     Args:
-        optimizer: whose step sizes are set.
+        optimizer: whose learning rates are set.
         warmup: steps over which they grow to their full value.
         settle: how many steps settling takes, as a share of those done; 0 stops at once.
         settle_least: the fewest steps that settling takes.
-        max_drift: structural drift, in [0, 2], beyond which a step size is too large.
+        max_drift: structural drift, in [0, 2], beyond which a learning rate is too large.
         backoffs: how many times it may be halved.
         buffers: what goes back with the weights, such as the statistics of BatchNorm.
 
     Attributes:
-        halved_at: the steps after which the step sizes were halved.
+        halved_at: the steps after which the learning rates were halved.
     """
 
     saved: ClassVar[tuple[str, ...]] = (
@@ -69,11 +69,11 @@ class Schedule(State):
 
     @property
     def settling(self) -> bool:
-        """Whether all was forgotten at the last look, and the step sizes fall."""
+        """Whether all was forgotten at the last look, and the learning rates decay."""
         return self._start is not None
 
     def set(self, step: int) -> None:
-        """Give the optimiser the step sizes of this step, counted from 1."""
+        """Set the learning rates of this step, counted from 1."""
         factor = 0.5 ** len(self.halved_at)
         if self._warmup:
             factor *= min(1.0, (step - self._begun) / self._warmup)
@@ -114,7 +114,7 @@ class Schedule(State):
         return not drift <= self._max_drift
 
     def back_off(self, step: int) -> bool:
-        """Go back to the weights last kept and halve the step sizes; False where it may not."""
+        """Go back to the weights last kept and halve the learning rates; False where it may not."""
         if not self._left:
             return False
         self._left -= 1
