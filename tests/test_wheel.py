@@ -59,3 +59,17 @@ def test_the_version_is_said_in_one_place(unpacked):
     declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)[1]
     cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)[1]
     assert said == declared == cited
+
+
+def test_it_starts_on_systems_without_the_modules_of_unix(tmp_path):
+    program = """
+import sys, psutil
+sys.modules.update(dict.fromkeys(("fcntl", "resource", "termios", "pwd", "grp")))
+import stakes
+from stakes.cli.commands import main
+main(["--version"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip() == stakes.__version__, done.stderr
