@@ -14,7 +14,9 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from stakes.methods import METHODS, PRESETS, Method
@@ -23,7 +25,20 @@ from stakes.runs.recipe import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"<!-- table: (\w+) -->")
+FIGURES = {
+    "figures/copies-resnet-20.svg": "structguard-views.figures/figure-copies-resnet-20-k-64.svg",
+    "figures/copies-resnet-56.svg": "structguard-views.figures/figure-copies-resnet-56-k-64.svg",
+}
+"""What pages show of ``benchmarks/results``, by the place they show it from."""
 MEASURES = re.compile(r"<!-- measures: ([\w\s]+) -->")
+
+
+def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
+    """Called by mkdocs with the files of the site: add the figures of results."""
+    for place, source in FIGURES.items():
+        path = ROOT / "benchmarks" / "results" / source
+        files.append(File.generated(config, place, abs_src_path=str(path)))
+    return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:

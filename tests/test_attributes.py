@@ -308,7 +308,7 @@ def test_the_command_says_what_it_did_or_what_was_wrong(stub, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     stub.answers = [answer(CAT), failure(500)]
     assert cli.main(words_for(stub)) == 1
-    assert "stakes: cannot go on: openai:m fails after 6 tries at dog" in capsys.readouterr().err
+    assert "stakes: cannot continue: openai:m fails after 6 tries at dog" in capsys.readouterr().err
     stub.answers = [answer(DOG)]
     assert cli.main(words_for(stub)) == 0
     assert capsys.readouterr().out == "2 classes described: pets.json\n"

@@ -157,7 +157,9 @@ def test_what_another_job_left_is_told_and_not_used(
         given["anchors"] = Anchors(anchors.vectors.flip(1), anchors.class_names, {})
     method, told = given.pop("method"), Told()
     again = method(classifier, forget, checkpoint=kept, progress=told, **given)
-    assert told == [(0, 7, f"begun anew, since what was saved had another {part}; that is kept")]
+    assert told == [
+        (0, 7, f"starting over: the checkpoint was written with another {part}; it is kept")
+    ]
     assert again.history == method(classifier, forget, **given).history
 
 
@@ -185,7 +187,11 @@ def test_other_threads_are_another_job(classifier, forget, anchors, kept, stop_a
     finally:
         torch.set_num_threads(1)
     assert told == [
-        (0, 7, "begun anew, since what was saved had another number of threads; that is kept")
+        (
+            0,
+            7,
+            "starting over: the checkpoint was written with another number of threads; it is kept",
+        )
     ]
 
 
@@ -314,7 +320,7 @@ def test_a_file_that_cannot_be_used_is_told_and_replaced(
     again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
     ((done, _, note),) = told
     assert done == 0
-    assert note.startswith(f"begun anew: {file.name} cannot be used ({why}")
+    assert note.startswith(f"starting over: {file.name} cannot be used ({why}")
     assert list(kept.iterdir()) == [file]  # nothing was executed
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
     told.clear()

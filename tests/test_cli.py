@@ -597,7 +597,7 @@ def test_what_the_machine_refuses_is_one_line(base, capsys, monkeypatch):
     for error, message in (
         (MemoryError(), "out of memory: smaller batches need less"),
         (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "out of memory: CUDA out of mem"),
-        (OSError(28, "No space left on device", "OUT/x"), "cannot go on: .*No space left.*OUT/x"),
+        (OSError(28, "No space left on device", "OUT/x"), "cannot continue: .*No space.*OUT/x"),
     ):  # fmt: skip
 
         def fail(*arguments, error=error, **options):
@@ -700,7 +700,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(name, base, tmp_path, cap
         assert stopped.returncode == -signal.SIGKILL
     else:
         assert stopped.returncode == 128 + signal.SIGTERM
-        assert stopped.stderr.endswith("; the same command goes on where it stopped\n")
+        assert stopped.stderr.endswith("; run the same command again to resume\n")
     assert [path.name for path in tmp_path.iterdir()] == [".OUT.unfinished"]
     ran(words)
     assert "interrupted run: 5/12, going on after step 5\n" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_steps_are_those_of_the_epochs_unless_cut_short(classifier, forget, trai
 
 def test_the_stop_reason_says_how_much_is_still_known(classifier, forget, train_images):
     result = METHODS["finetune"](max_steps=12, **SMALL)(classifier, forget, retain=train_images)
-    assert result.stop_reason == "complete: all 12 steps done, 100 % of the images still known"
+    assert result.stop_reason == "complete: all 12 steps done, 100 % of the images still recognised"
 
 
 def test_divergence_is_told_with_its_step(classifier, forget, train_images):

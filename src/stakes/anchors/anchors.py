@@ -212,7 +212,7 @@ def make_anchors(
 ) -> Anchors:
     """Encode descriptions: attributes joined by ``"; "``, one row per class (Sec. 3.1).
 
-    With several rows per class (Appendix F) its attributes are dealt to them in turn; the paper
+    With several rows per class (Appendix F) its attributes are distributed among them; the paper
     does not say how it divides them.
 
     Args:

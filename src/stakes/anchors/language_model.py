@@ -130,7 +130,7 @@ def describe(
         count: attributes for each class; the paper's examples have 4 to 7.
         base_url: address of a server that speaks the provider's protocol; the provider's key, if
             there is one, is sent to it.
-        overwrite: begin anew, whatever ``out`` holds.
+        overwrite: start over, whatever ``out`` holds.
         progress: called with phase, steps done, steps in all and a note.
 
     Raises:
@@ -167,8 +167,8 @@ def _check_same(out: Path, written: dict[str, Any], card: dict[str, Any]) -> Non
         raise InputError(f"{out} was not written by stakes describe: give another --out")
     if other := [key for key in card if written.get(key) != card[key]]:
         raise InputError(
-            f"{out} was begun with another value of {some(other)}: give that again to go on, "
-            "another --out, or --overwrite to begin anew"
+            f"{out} was begun with another value of {some(other)}: give that again to resume, "
+            "another --out, or --overwrite to start over"
         )
 
 
@@ -192,7 +192,7 @@ def _ask(agent: "Agent[None, Answer]", question: str, model: str, name: str) -> 
         reason = "no connection" if status is None else f"it answers {status}"
         raise ConnectionError(
             f"{model} fails after {_TRIES} tries at {name} ({reason}); what is described so far "
-            "is kept, and the same command goes on there"
+            "is kept; run the same command again to resume"
         ) from error
 
 

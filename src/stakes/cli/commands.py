@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OutOfMemoryError, MemoryError) as error:
         return _fail(FAILED, f"out of memory: {str(error) or 'smaller batches need less'}")
     except OSError as error:
-        return _fail(FAILED, f"cannot go on: {error}")
+        return _fail(FAILED, f"cannot continue: {error}")
     return code if isinstance(code, int) else 0
 
 
@@ -145,8 +145,8 @@ def unlearn(
 
     OUT gets model.safetensors, row.json (the numbers), history.jsonl (each step) and report.html
     (the evidence). If not everything was forgotten, the exit code is 3. The hyper-parameters below
-    are those of --method: see another's by `stakes unlearn --method NAME --help`. Interrupted, the
-    same command goes on where it stopped.
+    are those of --method: see another's by `stakes unlearn --method NAME --help`. If interrupted,
+    run the same command again to resume.
 
     Args:
         inputs: the network, the images, and what there is to score on.
@@ -195,7 +195,7 @@ def unlearn(
             row = record(request, out, progress, overwrite=overwrite)
     except KeyboardInterrupt as stopped:
         if resumable(out):
-            stopped.add_note("the same command goes on where it stopped")
+            stopped.add_note("run the same command again to resume")
         raise
     print(_summary(row))
     print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
@@ -308,19 +308,19 @@ def describe(
 ) -> None:
     """Let a language model write the visual attributes of your classes, to make anchors of.
 
-    The names of the classes are sent to the model. OUT is written after every class, and the same
-    command goes on where it stopped. Needs pip install "stakes[llm]".
+    The names of the classes are sent to the model. OUT is written after every class: run the same
+    command again to resume. Needs pip install "stakes[llm]".
 
     Args:
         classes: a text file with one class name a line
         model: openai:NAME, anthropic:NAME or ollama:NAME; the key is read from OPENAI_API_KEY or
             ANTHROPIC_API_KEY
         out: JSON file to write, for `stakes anchors --descriptions`
-        prompt: objects, or faces for people whom the model knows
+        prompt: objects, or faces for famous people
         attributes: how many for each class
         base_url: address of another server that speaks the provider's protocol; the key, if one
             is set, is sent to it
-        overwrite: begin anew, whatever OUT holds
+        overwrite: start over, whatever OUT holds
     """
     names = read_classes(classes)
     with Terminal() as progress:
@@ -354,7 +354,7 @@ def anchors(
         encoder: clip, siglip or sbert
         encoder_path: a local transformers folder, or a hub name with --download
         out: .safetensors file to write
-        per_class: anchors of each class; its attributes are dealt to them in turn
+        per_class: anchors of each class; its attributes are distributed among them
         download: fetch the encoder if it is not there
         overwrite: replace OUT
     """
@@ -425,7 +425,7 @@ def bench(
 ) -> int:
     """Run every network, method, k and seed of a recipe, each as one `stakes unlearn`; tabulate.
 
-    The same command goes on where it stopped: finished cells are verified and not run again.
+    Run the same command again to resume: finished cells are verified and not run again.
 
     Args:
         recipe: a .toml file, or the name of one that comes with stakes

@@ -119,9 +119,7 @@ def _readable(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such image") from error
     except UnidentifiedImageError as error:
-        raise InputError(
-            f"{path}: not an image in a supported format; repair it or remove it"
-        ) from error
+        raise InputError(f"{path}: no image in a known format; repair it or remove it") from error
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

@@ -80,7 +80,7 @@ class LCODEC(RetainFields):
                 history.append({"step": place + 1.0} | monitor.check(live).row())
                 task.progress("unlearning", place + 1, count)
         still = history[-1]["forget_accuracy"]
-        done = f"complete: a step for each of {count} images, {still:.0f} % of all still known"
+        done = f"complete: a step for each of {count} images, {still:.0f} % of all still recognised"
         return task.result(
             history,
             done if still else FORGOTTEN,

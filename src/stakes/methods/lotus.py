@@ -105,7 +105,7 @@ class LoTUS(RetainTraining):
         if result.stop_reason.startswith("diverged"):
             return result
         steps, left = len(result.history) - 1, result.history[-1]["forget_accuracy"]
-        done = f"complete: {steps} steps done, {left:.0f} % of the images still known"
+        done = f"complete: {steps} steps done, {left:.0f} % of the images still recognised"
         return replace(result, stop_reason=done if left else FORGOTTEN)
 
     def _trained_on(self, task: Task) -> tuple[Images, float]:

@@ -62,7 +62,7 @@ class RetainTraining(RetainFields):
         if result.stop_reason.startswith("diverged"):
             return result
         left = result.history[-1]["forget_accuracy"]
-        done = f"complete: all {steps} steps done, {left:.0f} % of the images still known"
+        done = f"complete: all {steps} steps done, {left:.0f} % of the images still recognised"
         return replace(result, stop_reason=done if left else FORGOTTEN)
 
 

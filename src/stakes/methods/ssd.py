@@ -54,7 +54,7 @@ class SSD(RetainFields):
             damped = dampen(parameters, forget, whole, self.alpha, self.dampening)
             history.append({"step": 1.0} | task.monitor().check(task.live).row())
         left = history[-1]["forget_accuracy"]
-        done = f"complete: the weights are damped, {left:.0f} % of the images still known"
+        done = f"complete: the weights are damped, {left:.0f} % of the images still recognised"
         return task.result(
             history, done if left else FORGOTTEN, chosen={"damped_percent": 100 * damped}
         )

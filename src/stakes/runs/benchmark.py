@@ -47,7 +47,7 @@ def bench(
 
     Args:
         recipe: see :func:`stakes.runs.recipe.read_recipe`.
-        out: folder of the benchmark; the same one goes on where it stopped.
+        out: folder of the benchmark; the same one resumes.
         jobs: cells at once, each with its share of the cores; by default one a GPU, else one for
             every four cores, and one below eight cores.
         dry_run: only print the cells with their commands, and which would be run.

@@ -1,4 +1,4 @@
-"""An interrupted run goes on where it stopped: what changes from step to step, kept in a file.
+"""An interrupted run resumes where it stopped: what changes from step to step, kept in a file.
 
 What comes before the steps follows from the seed and is done again. What changes with them is
 written every half minute, beside the result that is to come, and is used by the same job alone:
@@ -142,7 +142,7 @@ class Checkpoint:
         except Exception as error:  # whatever a file may hold
             if before is not None:
                 _load(self._things, before)
-            return 0, [], f"begun anew: {self.path.name} cannot be used ({first_line(error)})"
+            return 0, [], f"starting over: {self.path.name} cannot be used ({first_line(error)})"
         return step, history, f"going on after step {step}"
 
     def _others(self, folder: Path) -> str:
@@ -156,7 +156,7 @@ class Checkpoint:
         except Exception:  # whatever a file may hold
             other = []
         differing = ", ".join(other) or "origin"
-        return f"begun anew, since what was saved had another {differing}; that is kept"
+        return f"starting over: the checkpoint was written with another {differing}; it is kept"
 
     @staticmethod
     def _write(path: Path, content: bytes) -> None:

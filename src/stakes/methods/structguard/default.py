@@ -100,7 +100,7 @@ class StructGuard(ProbeFields):
     align_weight: float = hyper(1.0, "weight of the structural alignment", "equation 2; paper: 1")
     align_loss: StructuralLoss = hyper("cosine", "how two structures are compared", "Table 6")
     anchor_map: MapKind = hyper("auto", "how anchors are carried to the feature space")
-    lr: float = hyper(1e-3, "step size to begin with")
+    lr: float = hyper(1e-3, "learning rate to begin with")
     max_steps: int = hyper(3000, "step budget", low=1)
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     depth: float = hyper(
@@ -108,12 +108,13 @@ class StructGuard(ProbeFields):
     )
     precision: Precision = hyper("auto", "arithmetic of the passes through the network's body")
     settle: float = hyper(
-        1.0, "once all is forgotten, share of the steps done that follow with a falling step size"
+        1.0,
+        "once all is forgotten, share of the steps done that follow at a decaying learning rate",
     )
     max_drift: float = hyper(
         0.2,
-        "structural drift on held-out probes at which the step size is halved, and the run "
-        "goes back to where the drift was half of that",
+        "structural drift on held-out probes at which the learning rate is halved, and the run "
+        "returns to where the drift was half of that",
     )
     patience: int = hyper(
         20,
