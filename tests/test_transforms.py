@@ -1,7 +1,9 @@
 """A service's own preprocessing: a transform from a file, a transformers image processor."""
 
 import json
+import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from stakes import Classifier, InputError
+from stakes.cli import commands as cli
 from stakes.data.images import ImageFiles
 from stakes.models.agreement import agreement
 from stakes.models.transforms import own_transform, transform
+from test_cli import furnish, ran, refused, row_of
 from test_preprocessing import SHAPES, odd
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -342,3 +346,42 @@ def test_pipelines_of_transformers_turn_an_image_upright(tmp_path):
     files = ImageFiles([tmp_path / "a.png"], [0], read=classifier.preprocessing)
     ours = (files.load([0])[0] - classifier.mean) / classifier.std
     torch.testing.assert_close(ours, wanted, rtol=0, atol=2e-6)
+
+
+# a whole run
+
+SERVICE = """
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+def prepare():
+    return Compose([Resize((8, 8)), ToTensor(), Normalize(.25, .5)])
+"""
+
+
+def test_a_run_from_the_command_to_the_page(tmp_path, monkeypatch, capsys):
+    place = furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("service.py").write_text(SERVICE)
+    plain = f"--model stakes:digits_cnn --weights {place}/net.th --data {place}/data"
+    plain += " --forget random:6"
+    words = f"{plain} --transform service.py:prepare"
+    run = f"unlearn {words} --method neggrad --max-steps 1 --eval-samples 9 --force --out OUT"
+    ran(shlex.split(run))
+    assert "preprocessing checked: 6 images compared: pixels differ by" in capsys.readouterr().err
+    row, page = row_of("OUT"), Path("OUT/report.html").read_text()
+    assert row["preprocessing"] == f"{Path('service.py').absolute()}:prepare"
+    assert (row["input_size"], row["mean"], row["std"]) == ("8x8", "0.25 0.25 0.25", "0.5 0.5 0.5")
+    assert (row["preprocessing_compared"], row["preprocessing_answers_off"]) == (6, 0)
+    assert row["preprocessing_pixels_off"] < 1e-6
+    assert row["preprocessing_logits_off"] < 1e-4
+    assert "service.py:prepare" in page
+    assert "6 images: pixels differ by up to" in page
+    again = f"evaluate {words} --unlearned OUT --eval-samples 9"
+    assert cli.main(shlex.split(again)) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["acc_forget"] == row["acc_forget"]
+    assert scores["forget_digest"] == row["forget_digest"]
+    refused(
+        shlex.split(f"evaluate {plain} --input-size 8 --unlearned OUT"),
+        "unlearned with --transform .*service.py:prepare, which a saved file does not start",
+        capsys,
+    )
