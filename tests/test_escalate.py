@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stakes.report.run_folder import CUT_SHORT
+from stakes.rows import Outcome
 from stakes.training.loop import FORGOTTEN
 from stakes.training.monitor import Check
 from stakes.training.search import escalate
@@ -51,5 +52,6 @@ def test_the_end_of_the_range_is_a_limit_and_reads_as_one(classifier, margin):
     monitor = Scripted(lambda strength: margin)
     history, reason = escalate(classifier, monitor.change, [0.5, 1.0], monitor)
     assert reason == "limit: 2 strengths up to 1 tried before every image was forgotten"
-    assert CUT_SHORT.search(reason)
+    assert reason.outcome is Outcome.LIMIT
+    assert reason.outcome in CUT_SHORT
     assert history[-1]["strength"] == monitor.strength == 1.0

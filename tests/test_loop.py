@@ -6,6 +6,7 @@ import torch
 
 from stakes.data.augment import mixed
 from stakes.models.projector import Projector
+from stakes.rows import Outcome
 from stakes.training.loop import FORGOTTEN, Batches, minimise
 from stakes.training.losses import deletion_ce, deletion_hinge, margins
 from stakes.training.monitor import Monitor
@@ -61,6 +62,7 @@ def test_the_budget_ends_it_and_the_reason_says_so(classifier, forget, monitor):
         progress=lambda phase, done, total, note="": told.append((done, total)),
     )
     assert reason.startswith("step budget: 4 steps")
+    assert reason.outcome is Outcome.BUDGET
     assert [row["step"] for row in history if "drift" in row] == [0, 3, 4]
     assert told == [(3, 4), (4, 4)]
 
@@ -97,6 +99,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-3)
     history, reason = minimise(classifier, terms, optimizer, monitor, max_steps=5)
     assert reason == "diverged: the loss is not finite at step 2"
+    assert reason.outcome is Outcome.DIVERGED
     assert len(history) == 2
     assert all(p.isfinite().all() for p in classifier.parameters())
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from stakes import METHODS, ForgetSet, InputError, StructGuard
 from stakes.methods import PRESETS, StructGuardPaper, StructGuardReference
+from stakes.rows import Outcome
 from stakes.training import checkpoint
 from stakes.training.checkpoint import Checkpoint
 from stakes.training.loop import FORGOTTEN
@@ -115,6 +116,7 @@ def test_it_forgets_and_leaves_its_input_bit_identical(
     logits = result.classifier(forget.images)
     known = logits.argmax(1) == forget.labels
     assert (result.stop_reason == FORGOTTEN) == (not known.any())
+    assert (result.outcome is Outcome.FORGOTTEN) == (not known.any())
     assert result.history[-1]["forget_accuracy"] == pytest.approx(100 * known.float().mean().item())
     if variant not in UNFORCED:
         assert not known.any()

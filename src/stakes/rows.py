@@ -5,8 +5,9 @@ one, a mean with its spread.
 """
 
 import statistics
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 
 class Stat(NamedTuple):
@@ -225,3 +226,26 @@ def printed_in(table: str) -> dict[str, Metric]:
     """
     everything = DERIVED | METRICS | COST
     return {key: metric for key, metric in everything.items() if table in metric.printed}
+
+
+class Outcome(StrEnum):
+    """How a run ended: ``outcome`` in its row, where ``stop_reason`` says it in a sentence."""
+
+    FORGOTTEN = "forgotten"  #: all that was asked is forgotten
+    BUDGET = "budget"  #: all its steps are done before that
+    DIVERGED = "diverged"  #: the loss is not finite
+    LIMIT = "limit"  #: the strongest change it may make is not enough
+    COMPLETE = "complete"  #: the method did all that it prescribes, whatever that forgot
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Outcome | None":
+        """That of a row; those of older versions have the sentence alone.
+
+        >>> Outcome.of({"stop_reason": "step budget: 10 steps done before ..."}).value
+        'budget'
+        """
+        if row.get("outcome"):
+            return cls(row["outcome"])
+        kind = str(row.get("stop_reason") or "").partition(":")[0]
+        kind = {"step budget": "budget"}.get(kind, kind)
+        return cls(kind) if kind in {*cls} else None

@@ -16,6 +16,7 @@ from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainTraining, union_batches
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
+from stakes.rows import Outcome
 from stakes.training.checkpoint import State
 from stakes.training.loop import FORGOTTEN
 from stakes.training.monitor import Monitor
@@ -102,7 +103,7 @@ class LoTUS(RetainTraining):
         return self._told(result)
 
     def _told(self, result: Unlearned) -> Unlearned:
-        if result.stop_reason.startswith("diverged"):
+        if result.outcome is Outcome.DIVERGED:
             return result
         steps, left = len(result.history) - 1, result.history[-1]["forget_accuracy"]
         done = f"complete: {steps} steps done, {left:.0f} % of the images still recognised"

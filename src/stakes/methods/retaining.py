@@ -12,6 +12,7 @@ from stakes.data.augment import flip_and_crop
 from stakes.data.images import Images, batches
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task, Unlearned
+from stakes.rows import Outcome
 from stakes.training.loop import FORGOTTEN
 
 LOOK_EVERY = 10
@@ -59,7 +60,7 @@ class RetainTraining(RetainFields):
         steps = self.budget(steps)
         task.live.train(self.batch_norm == "train")
         result = task.descend(terms, optimizer, steps, check_every=LOOK_EVERY, run_to_budget=True)
-        if result.stop_reason.startswith("diverged"):
+        if result.outcome is Outcome.DIVERGED:
             return result
         left = result.history[-1]["forget_accuracy"]
         done = f"complete: all {steps} steps done, {left:.0f} % of the images still recognised"

@@ -23,6 +23,7 @@ from stakes.errors import InputError
 from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, Stopwatch
+from stakes.rows import Outcome
 from stakes.training.checkpoint import Checkpoint, surroundings
 from stakes.training.criteria import EXACT, Goal
 from stakes.training.loop import Batches, History, minimise
@@ -43,7 +44,7 @@ class Unlearned:
     Attributes:
         classifier: the deployed path, with the architecture that ``deploy`` asked for.
         history: a row per step (see :func:`stakes.training.loop.minimise`).
-        stop_reason: why the loop ended; it starts with ``forgotten`` where it succeeded.
+        stop_reason: why the loop ended, in a sentence.
         seconds: wall-clock seconds by phase (``probes``, ``importance``, ``unlearn``).
         stakes: (c, d) anchors in feature space that the structure was measured with.
         other: the path that is not deployed, by its name; empty without a projector.
@@ -63,6 +64,11 @@ class Unlearned:
     earlier: float = 0.0
     checkpoint: Path | None = None
     job: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended; a method that says so in words of its own did all that it prescribes."""
+        return getattr(self.stop_reason, "outcome", Outcome.COMPLETE)
 
 
 class Task:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from stakes.errors import InputError
 from stakes.manifest import check_manifest
+from stakes.rows import Outcome
 
 CLASSES = 20
 AUDIT = ("membership", "consistency", "saliency", "retrieval", "affinities")
@@ -67,7 +68,7 @@ UNSEEN = dict.fromkeys(
     for first, last in ((0, 8), (11, 31), (127, 159), (0x202A, 0x202E), (0x2066, 0x2069))
     for code in range(first, last + 1)
 )
-CUT_SHORT = re.compile(r"budget|limit|\bmax|time ?out|ran out|exhaust|diverged|not finite", re.I)
+CUT_SHORT = {Outcome.BUDGET, Outcome.DIVERGED, Outcome.LIMIT}
 THUMBNAIL = re.compile(r"data:image/(png|jpeg|webp);base64,([A-Za-z0-9+/]+={0,2})")
 
 
@@ -171,8 +172,7 @@ class RunFolder:
     @property
     def cut_short(self) -> bool:
         """Whether the run was ended by its budget or a breakdown, and not by its goal."""
-        reason = str(self.row.get("stop_reason") or "")
-        return not reason.startswith("forgotten") and bool(CUT_SHORT.search(reason))
+        return Outcome.of(self.row) in CUT_SHORT
 
     @property
     def other_path(self) -> str | None:

@@ -9,6 +9,7 @@ from stakes.errors import InputError
 from stakes.evaluation.scores import correct, score
 from stakes.methods import Unlearned
 from stakes.models.classifier import Classifier
+from stakes.rows import Outcome
 
 INCOMPLETE = 3  # the exit code of a run that was written without having forgotten everything
 
@@ -59,6 +60,7 @@ def check_finite(result: Unlearned, forget: ForgetSet) -> None:
 
 def incomplete(row: Mapping[str, Any]) -> bool:
     """Whether the run ended without what it was asked for."""
-    told = str(row.get("stop_reason") or "")
     never = row["n_never_recognised"]
-    return not told.startswith("forgotten") or row["n_recognised"] > 0 or 2 * never > row["k"]
+    return (
+        Outcome.of(row) is not Outcome.FORGOTTEN or row["n_recognised"] > 0 or 2 * never > row["k"]
+    )

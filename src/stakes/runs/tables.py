@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stakes.report.run_folder import minus, number
-from stakes.rows import Metric, Stat, printed_in, stat
+from stakes.rows import Metric, Outcome, Stat, printed_in, stat
 
 Row = Mapping[str, Any]
 
@@ -159,8 +159,9 @@ def endings(rows: Sequence[Row]) -> list[str]:
     """A note for every network, k and method of which runs ended without all being forgotten."""
     notes = []
     for (network, k, method), own in _groups(rows, "cell_network", "k", "cell_method").items():
-        reasons = [str(row.get("stop_reason")) for row in own]
-        odd = [reason for reason in reasons if not reason.startswith("forgotten")]
+        odd = [
+            str(row.get("stop_reason")) for row in own if Outcome.of(row) is not Outcome.FORGOTTEN
+        ]
         if odd:
             count = f"{len(odd)} of {len(own)} runs ended otherwise than with all forgotten"
             said = "; ".join(dict.fromkeys(odd))

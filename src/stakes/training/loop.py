@@ -8,11 +8,26 @@ from torch import Tensor, nn
 
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
+from stakes.rows import Outcome
 from stakes.training.checkpoint import Checkpoint, State
 from stakes.training.monitor import Monitor
 from stakes.training.schedule import Schedule
 
-FORGOTTEN = "forgotten: every forget image is misclassified"
+
+class StopReason(str):
+    """Why a run ended, in a sentence, and the outcome that this is."""
+
+    __slots__ = ("outcome",)
+    outcome: Outcome
+
+    def __new__(cls, outcome: Outcome, sentence: str) -> Self:
+        """The sentence begins with what kind of ending it is."""
+        reason = super().__new__(cls, sentence)
+        reason.outcome = outcome
+        return reason
+
+
+FORGOTTEN = StopReason(Outcome.FORGOTTEN, "forgotten: every forget image is misclassified")
 History = list[dict[str, float]]
 
 
@@ -68,7 +83,7 @@ def minimise(
     schedule: Schedule | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
-) -> tuple[History, str]:
+) -> tuple[History, StopReason]:
     """Minimise the plain sum of named loss terms until everything is forgotten.
 
     Args:
@@ -108,7 +123,8 @@ def minimise(
         if not bool(loss.isfinite()):
             if schedule.back_off(step):
                 continue
-            return history, f"diverged: the loss is not finite at step {step}"
+            told = f"diverged: the loss is not finite at step {step}"
+            return history, StopReason(Outcome.DIVERGED, told)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         schedule.set(step)
@@ -133,4 +149,5 @@ def minimise(
         history[-1] |= check.row()
     if check.forgotten:
         return history, FORGOTTEN
-    return history, f"step budget: {max_steps} steps done before every image was forgotten"
+    told = f"step budget: {max_steps} steps done before every image was forgotten"
+    return history, StopReason(Outcome.BUDGET, told)

@@ -7,7 +7,8 @@ from torch import nn
 
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
-from stakes.training.loop import FORGOTTEN, History
+from stakes.rows import Outcome
+from stakes.training.loop import FORGOTTEN, History, StopReason
 from stakes.training.monitor import Monitor
 
 
@@ -18,7 +19,7 @@ def escalate(
     monitor: Monitor,
     *,
     progress: Progress = silent,
-) -> tuple[History, str]:
+) -> tuple[History, StopReason]:
     """Try one strength after another until every forget image is misclassified.
 
     Args:
@@ -42,7 +43,8 @@ def escalate(
         if check.forget_accuracy == 0:
             return history, FORGOTTEN
     tried = f"{len(strengths)} strengths up to {strengths[-1]:.3g}"
-    return history, f"limit: {tried} tried before every image was forgotten"
+    told = f"limit: {tried} tried before every image was forgotten"
+    return history, StopReason(Outcome.LIMIT, told)
 
 
 @torch.no_grad()

@@ -10,9 +10,10 @@ from stakes.data.views import random_view
 from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeBatch, ProbeFields, ProbeSource, joined
 from stakes.methods.task import Task, Unlearned
+from stakes.rows import Outcome
 from stakes.training.adaptive import AdaptiveMargin, ViewsScale
 from stakes.training.criteria import CRITERIA, CriterionName, Goal
-from stakes.training.loop import FORGOTTEN, History, minimise
+from stakes.training.loop import History, StopReason, minimise
 from stakes.training.losses import (
     STRUCTURAL,
     StructuralLoss,
@@ -129,7 +130,9 @@ class StructGuard(ProbeFields):
             history, reason, chosen = self._descend(task, Objective(self, task))
         return task.result(history, reason, chosen=chosen)
 
-    def _descend(self, task: Task, objective: "Objective") -> tuple[History, str, dict[str, Any]]:
+    def _descend(
+        self, task: Task, objective: "Objective"
+    ) -> tuple[History, StopReason, dict[str, Any]]:
         """Minimise the objective; the history, why it ended, and what was chosen on the way."""
         parameters = task.trainable().values()
         optimizer = torch.optim.Adam(parameters, lr=self.lr)
@@ -163,7 +166,7 @@ class StructGuard(ProbeFields):
                 progress=task.progress,
             )
         chosen = self._chosen(schedule, objective)
-        if self.pull_back and reason == FORGOTTEN:
+        if self.pull_back and reason.outcome is Outcome.FORGOTTEN:
             with task.timed("pull_back"):
                 chosen["pulled_back_to"] = pull_back(
                     task.live, task.original, lambda: monitor.check(task.live).forgotten
