@@ -87,7 +87,7 @@ def test_eight_steps(forget_batch, cohorts, plain, small, ten, stakes, monkeypat
     result = method(small, ten, anchors=anchors, seed=SEED)
     trained_by_hand(plain.eval(), small, ten, stakes, forget_batch, max(1, cohorts))
     assert apart(plain, small) > 1e-3
-    assert apart(plain, result.classifier) < 1e-5
+    assert apart(plain, result.classifier) < 5e-7  # without the alignment alone: 2e-6
 
 
 def test_the_first_step_is_adam_s_at_a_twentieth_of_the_learning_rate(small, ten):
