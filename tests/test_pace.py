@@ -95,7 +95,9 @@ def test_an_image_that_comes_back_breaks_the_settling_off_at_its_end(optimizer):
 
 def test_what_comes_back_at_the_end_of_the_settling_is_undone(layer, optimizer):
     schedule = Schedule(optimizer, settle=1.0)
+    assert schedule.total(600) == 600
     schedule.done(10, forgotten=True)  # settles in steps 11 to 20
+    assert (schedule.total(600), schedule.total(15)) == (20, 15)
     for step in (12, 14):
         descend(layer, optimizer)
         assert not schedule.done(step, forgotten=True)

@@ -37,8 +37,8 @@ def test_lines_at_the_start_every_ten_seconds_and_at_the_end(now):
         report("scoring", 4, 4)
     assert stream.getvalue().splitlines() == [
         "unlearning: 1/100, 1 seen",
-        "unlearning: 11/100, 11 seen, at most 1:29 left",
-        "unlearning: 21/100, 21 seen, at most 1:19 left",
+        "unlearning: 11/100, 11 seen",  # of so early an estimate nothing holds
+        "unlearning: 21/100, 21 seen",
         "unlearning: 31/100, 31 seen, at most 1:09 left",
         "unlearning: 32/100, 32 seen, at most 1:08 left",
         "scoring: 1/4",
@@ -109,7 +109,7 @@ def test_bars_end_with_what_each_phase_took(bars):
 
 def test_the_time_left_is_shown_on_one_line(bars):
     report = Terminal(bars)
-    for done in range(0, 5000, 5):
+    for done in range(300_000, 305_000, 5):
         report("unlearning", done, 1000000, "100 % still known")
     report._report._bars.refresh()
     [line] = last_lines(bars.getvalue())

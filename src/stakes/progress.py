@@ -14,6 +14,9 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 
+EARLY = 0.25  # share of a budget below which no time left is told
+
+
 class Progress(Protocol):
     """Called as work goes on: the phase's name, units done, units in all, and a short note."""
 
@@ -98,7 +101,7 @@ class _State(ProgressColumn):
         parts = [f"{task.completed:.0f}/{task.total:.0f}"]
         if task.finished or task.stop_time is not None:
             parts.append(f"in {clock(task.finished_time or task.elapsed or 0)}")
-        elif task.time_remaining is not None:
+        elif task.time_remaining is not None and worth_telling(task.completed, task.total):
             parts.append(f"at most {clock(task.time_remaining)} left")
         parts += [task.fields["note"]] if task.fields["note"] else []
         return Text(", ".join(parts), no_wrap=True, overflow="ellipsis")
@@ -127,7 +130,7 @@ class _Lines:
         start, first = self._start.setdefault(phase, (now, done))
         self._done[phase] = done
         self._unsaid = f"{phase}: {done}/{total}" + (f", {note}" if note else "")
-        if first < done < total and now - start > 1:
+        if first < done < total and now - start > 1 and worth_telling(done, total):
             left = (now - start) / (done - first) * (total - done)
             self._unsaid += f", at most {clock(left)} left"
         if now - self._said.get(phase, -math.inf) >= self._every:
@@ -181,6 +184,17 @@ class Stopwatch:
         self._turn_to(self._phase)
         self.earlier = sum(state.values()) - sum(self.seconds.values())
         self.seconds = dict(state)
+
+
+def worth_telling(done: float, total: float | None) -> bool:
+    """Whether the time left is worth telling.
+
+    Most work ends long before its budget, and an estimate from the budget would only frighten.
+
+    >>> worth_telling(48, 600), worth_telling(48, 60)
+    (False, True)
+    """
+    return total is not None and done >= EARLY * total
 
 
 def clock(seconds: float) -> str:

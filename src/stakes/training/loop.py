@@ -137,7 +137,7 @@ def minimise(
             continue
         check = monitor.check(live)
         row |= check.row()
-        progress("unlearning", step, max_steps, str(check))
+        progress("unlearning", step, schedule.total(max_steps), str(check))
         if schedule.too_far(check.drift) and schedule.back_off(step):
             continue
         if schedule.done(step, check.forgotten) and not run_to_budget:

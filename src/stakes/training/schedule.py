@@ -72,6 +72,10 @@ class Schedule(State):
         """Whether all was forgotten at the last look, and the learning rates decay."""
         return self._start is not None
 
+    def total(self, budget: int) -> int:
+        """The last step as far as it is known now: the end of the settling, else the budget."""
+        return min(self._end, budget) if self.settling else budget
+
     def set(self, step: int) -> None:
         """Set the learning rates of this step, counted from 1."""
         factor = 0.5 ** len(self.halved_at)
