@@ -29,9 +29,9 @@ def net(num_classes=4):
 def place(tmp_path_factory) -> Path:
     """Images, trained weights, and two runs: one the usual way, one deployed with projector."""
     place = furnish(tmp_path_factory.mktemp("place"))
-    for extra in ("--out OUT --lr 3e-3", "--preset paper --deploy projected --out PROJECTED"):
+    projected = "--preset paper --deploy projected --probes-per-image 2 --importance-probes 2"
+    for extra in ("--out OUT --lr 3e-3", f"{projected} --out PROJECTED"):
         words = f"unlearn {source(place)} {extra} --probe-batch 16 --max-steps 3 --eval-samples 9"
-        words += " --probes-per-image 2 --importance-probes 2"
         path = place / words.split("--out ")[1].split()[0]
         words = words.replace(f"--out {path.name}", f"--out {path}")
         ran(shlex.split(words))

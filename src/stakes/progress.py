@@ -13,7 +13,6 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-
 EARLY = 0.25  # share of a budget below which no time left is told
 
 
