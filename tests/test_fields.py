@@ -117,7 +117,7 @@ GIVEN = {
     "anchors": "cifar10", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input-size": "8x9",
     "resize": "squash", "crop-share": 0.5, "interpolation": "bilinear", "device": "cpu",
     "max-memory": 1.5, "seed": 7, "out": "OUT", "method": "structguard", "preset": "paper",
-    "eval-samples": 9, "images": False, "overwrite": True,
+    "eval-samples": 9, "quiet": True, "json": True, "images": False, "overwrite": True,
 }  # fmt: skip
 
 

@@ -568,3 +568,23 @@ def test_an_impossible_value_is_refused_by_the_name_of_its_option(name, value, p
     line = line_of(words, capsys)
     assert name.split("-")[0] in line, line
     assert WAY_OUT.search(line), line
+
+
+def test_quiet_says_nothing_and_json_the_row(place, here, capsys):
+    short = unlearn(method="neggrad", max_steps="1", eval_samples="2", forget="random:1")
+    words = [*shlex.split(short.replace("{place}", str(place))), "--force"]
+    assert cli.main([*words, "--quiet", "--json"]) in (0, 3)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert json.loads(out)["steps"] == 1
+    assert cli.main([*words, "--quiet", "--overwrite"]) in (0, 3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_left_out_of_the_data_is_said(place, here, capsys):
+    for name in ("Training/a", "Training/b", "Testing/a", "Testing/b", "valid/a", "valid/b"):
+        image(here / f"data/{name}/1.png", value=len(name) * 9)
+    words = unlearn(data="data", method="neggrad", max_steps="1", forget="random:1")
+    words = words.replace("{place}/net.th", "random")
+    assert cli.main(shlex.split(words)) in (0, 3)
+    assert "--data data: left out are valid" in capsys.readouterr().err

@@ -208,6 +208,8 @@ def test_options_of_a_run_are_those_of_the_command():
         "preset",
         "overwrite",
         "config",
+        "json",
+        "quiet",
         "fields",
         "command_line",
     }

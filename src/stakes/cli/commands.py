@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,9 @@ from stakes.anchors.language_model import PromptKind
 from stakes.anchors.language_model import describe as describe_classes
 from stakes.cli.options import check_keys, read_config, value_after, with_fields
 from stakes.cli.refusals import usage
-from stakes.errors import InputError, check_seed, shortened
+from stakes.data.datasets import DATASETS
+from stakes.data.folders import left_out
+from stakes.errors import InputError, check_seed, shortened, some
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.files import check_file, write_text
 from stakes.manifest import MANIFEST, check_manifest, renew
@@ -30,7 +32,7 @@ from stakes.models.agreement import compared
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words
-from stakes.progress import Terminal
+from stakes.progress import Terminal, silent
 from stakes.runs.folder import check_apart, check_out, resumable
 from stakes.runs.inputs import RANDOM, Inputs, Loaded, load
 from stakes.runs.recipe import read_recipe, shipped_recipes
@@ -137,6 +139,8 @@ def unlearn(
     images: bool = True,
     overwrite: Switch = False,
     force: Switch = False,
+    quiet: Switch = False,
+    json: Switch = False,
     config: Place | None = None,
     command_line: str = "",
     **fields: Any,
@@ -157,6 +161,8 @@ def unlearn(
         images: show the forget images in the report, or leave them out
         overwrite: replace OUT if it holds an earlier run
         force: go on even where the network recognises less than half of the images
+        quiet: no progress, and nothing on standard output but what --json asks for
+        json: print the row as JSON in place of the summary
         config: a TOML file with any of these options; the command line goes before it
         command_line: the command as it was given, for the row.
         fields: hyper-parameters of the method.
@@ -168,7 +174,8 @@ def unlearn(
     if chosen.needs_retain and inputs.data is None:
         raise InputError(f"--method {method} needs retained training data: add --data")
     loaded = load(inputs)
-    _announce(loaded)
+    if not quiet:
+        _announce(loaded, inputs.data)
     asked = {
         "dataset": inputs.data,
         "forget": inputs.forget,
@@ -191,19 +198,27 @@ def unlearn(
         asked=asked,
     )
     try:
-        with Terminal() as progress:
+        with Terminal() as shown:
+            progress = silent if quiet else shown
             row = record(request, out, progress, overwrite=overwrite)
     except KeyboardInterrupt as stopped:
         if resumable(out):
             stopped.add_note("run the same command again to resume")
         raise
-    print(_summary(row))
-    print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
+    if json:
+        _print_json(row)
+    elif not quiet:
+        print(_summary(row))
+        print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
     return INCOMPLETE if incomplete(row) else 0
 
 
-def _announce(loaded: Loaded) -> None:
-    """Say on standard error what is about to be used, defaults among it."""
+def _print_json(row: Mapping[str, Any]) -> None:
+    print(json.dumps(row, indent=1))
+
+
+def _announce(loaded: Loaded, data: str | None) -> None:
+    """Say on standard error what is about to be used, defaults among it, and what is left out."""
     classifier, anchors = loaded.classifier, loaded.anchors
     dropped = f" ({loaded.forget.dropped} copies left out)" if loaded.forget.dropped else ""
     print(
@@ -213,6 +228,8 @@ def _announce(loaded: Loaded) -> None:
         f"preprocessing: {in_words(classifier.preprocessing)}",
         file=sys.stderr,
     )
+    if data is not None and data not in DATASETS and (unused := left_out(expanded(data))):
+        print(printable(f"--data {data}: left out are {some(unused)}"), file=sys.stderr)
     if loaded.agreement is not None:
         print(f"preprocessing checked: {loaded.agreement}", file=sys.stderr)
 
