@@ -75,7 +75,7 @@ def notes(tmp_path, monkeypatch):
 def make(tmp_path):
     """A recipe of networks by name and model, some seeds, and one method."""
 
-    def make(networks=("good",), seeds=(0,), lr=0.0, weights=None):
+    def make(networks=("good",), seeds=(0,), lr=1e-9, weights=None):
         tables = "".join(f'[[network]]\nname = "{n}"\nmodel = "{n}"\n' for n in networks)
         more = "" if weights is None else f'weights = "{weights}"\n'
         path = tmp_path / "trial.toml"
@@ -335,7 +335,7 @@ def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(tmp_path):
     teach(saved)
     saved.save(tmp_path / "network")
     text = REAL.format(
-        steps=10**6, more="", lr=0.0, model=tmp_path / "network", weights=tmp_path / "absent.pt"
+        steps=10**6, more="", lr=1e-30, model=tmp_path / "network", weights=tmp_path / "absent.pt"
     )
     (tmp_path / "trial.toml").write_text(text)
     out = tmp_path / "out"
