@@ -15,7 +15,7 @@ def _short(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     short = {
         name: dataclasses.replace(
-            method, max_steps=2, **({} if name == "neggrad" else {"probes_per_image": 1})
+            method, max_steps=2, **({"probes_per_image": 1} if name == "l2ul" else {})
         )
         for name, method in demo.RUNS.items()
     }
