@@ -25,9 +25,9 @@ class SSD(RetainFields):
     which it is with ``importance_batch=1``; its constants belong to the batches of its code.
 
     There is one step and no loop: what the constants give is what comes out, and the stop reason
-    says how much still is known. BatchNorm statistics never move. The gradient of an image known
-    with certainty is nearly nothing, so that of a few images drawn at random F_f may be small
-    beside F_D, and next to nothing is forgotten.
+    says how much still is known. BatchNorm statistics never move. A batch of few forget images
+    has a larger mean gradient than a full one, so that F_f may exceed F_D in weights that are not
+    theirs alone; with single images' squares it is small beside F_D where they are known well.
 
     Differences from the authors' code: the last batch of the retained data is not filled up with
     forget images.
