@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -273,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "history": history,
     }  # fmt: skip
     write(folder, classifier, training)
-    (folder / "checkpoint").unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     for name, value in known.items():
         print(f"{name}: {value}")
 

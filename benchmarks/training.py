@@ -90,7 +90,8 @@ def fit(
         passes: a context for the forward pass, such as autocast.
 
     Returns:
-        One row for each epoch: ``epoch`` (from 1), mean ``loss``, last ``learning_rate``.
+        One row for each epoch: ``step`` (the steps before it), ``epoch`` (from 1), mean ``loss``,
+        last ``learning_rate``.
 
     Raises:
         RuntimeError: the checkpoint cannot be used, or the loss is not finite.
@@ -99,9 +100,9 @@ def fit(
     steps = -(-len(labels) // batch_size)
     order = Batches(len(labels), batch_size, draws.generator)
     checkpoint.keep(classifier, optimizer, schedule, draws, order)
-    done, rows, said = checkpoint.restore()
-    if said.startswith("begun anew"):
-        raise RuntimeError(f"{said}; remove it to begin anew")
+    done, rows, said = checkpoint.restore(epochs * steps)
+    if said and not done:
+        raise RuntimeError(f"{said}; remove it to start over")
     if said:
         print(f"{said} of {epochs * steps}", flush=True)
     classifier.train()
@@ -110,7 +111,7 @@ def fit(
         checkpoint.save(step, rows)
         epoch, place = divmod(step, steps)
         if place == 0:
-            rows.append({"epoch": epoch + 1, "loss": 0.0, "learning_rate": 0.0})
+            rows.append({"step": step, "epoch": epoch + 1, "loss": 0.0, "learning_rate": 0.0})
         batch = next(order)
         images = vary(pixels[batch], epoch)
         with passes():

@@ -233,7 +233,7 @@ def test_missing_and_binary_descriptions(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="descriptions nothing: no such file"):
         read_descriptions("nothing")
     (tmp_path / "words.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not UTF-8"):
+    with pytest.raises(InputError, match="no text in UTF-8"):
         read_descriptions(tmp_path / "words.json")
 
 

@@ -240,7 +240,7 @@ def test_files_row_and_streams(base, place, capsys):
     first, *rest = err.splitlines()
     assert first == (
         f"stakes:digits_cnn, 4 classes, on cpu; weights {place}/net.th; anchors head; "
-        "6 images to forget; read as the network is shown them: largest centred square scaled "
+        "6 images to forget; preprocessing: largest centred square scaled "
         "(bicubic)"
     )
     assert all(re.match(r"(reading|unlearning|scoring|looking).*: \d+/\d+", line) for line in rest)
@@ -540,7 +540,7 @@ def test_bad_folders_and_images(base, place, capsys):
     write_images(Path("f"), *blobs(2, 0), ["red", "purple", "blue", "grey"])
     refused(with_options(base, forget="f"), "'purple' is not one of the 4 classes", capsys)
     Path("table.csv").write_text("path,label\nf/red/0.png,7\n")
-    refused(with_options(base, forget="table.csv"), "label 7, but the classes are 0 to 3", capsys)
+    refused(with_options(base, forget="table.csv"), "label 7 is the name of no class", capsys)
     Path("table.csv").write_text("path,label\nf/red/0.png,red\nf/red/0.png,grey\n")
     refused(with_options(base, forget="table.csv"), "same image with the labels", capsys)
     whole = Path("f/red/0.png").read_bytes()
@@ -564,7 +564,7 @@ def test_a_damaged_test_image_is_found_before_any_work(base, place, capsys, monk
 
 
 def test_the_classes_must_be_known(base, capsys):
-    words = with_options(base, data="", forget=".")
+    words = with_options(base, data="", forget="f")
     refused(words, "the classes are not known: add --data, --classes FILE .*or --anchors", capsys)
     Path("names").write_text("one\none\n")
     refused([*words, "--classes", "names"], "wanted two or more different names", capsys)
@@ -611,7 +611,7 @@ def test_without_arguments_and_unknown_commands(capsys):
     assert cli.main([]) == 0
     assert "unlearn" in capsys.readouterr().out
     assert cli.main(["unlern"]) == 2
-    assert 'Unknown command "unlern". Did you mean "unlearn"?' in capsys.readouterr().err
+    assert "there is no command unlern; did you mean unlearn?" in capsys.readouterr().err
     assert cli.main(["unlearn"]) == 2
     assert "unlearn needs --model, --forget and --out" in capsys.readouterr().err
     assert cli.main(["--version"]) == 0
@@ -719,7 +719,7 @@ def test_bars_on_a_terminal(base, tmp_path):
     with spawned(lasting(base), tmp_path, stderr=theirs) as process:
         os.close(theirs)
         text, until = "", time.monotonic() + 30
-        while not re.search(r"unlearning.*━.*\d+/1000000, \d+ % still known", text):
+        while not re.search(r"unlearning.*━.*\d+/1000000, \d+ % still recognised", text):
             assert time.monotonic() < until, text[-500:]
             text += os.read(ours, 65536).decode(errors="replace")
         process.send_signal(signal.SIGINT)

@@ -209,8 +209,9 @@ def test_a_transformers_network_reloads_in_plain_transformers(names, image_folde
 
 def test_unknown_networks_are_told_with_the_nearest(image_folder, capsys):
     words = f"unlearn --model timm:resnet1 --data {image_folder} --forget random:4 --out OUT"
+    words += " --weights random"
     refused(shlex.split(words), "timm has no model 'resnet1'; did you mean resnet18", capsys)
-    words = words.replace("timm:resnet1", "hf:none")
+    words = words.replace("timm:resnet1", "hf:none").removesuffix(" --weights random")
     refused(shlex.split(words), "no folder .*none; hf: takes a local folder", capsys)
 
 

@@ -306,7 +306,7 @@ def test_names_that_are_no_text_still_make_figures(shown, tmp_path):
     assert {*found} == {f"figure-{number}" for number in FIGURES if number != "9"}
     for svg in found.values():
         assert ET.fromstring(svg.encode("utf-8")).tag == f"{SVG}svg"
-    assert any("a\ufffd\ufffd<b>" in words for words in texts(found["figure-7"]))
+    assert any("a\ufffd<b>" in words for words in texts(found["figure-7"]))
     assert write_report([folder], tmp_path / "odd.html").stat().st_size > 0
 
 

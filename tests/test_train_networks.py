@@ -171,10 +171,10 @@ def test_a_checkpoint_of_another_plan_is_not_overwritten(script, data, tmp_path,
     monkeypatch.setattr(script, "write", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(script, tmp_path, data)
-    (kept,) = tmp_path.rglob("checkpoint")
+    (kept,) = tmp_path.rglob("state-*.pt")
     before = kept.read_bytes()
     monkeypatch.setitem(script.NETWORKS, "sgd", script.NETWORKS["adamw"])
-    with pytest.raises(RuntimeError, match="another plan; remove it to begin anew"):
+    with pytest.raises(RuntimeError, match="another plan; it is kept; remove it to start over"):
         run(script, tmp_path, data)
     assert kept.read_bytes() == before
 

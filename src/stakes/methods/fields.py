@@ -92,6 +92,8 @@ def allowed(item: Field[Any], hint: object) -> str:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if hint is bool:
         return "True or False"
+    if hint is str:
+        return "text"
     bounds = item.metadata
     noun = "a whole number" if hint is int else "a number"
     start = f"above {bounds['above']:g}" if bounds["low"] is None else f"from {bounds['low']:g}"
