@@ -122,7 +122,7 @@ def copies(run: RunFolder) -> Answer:
     if flipped is not None and count is not None:
         told.append(f"Mirrored: {count:,} of {run.k:,} recognised.")
     if was is not None:
-        told.append(f"All kinds: before, {percent(was)}.")
+        told.append(f"All kinds: {percent(was)} before.")
     if known == 0:
         return Answer(GOOD, question, "Yes, in all kinds tried", " ".join(told))
     if known <= SPARED:
