@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from conftest import CLASSES, blobs
 from stakes import Classifier, ForgetSet, StructGuard, load_data
 from stakes.cli import commands as cli
+from stakes.cli import unlearn as unlearning
 from stakes.evaluation.evaluate import evaluate
 from stakes.methods import METHODS
 from stakes.models.networks import MODELS
@@ -157,9 +158,11 @@ def cifar_like(tmp_path_factory) -> Path:
 
 def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(cli, "record", lambda request, out, *_, **__: asked.append((request, out)))
-    monkeypatch.setattr(cli, "_summary", lambda row: "")
-    monkeypatch.setattr(cli, "incomplete", lambda row: False)
+    monkeypatch.setattr(
+        unlearning, "record", lambda request, out, *_, **__: asked.append((request, out))
+    )
+    monkeypatch.setattr(unlearning, "summary", lambda row: "")
+    monkeypatch.setattr(unlearning, "incomplete", lambda row: False)
     monkeypatch.chdir(tmp_path)
     line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")
     assert cli.main(shlex.split(line)) == 0
@@ -378,7 +381,7 @@ def test_every_method_and_its_options(method, base, capsys):
 def test_a_method_in_need_of_retained_data_is_refused_at_once(
     method, base, place, monkeypatch, capsys
 ):
-    monkeypatch.setattr(cli, "load", lambda inputs: pytest.fail("it had begun"))
+    monkeypatch.setattr(unlearning, "load", lambda inputs: pytest.fail("it had begun"))
     words = with_options(base, **OURS | {"lr": "", "data": ""})
     words = with_options(words, forget=f"{place}/data/train")
     refused([*words, "--method", method], f"--method {method} needs retained training data", capsys)
@@ -603,7 +606,7 @@ def test_what_the_machine_refuses_is_one_line(base, capsys, monkeypatch):
         def fail(*arguments, error=error, **options):
             raise error
 
-        monkeypatch.setattr(cli, "record", fail)
+        monkeypatch.setattr(unlearning, "record", fail)
         refused(base, message, capsys, code=1)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from stakes import METHODS, InputError
 from stakes.cli import commands as cli
+from stakes.cli.delivered import check_delivered
 from stakes.files import check_file, locked, regular, replacing, write_text
 from stakes.manifest import check_manifest
 from stakes.report.run_folder import read_runs
@@ -407,10 +408,10 @@ def test_a_missing_file_is_noticed_unless_only_the_network_was_delivered(request
     (out / "evidence.json").unlink()
     with pytest.raises(InputError, match=r"evidence\.json \(missing\)"):
         check_manifest(out)
-    cli._check_delivered(out)
+    check_delivered(out)
     (out / "model.json").unlink()
     with pytest.raises(InputError, match=r"model\.json \(missing\)"):
-        cli._check_delivered(out)
+        check_delivered(out)
 
 
 def test_a_folder_without_a_manifest_is_read_with_a_note(request_, tmp_path, capsys):

@@ -8,6 +8,7 @@ import tomllib
 import pytest
 
 from stakes.cli import commands as cli
+from stakes.cli.unlearn import unlearn
 from stakes.errors import InputError
 from stakes.report.figures.paper import FIGURES
 from stakes.runs.recipe import RUN_OPTIONS, read_recipe, shipped_recipes
@@ -200,7 +201,7 @@ def test_paper_lines_of_a_recipe_without_k_have_none(tmp_path):
 
 
 def test_options_of_a_run_are_those_of_the_command():
-    own = set(inspect.signature(cli.unlearn).parameters)
+    own = set(inspect.signature(unlearn).parameters)
     elsewhere = {
         "inputs",
         "out",

@@ -1,0 +1,24 @@
+"""What a run delivered: a network, known to be as it was written."""
+
+import sys
+from pathlib import Path
+
+from stakes.manifest import check_manifest
+
+#: Files of a run that need not go with its network to whoever scores it again.
+NOT_DELIVERED = (
+    "row.json", "history.jsonl", "evidence.json", "stakes.safetensors", "report.html",
+)  # fmt: skip
+
+
+def check_delivered(path: Path) -> None:
+    """Compare what a run delivered with its manifest; of an older version's, say that it has none.
+
+    Raises:
+        InputError: see :func:`stakes.manifest.check_manifest`.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.suffix != ".safetensors" and not path.is_dir():
+        return
+    if not check_manifest(folder, absent=NOT_DELIVERED) and (folder / "row.json").exists():
+        print(f"note: {folder} has no manifest: changes in it are not noticed", file=sys.stderr)

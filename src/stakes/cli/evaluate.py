@@ -1,0 +1,80 @@
+"""``stakes evaluate``: score a delivered network again, on an auditor's own data."""
+
+import json
+from pathlib import Path
+
+from stakes.cli.delivered import check_delivered
+from stakes.errors import InputError
+from stakes.evaluation.evaluate import evaluate as score
+from stakes.files import check_file, write_text
+from stakes.models.cards import made_by
+from stakes.models.classifier import Classifier
+from stakes.progress import Terminal
+from stakes.runs.inputs import Inputs, load
+from stakes.runs.words import Place, Switch, Whole
+
+
+def evaluate(
+    *,
+    inputs: Inputs,
+    unlearned: Place,
+    eval_samples: Whole | None = None,
+    out: Place | None = None,
+    overwrite: Switch = False,
+) -> None:
+    """Score a network that was made to forget, on your own data, against the original.
+
+    Prints the row as JSON.
+
+    Args:
+        inputs: the original network, the images it was to forget, and the data to score on.
+        unlearned: the folder that `stakes unlearn` wrote, or its model.safetensors
+        eval_samples: score at most this many test and as many retained images; by default all
+        out: a .json file for the row as well
+        overwrite: replace that file
+    """
+    if out is not None:
+        check_file(out, overwrite)
+    check_delivered(Path(inputs.model))
+    check_delivered(unlearned)
+    loaded = load(inputs, unlearned)
+    before = loaded.classifier
+    after = _reload(unlearned, before)
+    if after.class_names != before.class_names:
+        raise InputError(f"{unlearned} has other classes than --model {inputs.model}")
+    with Terminal() as progress:
+        row, _ = score(
+            before,
+            after,
+            loaded.forget,
+            test=None if loaded.splits is None else loaded.splits.test,
+            retain=None if loaded.splits is None else loaded.splits.train,
+            other=_without_parts(after),
+            eval_samples=eval_samples,
+            seed=inputs.seed,
+            thumbnails=False,
+            progress=progress,
+        )
+    row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
+    row |= {"forget_digest": loaded.forget.digest(), "k": len(loaded.forget), "seed": inputs.seed}
+    if out is not None:
+        write_text(out, json.dumps(row, indent=1) + "\n")
+    print(json.dumps(row, indent=1))
+
+
+def _without_parts(after: Classifier) -> dict[str, Classifier]:
+    """The plain network, by the name of its path, where what is deployed is more than that."""
+    plain = after.copy()
+    plain.projector = plain.lookup = None
+    if after.lookup is not None:
+        return {"bare": plain}
+    return {} if after.projector is None else {"direct": plain}
+
+
+def _reload(unlearned: Path, before: Classifier) -> Classifier:
+    """The unlearned network; code of the user's own only if it made the original as well."""
+    file = unlearned / "model.safetensors" if unlearned.is_dir() else unlearned
+    device = str(before.device)
+    if made_by(before.spec, file) is not None:
+        return Classifier.load(before.spec, weights=file, device=device)
+    return Classifier.load(unlearned, device=device)

@@ -1,0 +1,36 @@
+"""``stakes report``: one page from one or several run folders."""
+
+import sys
+
+from stakes.errors import InputError
+from stakes.files import check_file
+from stakes.manifest import MANIFEST, renew
+from stakes.runs.words import Place, Switch
+
+
+def report(
+    *runs: Place,
+    out: Place,
+    title: str | None = None,
+    reference: Place | None = None,
+    overwrite: Switch = False,
+) -> None:
+    """Make one page from one or several run folders.
+
+    Args:
+        runs: folders that `stakes unlearn` wrote
+        out: HTML file to write
+        title: heading of the page
+        reference: folder of a run to put beside the others, such as one of retrain or oracle
+        overwrite: replace that file
+    """
+    if not runs:
+        raise InputError("report: name at least one run folder")
+    check_file(out, overwrite)
+    for folder in [*runs, *([] if reference is None else [reference])]:
+        if not (folder / MANIFEST).exists():
+            print(f"note: {folder} has no manifest: changes in it are not noticed", file=sys.stderr)
+    from stakes.report.page import write_report  # only here: what it plots with is slow to import
+
+    print(write_report(list(runs), out, title=title, reference=reference))
+    renew(out)

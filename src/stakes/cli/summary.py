@@ -1,0 +1,54 @@
+"""What ``stakes unlearn`` says around a run: what it is about to use, and what came of it."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from stakes.data.datasets import DATASETS
+from stakes.data.folders import left_out
+from stakes.errors import some
+from stakes.preprocessing import in_words
+from stakes.runs.inputs import Loaded
+from stakes.texts import expanded, printable
+
+
+def announce(loaded: Loaded, data: str | None) -> None:
+    """Say on standard error what is about to be used, defaults among it, and what is left out."""
+    classifier, anchors = loaded.classifier, loaded.anchors
+    dropped = f" ({loaded.forget.dropped} copies left out)" if loaded.forget.dropped else ""
+    print(
+        f"{classifier.spec}, {classifier.num_classes} classes, on {classifier.device}; "
+        f"weights {classifier.weights}; anchors {anchors.card.get('name') or 'unnamed'}; "
+        f"{len(loaded.forget)} images to forget{dropped}; "
+        f"preprocessing: {in_words(classifier.preprocessing)}",
+        file=sys.stderr,
+    )
+    if data is not None and data not in DATASETS and (unused := left_out(expanded(data))):
+        print(printable(f"--data {data}: left out are {some(unused)}"), file=sys.stderr)
+    if loaded.agreement is not None:
+        print(f"preprocessing checked: {loaded.agreement}", file=sys.stderr)
+
+
+def summary(row: dict[str, Any]) -> str:
+    """The main numbers, a line each."""
+    steps = row["steps"]
+
+    def change(key: str) -> str:
+        before, after = row[f"{key}_before"], row[key]
+        return "not measured" if after is None else f"{before:6.2f} % -> {after:6.2f} %"
+
+    return "\n".join(
+        [
+            f"{row['method_title']}, {steps} step{'s' * (steps != 1)}: {row['stop_reason']}",
+            f"forget images recognised    {change('acc_forget')}",
+            f"test accuracy               {change('acc_test')}",
+            f"retained accuracy           {change('acc_retain')}",
+            f"altered copies recognised   {change('forget_views')}",
+        ]
+    )
+
+
+def print_json(row: Mapping[str, Any]) -> None:
+    """Print the row for a program to read."""
+    print(json.dumps(row, indent=1))

@@ -1,0 +1,109 @@
+"""``stakes unlearn``: the command that makes a network forget."""
+
+from pathlib import Path
+from typing import Any
+
+from stakes.cli.delivered import check_delivered
+from stakes.cli.summary import announce, print_json, summary
+from stakes.errors import InputError
+from stakes.methods import Method, method_class
+from stakes.models.agreement import compared
+from stakes.progress import Terminal, silent
+from stakes.runs.folder import check_apart, check_out, resumable
+from stakes.runs.inputs import RANDOM, Inputs, Loaded, load
+from stakes.runs.record import Request, record
+from stakes.runs.sound import INCOMPLETE, incomplete
+from stakes.runs.words import Place, Switch, Whole
+
+
+def unlearn(
+    *,
+    inputs: Inputs,
+    out: Place,
+    method: str = "structguard",
+    preset: str | None = None,
+    eval_samples: Whole | None = None,
+    images: bool = True,
+    overwrite: Switch = False,
+    force: Switch = False,
+    quiet: Switch = False,
+    json: Switch = False,
+    config: Place | None = None,
+    command_line: str = "",
+    **fields: Any,
+) -> int:
+    """Make a network forget images.
+
+    OUT gets model.safetensors, row.json (the numbers), history.jsonl (each step) and report.html
+    (the evidence). If not everything was forgotten, the exit code is 3. The hyper-parameters below
+    are those of --method: see another's by `stakes unlearn --method NAME --help`. If interrupted,
+    run the same command again to resume.
+
+    Args:
+        inputs: the network, the images, and what there is to score on.
+        out: folder to write; it appears when everything is done
+        method: how to forget
+        preset: named settings of the method; single options still override them
+        eval_samples: score at most this many test and as many retained images; by default all
+        images: show the forget images in the report, or leave them out
+        overwrite: replace OUT if it holds an earlier run
+        force: go on even where the network recognises less than half of the images
+        quiet: no progress, and nothing on standard output but what --json asks for
+        json: print the row as JSON in place of the summary
+        config: a TOML file with any of these options; the command line goes before it
+        command_line: the command as it was given, for the row.
+        fields: hyper-parameters of the method.
+    """
+    chosen = method_class(method, preset)(**fields)
+    check_out(out, overwrite)
+    check_apart(out, inputs.forget, inputs.data)
+    check_delivered(Path(inputs.model))
+    if chosen.needs_retain and inputs.data is None:
+        raise InputError(f"--method {method} needs retained training data: add --data")
+    loaded = load(inputs)
+    if not quiet:
+        announce(loaded, inputs.data)
+    request = _request(
+        chosen,
+        inputs,
+        loaded,
+        eval_samples=eval_samples,
+        thumbnails=images,
+        force=force or str(inputs.weights) == RANDOM,
+        asked={"preset": preset, "command": command_line},
+    )
+    try:
+        with Terminal() as shown:
+            progress = silent if quiet else shown
+            row = record(request, out, progress, overwrite=overwrite)
+    except KeyboardInterrupt as stopped:
+        if resumable(out):
+            stopped.add_note("run the same command again to resume")
+        raise
+    if json:
+        print_json(row)
+    elif not quiet:
+        print(summary(row))
+        print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
+    return INCOMPLETE if incomplete(row) else 0
+
+
+def _request(method: Method, inputs: Inputs, loaded: Loaded, **options: Any) -> Request:
+    """What the run is asked for, the words of the command line among it."""
+    splits = loaded.splits
+    words = {
+        "dataset": inputs.data,
+        "forget": inputs.forget,
+        "weights": loaded.classifier.weights,
+        **compared(loaded.agreement),
+    }
+    return Request(
+        method,
+        loaded.classifier,
+        loaded.forget,
+        loaded.anchors,
+        retain=None if splits is None else splits.train,
+        test=None if splits is None else splits.test,
+        seed=inputs.seed,
+        **options | {"asked": words | options["asked"]},
+    )
