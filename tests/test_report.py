@@ -723,3 +723,14 @@ def test_evidence_of_older_versions_is_read_under_todays_keys(tmp_path):
     [found] = read_run(folder).audit["retrieval"]
     assert found["image"] == record["picture"]
     assert found["before"] == [{"image": "x"}]
+
+
+def test_the_page_names_surrogate_data_and_what_was_left_out(tmp_path):
+    given = {
+        "surrogates": "public/", "surrogates_count": 1234, "surrogates_left_out": 2,
+        "surrogates_digest": "f6" * 32, "needs_retain": False,
+    }  # fmt: skip
+    page = render([a_run(tmp_path / "a", **given)])
+    for words in ("public/", "1,234 unlabelled images", "2 copies of images", "f6" * 32):
+        assert words in page
+    assert "unlabelled images" not in render([a_run(tmp_path / "b")])

@@ -32,6 +32,7 @@ class Method(ABC):
     Attributes:
         title: its name as the papers write it.
         needs_retain: whether it needs retained data; commands refuse early without it.
+        uses_surrogates: whether it can hold surrogate data; other methods refuse any.
 
     Raises:
         InputError: no such hyper-parameter, a value of another type, out of bounds or not one of
@@ -40,6 +41,7 @@ class Method(ABC):
 
     title: ClassVar[str]
     needs_retain: ClassVar[bool] = False
+    uses_surrogates: ClassVar[bool] = False
 
     def __new__(cls, **given: Any) -> Self:
         """Refuse unknown names before the dataclass does, which knows no nearest one."""
@@ -58,6 +60,7 @@ class Method(ABC):
         *,
         anchors: Anchors | str | None = None,
         retain: Data | None = None,
+        surrogates: Data | None = None,
         seed: int = 0,
         checkpoint: str | Path | None = None,
         progress: Progress = silent,
@@ -73,6 +76,9 @@ class Method(ABC):
             retain: training data, for the methods that need retained data, as
                 :func:`stakes.data.adapter.as_images` takes it; the images of ``forget`` are left
                 out, whatever they are called there.
+            surrogates: unlabelled images that stand in for the absent training data, for the
+                methods that hold such, as :meth:`stakes.data.surrogates.Surrogates.of` takes them;
+                copies of images of ``forget`` are left out.
             seed: of every random choice.
             checkpoint: a folder for the state of the loop, a file for each job; where an
                 interrupted call with the same arguments has left its own, this one goes on from
@@ -82,21 +88,31 @@ class Method(ABC):
 
         Raises:
             InputError: no classifier, no forget set, labels outside the classes, anchors of other
-                classes, or retained data that is missing where it is needed or cannot be used
-                (see :func:`stakes.data.retain.retained`).
+                classes, retained data that is missing where it is needed or cannot be used
+                (see :func:`stakes.data.retain.retained`), or surrogate data that cannot be used or
+                that the method has no use for.
         """
         classifier, forget = Classifier.require(classifier), ForgetSet.require(forget)
         forget.check(classifier.num_classes)
         check_seed(seed)
         if self.needs_retain and retain is None:
             raise InputError(f"{self.title} needs retained training data")
+        if surrogates is not None:
+            self.check_surrogates()
         anchor_map: MapKind = getattr(self, "anchor_map", "auto")
         task = Task(classifier, forget, anchors, seed, progress, anchor_map)
         if self.needs_retain and retain is not None:
             task.take_retained(as_images(retain), getattr(self, "retain_samples", 0))
+        if surrogates is not None:
+            task.take_surrogates(surrogates, classifier.preprocessing, seed)
         if checkpoint is not None:
             task.go_on_from(checkpoint, self, seed)
         return self.unlearn(task)
+
+    def check_surrogates(self) -> None:
+        """Refuse surrogate data, with an InputError, where the method has no use for them."""
+        if not self.uses_surrogates:
+            raise InputError(f"{self.title} uses no surrogate data: leave them out")
 
     @abstractmethod
     def unlearn(self, task: Task) -> Unlearned:

@@ -14,14 +14,17 @@ from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
 from stakes.anchors.sources import resolve_anchors
+from stakes.data.adapter import Data
 from stakes.data.augment import mixed
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.data.retain import retained
+from stakes.data.surrogates import Surrogates
 from stakes.data.views import random_view
 from stakes.errors import InputError
 from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
+from stakes.preprocessing import Reader
 from stakes.progress import Progress, Stopwatch
 from stakes.rows import Outcome
 from stakes.training.checkpoint import Checkpoint, surroundings
@@ -52,6 +55,7 @@ class Unlearned:
         earlier: of the seconds, those of an interrupted run that this one went on from.
         checkpoint: the file with the state of the loop, where one was asked for.
         job: digest of all that the bits of the result depend on; known where there is that file.
+        surrogates: what stood in for the absent data, where some was given.
     """
 
     classifier: Classifier
@@ -64,6 +68,7 @@ class Unlearned:
     earlier: float = 0.0
     checkpoint: Path | None = None
     job: str = ""
+    surrogates: Surrogates | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -79,6 +84,7 @@ class Task:
         live: the copy to change, in eval mode.
         forget: the images, on the network's device, in an order that is theirs alone.
         retain: retained images, none of them to be forgotten (see :mod:`stakes.data.retain`).
+        surrogates: unlabelled images in place of the absent data, where some were given.
         training_size: images in the training set, where the method sees any of it.
         stakes: (c, d) anchors in the feature space.
         generator: the only source of randomness.
@@ -100,6 +106,7 @@ class Task:
         self.live = classifier.copy().eval()
         self.forget = forget.in_one_order().to(classifier.device)
         self._retain: Images | None = None
+        self.surrogates: Surrogates | None = None
         self.training_size = len(self.forget)
         self.progress = progress
         self.generator = torch.Generator().manual_seed(seed)
@@ -137,6 +144,14 @@ class Task:
             self.generator,
             progress=self.progress,
         )
+
+    def take_surrogates(self, data: Data, read: Reader | None, seed: int) -> None:
+        """Read surrogate data at the size of the forget images, copies of these left out."""
+        height, width = self.forget.images.shape[2:]
+        given = Surrogates.of(data, (height, width), read=read, seed=seed, progress=self.progress)
+        self.surrogates = given.without(self.forget)
+        if gone := self.surrogates.left_out:
+            self.progress("surrogates", 0, len(given), f"{gone} copies of forget images left out")
 
     def monitor(
         self,
@@ -181,6 +196,8 @@ class Task:
             some = self._retain.load(range(min(len(self._retain), 64)))
             tensors["retained data"] = {"labels": self._retain.labels, "images": some}
         job = {name: tensor_digest(given) for name, given in tensors.items()}
+        if self.surrogates is not None:
+            job["surrogates"] = self.surrogates.digest()
         job |= {"method or setting": repr(method), "seed": str(seed), "kind of network": live.spec}
         job["layers to change"] = " ".join(self.trainable())
         self.checkpoint = Checkpoint(folder, job | surroundings(live.device))
@@ -283,5 +300,6 @@ class Task:
             earlier=self._stopwatch.earlier,
             checkpoint=self.checkpoint.path,
             job=self.checkpoint.digest,
+            surrogates=self.surrogates,
             **more,
         )

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import save
 
 from stakes.anchors.anchors import Anchors
+from stakes.data.adapter import Data
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.errors import first_line
@@ -41,6 +42,7 @@ class Request:
         anchors: of the classifier's classes.
         retain: training images, scored and given to methods that need them; or None.
         test: test images, only scored; or None.
+        surrogates: unlabelled images for a method that holds such; or None.
         seed: of every random choice.
         eval_samples: score at most this many test and retained images.
         thumbnails: whether the evidence and the report show the forget images.
@@ -54,6 +56,7 @@ class Request:
     anchors: Anchors
     retain: Images | None = None
     test: Images | None = None
+    surrogates: Data | None = None
     seed: int = 0
     eval_samples: int | None = None
     thumbnails: bool = True
@@ -115,6 +118,7 @@ def _work(
         request.forget,
         anchors=request.anchors,
         retain=request.retain if request.method.needs_retain else None,
+        surrogates=request.surrogates,
         seed=request.seed,
         checkpoint=checkpoint,
         progress=progress,
@@ -201,6 +205,7 @@ def _outcome(result: Unlearned) -> dict[str, Any]:
         "steps": int(last["step"]),
         "outcome": result.outcome.value,
         "stop_reason": str(result.stop_reason),
+        **({} if result.surrogates is None else result.surrogates.row()),
         **{f"chosen_{name}": value for name, value in result.chosen.items()},
         **{f"seconds_{phase}": None for phase in PHASES},
         **{f"seconds_{phase}": spent for phase, spent in result.seconds.items()},

@@ -1,6 +1,6 @@
 """STRUCTGUARD as it measures best: forget, and keep the structure around semantic anchors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from stakes.data.views import random_view
 from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeBatch, ProbeFields, ProbeSource, joined
+from stakes.methods.structguard.surrogates import SurrogateProbes
 from stakes.methods.task import Task, Unlearned
 from stakes.rows import Outcome
 from stakes.training.adaptive import AdaptiveMargin, ViewsScale
@@ -41,6 +42,7 @@ WARMUP = 20  # steps over which the learning rate grows to its full value
 SETTLE_LEAST = 30  # steps: a run that was quick needs as many to recover in
 CHECK_EVERY = 10  # steps: a look takes about as long as one
 BACKOFFS = 5  # halvings of the learning rate: what drifts too far at 1/32 of it is a bad start
+SURROGATES = 0.75  # share of the probes that are surrogate data, where such are given
 NEXT_CHOICES = 4  # that a destination is drawn from: one guess in four is right
 MANY, ALL = "more images than a step takes", "a step takes all images"
 
@@ -64,6 +66,7 @@ class StructGuard(ProbeFields):
     """
 
     title: ClassVar[str] = "STRUCTGUARD"
+    uses_surrogates: ClassVar[bool] = True
 
     criterion: CriterionName = hyper(
         "exact",
@@ -213,7 +216,7 @@ class Objective:
         self.push = ViewsScale(1 - settings.views_needed, patience=settings.patience)
         self._autocast = autocast(settings.precision, device)
         self._copies = VIEWS_PER_IMAGE if CRITERIA[settings.criterion].views else 0
-        self.probes = ProbeSource(settings, task, self._autocast, hold_copies=not self._copies)
+        self.probes, self.surrogates = self._sources()
         self._many = len(task.forget) > settings.forget_batch
         self.cohorts, self.cohorts_why = self._parts()
         self.towards, self.towards_why = self._destination()
@@ -227,6 +230,9 @@ class Objective:
         """Every term of this step, already weighted; their plain sum is minimised."""
         task = self._task
         probes = self.probes.draw()
+        if self.surrogates is not None:
+            count = self.settings.probe_batch - len(probes.images)
+            probes = joined([self.surrogates.draw(count), probes])
         batch = next(self._batches)
         asked = batch < self._asked(step)
         pick, waiting = batch[asked], batch[~asked]
@@ -251,6 +257,18 @@ class Objective:
             terms["views"] = weight * self._deletion(logits, seen, copies, Goal(self.goal.lead))
             self.push.see(self.goal.lead(logits.detach(), seen))
         return terms | self._retention(kept, probes)
+
+    def _sources(self) -> tuple[ProbeSource, SurrogateProbes | None]:
+        """Where probes come from: the forget images or the network, and surrogates if given."""
+        settings, task = self.settings, self._task
+        if task.surrogates is not None:
+            few = round((1 - SURROGATES) * settings.probe_batch)
+            kind = "mixed" if settings.probes == "auto" else settings.probes
+            settings = replace(settings, probe_batch=max(1, few), probes=kind)
+        probes = ProbeSource(settings, task, self._autocast, hold_copies=not self._copies)
+        if task.surrogates is None:
+            return probes, None
+        return probes, SurrogateProbes(task.surrogates, task, probes.answers)
 
     def _asked(self, step: int) -> int:
         """How many forget images have had their turn in this step."""

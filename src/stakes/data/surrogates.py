@@ -1,0 +1,159 @@
+"""Surrogate data: unlabelled images that stand in for the absent training data; never scored."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stakes.data.adapter import Data, as_images
+from stakes.data.folders import files_below, is_image
+from stakes.data.forget import ForgetSet, pixel_digests
+from stakes.data.images import ImageFiles, Images
+from stakes.errors import InputError
+from stakes.preprocessing import Reader, Size
+from stakes.progress import Progress, silent
+from stakes.texts import expanded
+
+IN_MEMORY = 2 * 2**30  # bytes at 8 bits a channel; of more images a random part is taken
+CHUNK = 1024  # images decoded between two reports
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogates:
+    """Unlabelled images, decoded once and held in memory at 8 bits a channel.
+
+    Attributes:
+        pixels: uint8 (n, 3, h, w).
+        source: where they are from, in words.
+        found: images that were there.
+        left_out: of these, copies of images to forget, which nothing may hold on to.
+
+    >>> one = Surrogates(torch.zeros(5, 3, 4, 4, dtype=torch.uint8), "black squares", 5)
+    >>> len(one), one.images(torch.tensor([1, 3])).shape
+    (5, torch.Size([2, 3, 4, 4]))
+    """
+
+    pixels: Tensor
+    source: str
+    found: int
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        """n, the number of images."""
+        return len(self.pixels)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Those at ``indices``: float32 in [0, 1], (len(indices), 3, h, w)."""
+        return self.pixels[indices].float().div_(255)
+
+    def digest(self) -> str:
+        """SHA-256 over the shape and the pixels of all images, in their order."""
+        shape = f"{tuple(self.pixels.shape)}|".encode()
+        return hashlib.sha256(shape + self.pixels.numpy().tobytes()).hexdigest()
+
+    def row(self) -> dict[str, str | int]:
+        """What a run's record says of them."""
+        return {
+            "surrogates": self.source,
+            "surrogates_count": len(self),
+            "surrogates_left_out": self.left_out,
+            "surrogates_digest": self.digest(),
+        }
+
+    def without(self, forget: ForgetSet) -> Self:
+        """The same without copies of images to forget (see :func:`copies`).
+
+        Raises:
+            InputError: no image is left.
+        """
+        kept = ~copies(self.pixels, forget)
+        if not bool(kept.any()):
+            raise InputError(
+                f"surrogates {self.source}: every image is a copy of one to forget; give others"
+            )
+        gone = self.left_out + int((~kept).sum())
+        return type(self)(self.pixels[kept], self.source, self.found, gone)
+
+    @classmethod
+    def of(
+        cls,
+        data: Data,
+        size: Size,
+        *,
+        read: Reader | None = None,
+        seed: int = 0,
+        most_bytes: int = IN_MEMORY,
+        progress: Progress = silent,
+    ) -> Self:
+        """Read surrogate data, every image once.
+
+        Args:
+            data: a folder with images in it or in folders below; or images as
+                :func:`stakes.data.adapter.as_images` takes them, without labels or with labels
+                that are not looked at; or surrogates, which are returned as they are.
+            size: (height, width) of the images to forget, to which these are brought.
+            read: what makes pixels of an image file, such as a classifier's ``preprocessing``.
+            seed: of the draw, where not all fit.
+            most_bytes: that they may take; of more images a random part is taken.
+            progress: called with phase, steps done, steps in all and a note.
+
+        Raises:
+            InputError: no folder, no images in it, or a damaged one.
+        """
+        if isinstance(data, cls):
+            return data
+        images, source = _opened(data, size, read)
+        each = 3 * size[0] * size[1]
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        chosen = order[: max(1, most_bytes // each)].sort().values
+        pixels = torch.empty(len(chosen), 3, *size, dtype=torch.uint8)
+        for start in range(0, len(chosen), CHUNK):
+            part = images.load(chosen[start : start + CHUNK])
+            pixels[start : start + CHUNK] = _at(part, size)
+            progress("reading surrogates", min(start + CHUNK, len(chosen)), len(chosen))
+        return cls(pixels, source, len(images))
+
+
+def copies(pixels: Tensor, forget: ForgetSet) -> Tensor:
+    """Whether each of uint8 images (n, 3, h, w) is a copy of an image to forget: bool (n,)."""
+    gone = set(forget.pixel_digests())
+    parts = (pixel_digests(part.float() / 255) for part in pixels.split(CHUNK))
+    return torch.tensor([digest in gone for part in parts for digest in part], dtype=torch.bool)
+
+
+def _opened(data: Data, size: Size, read: Reader | None) -> tuple[Images, str]:
+    """The images, not yet decoded, and where they are from."""
+    if isinstance(data, str | Path):
+        folder = expanded(data)
+        if not folder.is_dir():
+            raise InputError(f"surrogates {data}: no such folder; give one with images in it")
+        paths = [path for path in files_below(str(folder)) if is_image(path)]
+        if not paths:
+            raise InputError(f"surrogates {data}: no images in this folder or below")
+        labels = torch.zeros(len(paths), dtype=torch.int64)
+        side = min(size)  # an image of another shape is brought to the size below
+        files = ImageFiles(paths, labels, side, exact=read is None, root=folder, read=read)
+        return files, str(data)
+    if isinstance(data, tuple) and len(data) == 2:
+        data = data[0]
+    array = isinstance(data, torch.Tensor | np.ndarray)
+    count = len(data) if array or hasattr(data, "__len__") else 0
+    if not count:
+        raise InputError(f"surrogates are a {type(data).__name__} without images; give a folder")
+    if all(hasattr(data, name) for name in ("labels", "load", "name")):
+        return as_images(data), f"{count} images given in memory"
+    zeros: Sequence[int] = [0] * count
+    return as_images(data, zeros, read=read), f"{count} images given in memory"
+
+
+def _at(images: Tensor, size: Size) -> Tensor:
+    """Images (n, 3, h, w) in [0, 1] as 8-bit integers at a size."""
+    if images.shape[2:] != size:
+        images = F.interpolate(images, size, mode="bicubic", antialias=True)
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)

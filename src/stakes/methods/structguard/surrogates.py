@@ -1,0 +1,90 @@
+"""Surrogate images as probes: the original's answers to them, found once and held."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stakes.data.augment import mixed
+from stakes.data.surrogates import Surrogates
+from stakes.methods.probing import ProbeBatch, joined
+from stakes.methods.task import Task
+
+BATCH = 256  # images a pass
+FEW = 2000  # of fewer, half of a draw is mixed afresh, so that they cannot be memorised
+OFTEN = 4.0  # a surrogate is drawn at most as many times as often as one of average weight
+
+
+class SurrogateProbes:
+    """Draws of surrogate images with the original's answers to them.
+
+    Every image passes through the original once, before the first step. Those are drawn more
+    often that lie where boundaries are to move: near a forget image in feature space, or
+    undecided between two classes (see :func:`weights`).
+
+    Args:
+        given: the images.
+        task: whose forget images, network and generator.
+        answers: images (n, 3, h, w) to a batch with the original's answers.
+    """
+
+    def __init__(
+        self, given: Surrogates, task: Task, answers: Callable[[Tensor], ProbeBatch]
+    ) -> None:
+        self._given, self._task, self._answers = given, task, answers
+        features, logits = [], []
+        for start in range(0, len(given), BATCH):
+            found = answers(self._images(torch.arange(start, min(start + BATCH, len(given)))))
+            features.append(found.features)
+            logits.append(found.logits)
+            task.progress("surrogates", min(start + BATCH, len(given)), len(given))
+        self._features, self._logits = torch.cat(features), torch.cat(logits)
+        near = answers(task.forget.images).features
+        self._weights = weights(self._features, self._logits, near).cpu()
+
+    def draw(self, count: int) -> ProbeBatch:
+        """``count`` of them, drawn by their weights; of few images, half are fresh mixtures."""
+        fresh = count // 2 if len(self._given) < FEW else 0
+        parts = [self._held(count - fresh)]
+        if fresh:
+            some = self._images(self._drawn(fresh))
+            parts.append(self._answers(mixed(some, fresh, self._task.generator)))
+        return joined(parts)
+
+    def _held(self, count: int) -> ProbeBatch:
+        indices = self._drawn(count)
+        there = indices.to(self._logits.device)
+        logits = self._logits[there]
+        return ProbeBatch(self._images(indices), logits.argmax(1), self._features[there], logits)
+
+    def _drawn(self, count: int) -> Tensor:
+        return torch.multinomial(
+            self._weights, count, replacement=True, generator=self._task.generator
+        )
+
+    def _images(self, indices: Tensor) -> Tensor:
+        return self._given.images(indices).to(self._task.stakes)
+
+
+def weights(features: Tensor, logits: Tensor, near: Tensor) -> Tensor:
+    """How often each surrogate is drawn (n,), 1 on average before it is bounded.
+
+    The exponential of two standard scores, halved: the greatest cosine of an image's features
+    (n, d) with those of the images to forget (k, d), and how little its first choice leads the
+    second in the logits (n, c). Both are bounded by a quarter and ``OFTEN``.
+
+    >>> w = weights(torch.eye(2), torch.tensor([[2.0, 2.0], [9.0, 0.0]]), torch.eye(2)[:1])
+    >>> bool(w[0] > w[1])
+    True
+    """
+    cosines = F.normalize(features, dim=1) @ F.normalize(near, dim=1).T
+    best = logits.topk(2, dim=1).values
+    score = (_standard(cosines.amax(1)) - _standard(best[:, 0] - best[:, 1])) / 2
+    return score.exp().clamp(1 / OFTEN, OFTEN)
+
+
+def _standard(values: Tensor) -> Tensor:
+    """Mean 0 and variance 1; all 0 where they are equal."""
+    return (values - values.mean()) / values.std(correction=0).clamp_min(1e-12)

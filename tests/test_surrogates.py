@@ -1,0 +1,110 @@
+"""Surrogate data: how it is read, which of it is left out, and that a run holds it."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import blobs
+from PIL import Image
+
+from stakes import InputError, NegGrad, StructGuard
+from stakes.data.images import ImageArray
+from stakes.data.surrogates import Surrogates
+from stakes.methods.structguard.surrogates import weights
+
+SIZE = (8, 8)
+QUICK = {"lr": 5e-3, "depth": 1.0, "feature_weight": 1, "probe_batch": 32, "settle": 0.2}
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return blobs(40, 5)[0]
+
+
+def test_a_folder_is_read_whole_at_the_size_of_the_forget_images(tmp_path, pixels):
+    (tmp_path / "below").mkdir()
+    for i, image in enumerate(pixels[:5]):
+        place = tmp_path / "below" if i % 2 else tmp_path
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{i}.png")
+    Image.new("RGB", (30, 20), (255, 0, 0)).save(tmp_path / "z-wide.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    found = Surrogates.of(tmp_path, SIZE)
+    assert found.pixels.shape == (6, 3, 8, 8)
+    assert (found.source, found.found, found.left_out) == (str(tmp_path), 6, 0)
+    assert torch.equal(found.pixels[:3], pixels[[0, 2, 4]])
+    assert found.pixels[5].unique().tolist() == [0, 255]  # red at the new size
+    few = Surrogates.of(tmp_path, SIZE, most_bytes=2 * 3 * 64)
+    assert (len(few), few.found) == (2, 6)
+
+
+def test_whatever_a_program_holds_is_read(pixels):
+    floats, labels = pixels.float() / 255, torch.zeros(40, dtype=torch.int64)
+    pairs = [(image, "no class") for image in floats]
+    shapes = [pixels, floats, pixels.numpy(), (pixels, labels), ImageArray(pixels, labels), pairs]
+    for data in shapes:
+        assert torch.equal(Surrogates.of(data, SIZE).pixels, pixels)
+    large = pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert Surrogates.of(large, SIZE).pixels.shape == (40, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("/nowhere/at/all", "no such folder"),
+        (torch.zeros(0, 3, 8, 8), "without images"),
+        (7, "without images"),
+        (np.full((2, 8, 8), 2.0), "wanted 0 to 1"),
+    ],
+)
+def test_what_cannot_be_surrogate_data_is_one_line(data, told):
+    with pytest.raises(InputError, match=told):
+        Surrogates.of(data, SIZE)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no images in this folder"):
+        Surrogates.of(tmp_path, SIZE)
+
+
+def test_copies_of_forget_images_are_left_out(forget, pixels):
+    twins = (forget.images[:2] * 255).round().to(torch.uint8)
+    given = Surrogates.of(torch.cat([pixels, twins]), SIZE)
+    clean = given.without(forget)
+    assert torch.equal(clean.pixels, pixels)
+    assert clean.row()["surrogates_left_out"] == 2
+    assert clean.row()["surrogates_count"] == 40
+    assert clean.digest() != given.digest()
+    with pytest.raises(InputError, match="every image is a copy"):
+        Surrogates.of(twins, SIZE).without(forget)
+
+
+def test_a_method_without_a_use_for_them_says_so(classifier, forget, pixels):
+    with pytest.raises(InputError, match="NegGrad uses no surrogate data"):
+        NegGrad()(classifier, forget, surrogates=pixels)
+
+
+def test_the_original_s_answers_to_them_are_held(classifier, forget, anchors, pixels):
+    def moved(result) -> float:
+        """How far the probabilities of images that no run has seen lie from the original's."""
+        shown = blobs(40, 6)[0].float() / 255
+        after, before = (c(shown).softmax(1) for c in (result.classifier, classifier))
+        return float((after - before).detach().abs().sum(1).mean())
+
+    method = StructGuard(max_steps=300, **QUICK)
+    alone = method(classifier, forget, anchors=anchors)
+    held = method(classifier, forget, anchors=anchors, surrogates=blobs(200, 7)[0])
+    assert alone.surrogates is None
+    assert len(held.surrogates) == 200
+    assert held.history[-1]["forget_accuracy"] == 0
+    assert moved(held) < moved(alone)
+    again = method(classifier, forget, anchors=anchors, surrogates=blobs(200, 7)[0])
+    assert again.classifier.digest() == held.classifier.digest()
+
+
+def test_those_near_the_forget_images_and_near_boundaries_are_drawn_more_often():
+    near = torch.tensor([[1.0, 0.0]])
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    logits = torch.tensor([[5.0, 4.9], [5.0, 4.9], [9.0, 0.0], [9.0, 0.0]])
+    w = weights(features, logits, near)
+    assert w[0] > w[1] > w[3]
+    assert w[0] > w[2] > w[3]
+    assert torch.equal(weights(features[:1], logits[:1], near), torch.ones(1))
