@@ -1,5 +1,8 @@
 """Surrogate data: how it is read, which of it is left out, and that a run holds it."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from conftest import blobs
 from PIL import Image
 
 from stakes import InputError, NegGrad, StructGuard
+from stakes.cli.commands import main
 from stakes.data.images import ImageArray
 from stakes.data.surrogates import Surrogates
 from stakes.methods.structguard.surrogates import weights
@@ -108,3 +112,33 @@ def test_those_near_the_forget_images_and_near_boundaries_are_drawn_more_often()
     assert w[0] > w[1] > w[3]
     assert w[0] > w[2] > w[3]
     assert torch.equal(weights(features[:1], logits[:1], near), torch.ones(1))
+
+
+def written(folder: Path, images: torch.Tensor) -> Path:
+    """The images as files of a folder."""
+    folder.mkdir(parents=True)
+    for i, image in enumerate((images * 255).round().to(torch.uint8)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    return folder
+
+
+def test_the_command_takes_a_folder_and_the_row_says_what_was_held(
+    tmp_path, classifier, forget, pixels, capsys
+):
+    (tmp_path / "classes.txt").write_text("\n".join(classifier.class_names))
+    for label in forget.labels.unique().tolist():
+        name = classifier.class_names[label]
+        written(tmp_path / "forget" / name, forget.images[forget.labels == label])
+    public = written(tmp_path / "public", torch.cat([pixels / 255, forget.images[:1]]))
+    words = ["--model", "stakes:digits_cnn", "--weights", "random", "--max-steps", 2, "--quiet"]
+    words += ["--classes", tmp_path / "classes.txt", "--forget", tmp_path / "forget"]
+    words += ["--surrogates", public]
+    command = ["unlearn", *map(str, words)]
+    assert main([*command, "--out", str(tmp_path / "out")]) in (0, 3)
+    row = json.loads((tmp_path / "out" / "row.json").read_text())
+    assert row["surrogates"] == str(public)
+    assert (row["surrogates_count"], row["surrogates_left_out"]) == (40, 1)
+    assert len(row["surrogates_digest"]) == 64
+    assert main([*command, "--out", str(public / "out")]) == 2
+    assert main([*command, "--method", "neggrad", "--out", str(tmp_path / "other")]) == 2
+    assert "NegGrad uses no surrogate data" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from typing import Any
 
 from stakes.cli.delivered import check_delivered
 from stakes.cli.summary import announce, print_json, summary
+from stakes.data.surrogates import Surrogates
 from stakes.errors import InputError
 from stakes.methods import Method, method_class
 from stakes.models.agreement import compared
@@ -22,6 +23,7 @@ def unlearn(
     out: Place,
     method: str = "structguard",
     preset: str | None = None,
+    surrogates: Place | None = None,
     eval_samples: Whole | None = None,
     images: bool = True,
     overwrite: Switch = False,
@@ -44,6 +46,9 @@ def unlearn(
         out: folder to write; it appears when everything is done
         method: how to forget
         preset: named settings of the method; single options still override them
+        surrogates: a folder of unlabelled images, in any folders below, that stand in for the
+            training data; any lawful ones, the nearer to the data the better; never scored, and
+            copies of images to forget are left out
         eval_samples: score at most this many test and as many retained images; by default all
         images: show the forget images in the report, or leave them out
         overwrite: replace OUT if it holds an earlier run
@@ -56,7 +61,9 @@ def unlearn(
     """
     chosen = method_class(method, preset)(**fields)
     check_out(out, overwrite)
-    check_apart(out, inputs.forget, inputs.data)
+    check_apart(out, inputs.forget, inputs.data, surrogates and str(surrogates))
+    if surrogates is not None:
+        chosen.check_surrogates()
     check_delivered(Path(inputs.model))
     if chosen.needs_retain and inputs.data is None:
         raise InputError(f"--method {method} needs retained training data: add --data")
@@ -69,6 +76,7 @@ def unlearn(
         loaded,
         eval_samples=eval_samples,
         thumbnails=images,
+        surrogates=None if surrogates is None else _read(surrogates, loaded, inputs.seed),
         force=force or str(inputs.weights) == RANDOM,
         asked={"preset": preset, "command": command_line},
     )
@@ -86,6 +94,12 @@ def unlearn(
         print(summary(row))
         print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
     return INCOMPLETE if incomplete(row) else 0
+
+
+def _read(folder: Path, loaded: Loaded, seed: int) -> Surrogates:
+    """Surrogate data at the size of the images to forget."""
+    height, width = loaded.forget.images.shape[2:]
+    return Surrogates.of(folder, (height, width), read=loaded.classifier.preprocessing, seed=seed)
 
 
 def _request(method: Method, inputs: Inputs, loaded: Loaded, **options: Any) -> Request:
