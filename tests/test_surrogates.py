@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import blobs
 from PIL import Image
 
+from conftest import blobs
 from stakes import InputError, NegGrad, StructGuard
 from stakes.cli.commands import main
 from stakes.data.images import ImageArray

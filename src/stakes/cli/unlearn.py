@@ -61,7 +61,7 @@ def unlearn(
     """
     chosen = method_class(method, preset)(**fields)
     check_out(out, overwrite)
-    check_apart(out, inputs.forget, inputs.data, surrogates and str(surrogates))
+    check_apart(out, inputs.forget, inputs.data, surrogates)
     if surrogates is not None:
         chosen.check_surrogates()
     check_delivered(Path(inputs.model))

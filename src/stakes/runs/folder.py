@@ -57,7 +57,7 @@ def check_out(out: str | Path, overwrite: bool) -> None:
     place.check(overwrite)
 
 
-def check_apart(out: str | Path, *sources: str | None) -> None:
+def check_apart(out: str | Path, *sources: str | Path | None) -> None:
     """Refuse an output folder within a folder of images: the next run would read it as data.
 
     Args:

@@ -1,7 +1,6 @@
 """Surrogate images as probes: the original's answers to them, found once and held."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
