@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from stakes.data.datasets import Splits, load_data
 from stakes.data.forget import ForgetSet
+from stakes.data.forget_words import parse_forget
 from stakes.data.images import ImageArray, Images
 from stakes.data.retain import without
 from stakes.files import file_digest, tensor_digest, write_text
@@ -168,7 +169,7 @@ def left_out(asked: argparse.Namespace, splits: Splits) -> Left:
         return Left(f"-without-{mark}", f"--exclude {asked.exclude}", forget)
     if asked.forget is None:
         return Left("", "", None)
-    forget = ForgetSet.parse(asked.forget, splits.train, splits.class_names, asked.draw)
+    forget = parse_forget(asked.forget, splits.train, splits.class_names, asked.draw)
     name = "".join(letter if letter.isalnum() else "-" for letter in asked.forget).strip("-")
     said = f"--forget {asked.forget} --draw {asked.draw}"
     return Left(f"-without-{name}-draw-{asked.draw}", said, forget)

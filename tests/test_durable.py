@@ -19,7 +19,7 @@ from stakes.cli.delivered import check_delivered
 from stakes.files import check_file, locked, regular, replacing, write_text
 from stakes.manifest import check_manifest
 from stakes.report.run_folder import read_runs
-from stakes.runs import folder as folders
+from stakes.runs import out_folder, placing
 from stakes.runs.folder import check_apart, check_out, checkpoint_beside, claim, new_folder
 from stakes.runs.record import Request, record
 from stakes.runs.runner import unfinished
@@ -136,7 +136,7 @@ def test_a_power_cut_at_any_moment_leaves_it_whole_or_the_run_resumes(
     earlier, inside, request_, tmp_path, monkeypatch
 ):
     if inside:  # as where OUT is a mount point
-        monkeypatch.setattr(folders, "_stays", lambda folder: True)
+        monkeypatch.setattr(out_folder, "_stays", lambda folder: True)
     root = tmp_path / "disk"
     (root / "OUT").mkdir(parents=True)
     before = None
@@ -249,7 +249,7 @@ def test_two_runs_with_one_folder(tmp_path):
 
 def test_what_is_put_there_during_the_run_stays(request_, tmp_path, monkeypatch):
     out = tmp_path / "OUT"
-    write = folders.write_manifest
+    write = placing.write_manifest
 
     def meanwhile(folder):
         out.mkdir()
@@ -257,7 +257,7 @@ def test_what_is_put_there_during_the_run_stays(request_, tmp_path, monkeypatch)
         write(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "write_manifest", meanwhile)
+        patch.setattr(placing, "write_manifest", meanwhile)
         with pytest.raises(InputError, match=r"holds row\.json, which is no part of an earlier"):
             record(request_, out)
     assert (out / "row.json").read_text() == "mine"

@@ -11,6 +11,7 @@ from PIL import Image
 from conftest import CLASSES, blobs
 from stakes import Classifier, ForgetSet, InputError
 from stakes.data.decode import thumbnail
+from stakes.data.forget_words import parse_forget
 from stakes.data.images import ImageArray
 from stakes.data.views import VIEWS
 from stakes.evaluation.evaluate import evaluate, select
@@ -119,7 +120,7 @@ def test_what_was_not_measured_is_none(classifier, forget, train_images):
 
 
 def test_whole_classes_are_scored_apart(classifier, after, train_images, test_images):
-    gone = ForgetSet.parse("classes:green,grey", train_images, CLASSES)
+    gone = parse_forget("classes:green,grey", train_images, CLASSES)
     row, _ = evaluate(classifier, after, gone, test=test_images, retain=train_images)
     assert row["forgotten_classes"] == ["green", "grey"]
     mine = [i for i in range(80) if int(test_images.labels[i]) in (1, 3)]

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stakes.data.datasets import load_data
-from stakes.data.forget import ForgetSet, check_memory, pixel_digests
+from stakes.data.digests import pixel_digests
+from stakes.data.forget import ForgetSet
+from stakes.data.forget_checks import check_memory
+from stakes.data.forget_words import parse_forget
 from stakes.data.images import ImageArray
 from stakes.data.retain import without
 from stakes.errors import InputError
@@ -307,15 +310,15 @@ def test_without_refuses_images_of_another_size() -> None:
 
 def test_parse_random_folder_and_table(tmp_path: Path) -> None:
     images = array(30, side=8)
-    drawn = ForgetSet.parse("random:5", images, CLASSES, 3)
+    drawn = parse_forget("random:5", images, CLASSES, 3)
     assert drawn.indices == ForgetSet.random(images, 5, 3).indices
     noise(tmp_path / "dog" / "a.png", 1, side=20)
     noise(tmp_path / "dog" / "b.png", 2, side=6)
     file = table(tmp_path / "dog", "path,label", "a.png,dog", "b.png,dog")
-    assert len(ForgetSet.parse(str(file), None, CLASSES)) == 2
-    assert ForgetSet.parse(str(file), None, CLASSES, size=12).images.shape[-1] == 12
+    assert len(parse_forget(str(file), None, CLASSES)) == 2
+    assert parse_forget(str(file), None, CLASSES, size=12).images.shape[-1] == 12
     file.unlink()
-    assert ForgetSet.parse(str(tmp_path), None, CLASSES).labels.tolist() == [1, 1]
+    assert parse_forget(str(tmp_path), None, CLASSES).labels.tolist() == [1, 1]
 
 
 def test_parse_brings_files_to_the_size_of_the_training_set(tmp_path: Path) -> None:
@@ -323,7 +326,7 @@ def test_parse_brings_files_to_the_size_of_the_training_set(tmp_path: Path) -> N
     noise(tmp_path / "set" / "dog" / "large.png", 2, side=20)
     noise(tmp_path / "forget" / "cat" / "other-name.png", 1, side=6)
     images = load_data(tmp_path / "set", size=16).train
-    forget = ForgetSet.parse(str(tmp_path / "forget"), images, CLASSES, size=4)
+    forget = parse_forget(str(tmp_path / "forget"), images, CLASSES, size=4)
     assert forget.images.shape[-1] == 16
     assert without(images, forget).tolist() == [1]
 
@@ -350,18 +353,18 @@ def test_parse_brings_files_to_the_size_of_the_training_set(tmp_path: Path) -> N
 )
 def test_parse_says_what_is_wanted(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ForgetSet.parse(text, array(30), CLASSES)
+        parse_forget(text, array(30), CLASSES)
 
 
 def test_parse_checks_its_surroundings() -> None:
     with pytest.raises(InputError, match="draws from the training set; add --data"):
-        ForgetSet.parse("random:3", None, CLASSES)
+        parse_forget("random:3", None, CLASSES)
     with pytest.raises(InputError, match="classes:cat: this draws from the training set"):
-        ForgetSet.parse("classes:cat", None, CLASSES)
+        parse_forget("classes:cat", None, CLASSES)
     with pytest.raises(InputError, match="the training set has no images of zebra"):
-        ForgetSet.parse("classes:zebra,cat", array(30), (*CLASSES, "zebra"))
+        parse_forget("classes:zebra,cat", array(30), (*CLASSES, "zebra"))
     with pytest.raises(InputError, match="label 2, but the classes are 0 to 1"):
-        ForgetSet.parse("random:30", array(30), CLASSES[:2])
+        parse_forget("random:30", array(30), CLASSES[:2])
 
 
 # Whole classes
@@ -369,24 +372,24 @@ def test_parse_checks_its_surroundings() -> None:
 
 def test_classes_by_name_are_forgotten_whole() -> None:
     images = array(30)
-    forget = ForgetSet.parse("classes:horse, cat", images, CLASSES)
+    forget = parse_forget("classes:horse, cat", images, CLASSES)
     assert forget.classes == (0, 2)
     assert forget.indices == tuple(i for i in range(30) if i % 3 != 1)
     assert forget.labels.tolist() == [i % 3 for i in forget.indices]
     assert without(images, forget).tolist() == list(range(1, 30, 3))
     assert forget.to("cpu").classes == (0, 2)
-    assert ForgetSet.parse("random:5", images, CLASSES).classes == ()
+    assert parse_forget("random:5", images, CLASSES).classes == ()
 
 
 def test_a_class_with_a_comma_in_its_name_stands_in_quotes() -> None:
     names = ("cat", "great white shark, man-eater", "horse")
-    forget = ForgetSet.parse('classes:"great white shark, man-eater",cat', array(30), names)
+    forget = parse_forget('classes:"great white shark, man-eater",cat', array(30), names)
     assert forget.classes == (0, 1)
 
 
 @pytest.mark.parametrize(("share", "count"), [("10%", 1), ("34%", 2), ("2.5 %", 1), ("66.6%", 2)])
 def test_a_share_of_the_classes_is_rounded_up(share: str, count: int) -> None:
-    forget = ForgetSet.parse(f"classes:{share}", array(30), CLASSES)
+    forget = parse_forget(f"classes:{share}", array(30), CLASSES)
     assert len(forget.classes) == count
     assert len(forget) == 10 * count
 
@@ -396,7 +399,7 @@ def test_a_share_is_drawn_by_the_seed_from_the_classes_that_have_images() -> Non
     names = tuple(map(str, range(50)))
 
     def drawn(share: str, seed: int) -> set[int]:
-        return set(ForgetSet.parse(f"classes:{share}", images, names, seed).classes)
+        return set(parse_forget(f"classes:{share}", images, names, seed).classes)
 
     assert drawn("10%", 0) == drawn("10%", 0) != drawn("10%", 1)
     assert len(drawn("10%", 0)) == 4  # of the 40 with images
@@ -406,6 +409,6 @@ def test_a_share_is_drawn_by_the_seed_from_the_classes_that_have_images() -> Non
 
 def test_whole_classes_are_checked_against_the_memory() -> None:
     need = 10 * 3 * 4 * 4 * 4
-    assert len(ForgetSet.parse("classes:dog", array(30), CLASSES, max_bytes=need)) == 10
+    assert len(parse_forget("classes:dog", array(30), CLASSES, max_bytes=need)) == 10
     with pytest.raises(InputError, match="10 forget images of 4x4 need"):
-        ForgetSet.parse("classes:dog", array(30), CLASSES, max_bytes=need - 1)
+        parse_forget("classes:dog", array(30), CLASSES, max_bytes=need - 1)

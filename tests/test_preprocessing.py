@@ -13,7 +13,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from conftest import Tiny
-from stakes import Classifier, ForgetSet, InputError, load_data
+from stakes import Classifier, InputError, load_data
+from stakes.data.forget_words import parse_forget
 from stakes.data.images import ImageArray, ImageFiles
 from stakes.preprocessing import Preprocessing, choose, converted, sides
 
@@ -265,7 +266,7 @@ def test_a_reader_serves_folders_arrays_and_forget_sets_alike(tmp_path):
     files = load_data(tmp_path / "data", read=read)
     array = ImageArray(pixels.permute(0, 3, 1, 2).contiguous(), [0, 1, 0, 1], read=read)
     assert torch.equal(files.train.load(range(4)), array.load([0, 2, 1, 3]))
-    forget = ForgetSet.parse(str(tmp_path / "data"), files.train, ["a", "b"], read=read)
+    forget = parse_forget(str(tmp_path / "data"), files.train, ["a", "b"], read=read)
     assert torch.equal(forget.images, files.train.load(range(4)))
 
 

@@ -6,7 +6,7 @@ import torch
 from conftest import CLASSES, blobs
 from stakes import ForgetSet, InputError, NegGrad
 from stakes.data import retain as retained
-from stakes.data.forget import pixel_digests
+from stakes.data.digests import pixel_digests
 from stakes.data.images import ImageArray
 from stakes.data.retain import Subset, draw_without
 from stakes.methods.finetune import FineTune

@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import CLASSES, blobs
 from stakes import Classifier, ForgetSet, load_data
-from stakes.data.forget import pixel_digests
+from stakes.data.digests import pixel_digests
 from stakes.files import file_digest
 from stakes.training import checkpoint
 

@@ -1,4 +1,4 @@
-"""The images to forget: where they come from, what is wrong with them, which others they are."""
+"""The images to forget, whatever they come as."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stakes.data import forget_file
 from stakes.data.adapter import Data, Labels, as_images, as_pixels, class_indices
+from stakes.data.digests import pixel_digests
+from stakes.data.forget_checks import check_labels, check_memory, check_set, first_of_each
 from stakes.data.forget_lists import Row, csv_rows, folder_rows, whole_classes
-from stakes.data.images import ImageFiles, Images
-from stakes.errors import InputError, check_seed, quoted, shortened
-from stakes.preprocessing import Reader, Size, sides, unit_range
-from stakes.texts import expanded
+from stakes.data.images import ImageFiles
+from stakes.errors import InputError, check_seed, quoted
+from stakes.preprocessing import Reader, unit_range
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,28 +45,7 @@ class ForgetSet:
     classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        k = len(self.names)
-        if k == 0:
-            raise InputError("the forget set is empty: give at least one image")
-        if self.images.ndim != 4 or self.images.shape[:2] != (k, 3):
-            raise InputError(
-                f"forget images of shape {tuple(self.images.shape)}: wanted ({k}, 3, h, w)"
-            )
-        if self.images.dtype != torch.float32 or self.labels.dtype != torch.int64:
-            raise InputError(
-                f"forget images are {self.images.dtype} and labels {self.labels.dtype}: "
-                "wanted torch.float32 and torch.int64"
-            )
-        if self.labels.shape != (k,) or (self.indices is not None and len(self.indices) != k):
-            raise InputError(f"{k} forget images with another number of labels or indices")
-        flat = self.images.flatten(1)
-        fine = (flat >= 0).logical_and(flat <= 1).all(1)  # false for NaN as well
-        for i in (~fine).nonzero()[:1, 0].tolist():
-            raise InputError(
-                f"{self.names[i]}: pixels are NaN or outside [0, 1]; divide 8-bit values by 255"
-            )
-        for i in (self.labels < 0).nonzero()[:1, 0].tolist():
-            raise InputError(f"{self.names[i]}: label {int(self.labels[i])} is negative")
+        check_set(self.images, self.labels, self.names, self.indices)
 
     def __len__(self) -> int:
         """k, the number of images."""
@@ -110,17 +89,9 @@ class ForgetSet:
         labels = class_indices(labels, len(images))
         names = tuple(names or (f"image {i}" for i in range(len(images))))
         everything = cls(images, labels, names, None if indices is None else tuple(indices))
-        first: dict[str, int] = {}
-        for i, digest in enumerate(everything.pixel_digests()):
-            other = first.setdefault(digest, i)
-            if labels[other] != labels[i]:
-                raise InputError(
-                    f"{names[other]} and {names[i]} are the same image with the labels "
-                    f"{int(labels[other])} and {int(labels[i])}; remove one of them"
-                )
-        if len(first) == len(names):
+        kept = first_of_each(everything.pixel_digests(), labels, names)
+        if len(kept) == len(names):
             return everything
-        kept = sorted(first.values())
         return cls(
             images[kept],
             labels[kept],
@@ -225,7 +196,7 @@ class ForgetSet:
             class_names: The classes, in the order of their labels.
             size: Largest side in pixels, as in ImageFiles; with ``exact`` the side.
             exact: Bring smaller images to ``size`` as well.
-            max_bytes: As in :func:`check_memory`.
+            max_bytes: As in :func:`stakes.data.forget_checks.check_memory`.
             read: As in ImageFiles.
 
         Raises:
@@ -266,7 +237,7 @@ class ForgetSet:
         Args:
             images: the training set, as :func:`stakes.data.adapter.as_images` takes it.
             indices: places in it, from 0.
-            max_bytes: As in :func:`check_memory`.
+            max_bytes: As in :func:`stakes.data.forget_checks.check_memory`.
 
         Raises:
             InputError: no indices or some outside the set, too many images, or what as_images or
@@ -329,54 +300,6 @@ class ForgetSet:
         return replace(cls.from_indices(images, places, max_bytes=max_bytes), classes=chosen)
 
     @classmethod
-    def parse(
-        cls,
-        text: str,
-        images: Images | None,
-        class_names: Sequence[str],
-        seed: int = 0,
-        size: int | None = None,
-        *,
-        max_bytes: int | None = None,
-        read: Reader | None = None,
-    ) -> Self:
-        """Read what ``--forget`` says: a folder of class folders, a CSV table, or a word.
-
-        The words draw from the training set: ``random:64``, ``classes:cat,dog``, ``classes:10%``.
-
-        With a training set, files are brought to exactly the size of its images, whatever
-        ``size`` says, so that :func:`without` recognises them there. With ``read`` (see ImageFiles)
-        that set has to have been loaded with the same reader.
-
-        Raises:
-            InputError: anything else, a label outside the classes, or what the others raise.
-        """
-        exact = images is not None and read is None
-        if images is not None and read is None:
-            size = images.load([0]).shape[-1]
-        word, colon, rest = text.partition(":")
-        if colon and word in ("random", "classes"):
-            if images is None:
-                raise InputError(f"--forget {text}: this draws from the training set; add --data")
-            if word == "classes":
-                forget = cls.from_classes(images, rest, class_names, seed, max_bytes=max_bytes)
-            elif rest.strip().isdecimal() and len(rest.strip()) < 10:
-                forget = cls.random(images, int(rest), seed, max_bytes=max_bytes)
-            else:
-                raise InputError(f"--forget {shortened(text)}: wanted a number, such as random:64")
-        elif expanded(text).is_dir():
-            forget = cls._read(folder_rows(text, class_names), size, exact, max_bytes, read)
-        elif text.lower().endswith(".csv"):
-            forget = cls._read(csv_rows(text, class_names), size, exact, max_bytes, read)
-        else:
-            raise InputError(
-                f"--forget {text}: no such folder; give a folder with <class>/*.png, "
-                "a .csv file with path,label, random:64, classes:cat,dog or classes:10%"
-            )
-        forget.check(len(class_names))
-        return forget
-
-    @classmethod
     def _read(
         cls,
         rows: list[Row],
@@ -392,47 +315,13 @@ class ForgetSet:
 
     def check(self, num_classes: int) -> None:
         """Refuse, with an InputError, a label that is not among the classes."""
-        for name, label in zip(self.names, self.labels.tolist(), strict=True):
-            if label >= num_classes:
-                raise InputError(
-                    f"{name}: label {label}, but the classes are 0 to {num_classes - 1}"
-                )
+        check_labels(self.labels, self.names, num_classes)
 
     def pixel_digests(self) -> tuple[str, ...]:
-        """One digest for each image (see the function :func:`pixel_digests`)."""
+        """One digest for each image (see :func:`stakes.data.digests.pixel_digests`)."""
         return pixel_digests(self.images)
 
     def digest(self) -> str:
         """SHA-256 over images and labels, whatever their order and names."""
         lines = zip(self.pixel_digests(), self.labels.tolist(), strict=True)
         return hashlib.sha256("\n".join(sorted(f"{p} {y}" for p, y in lines)).encode()).hexdigest()
-
-
-def pixel_digests(images: Tensor) -> tuple[str, ...]:
-    """SHA-256 of each image of (n, 3, h, w): its shape and its pixels at 8 bits a channel.
-
-    Rounding to 8 bits, which is what files hold, makes the digest the same wherever the division
-    by 255 was done.
-    """
-    pixels = (images.detach() * 255).round().to(torch.uint8).cpu().contiguous().numpy()
-    start = f"{tuple(images.shape[1:])}|".encode()
-    return tuple(hashlib.sha256(start + image.tobytes()).hexdigest() for image in pixels)
-
-
-def check_memory(k: int, shape: int | Size, max_bytes: int | None = None) -> None:
-    """Refuse, with an InputError, more images than fit.
-
-    Args:
-        k: Number of images; each takes 3 x height x width x 4 bytes.
-        shape: Their (height, width) in pixels, or one side for both.
-        max_bytes: The budget; default is half of the memory now free, since the original and the
-            unlearned network, probes and gradients need room as well.
-    """
-    budget = psutil.virtual_memory().available // 2 if max_bytes is None else max_bytes
-    height, width = sides(shape)
-    needed = k * 3 * height * width * 4
-    if needed > budget:
-        raise InputError(
-            f"{k} forget images of {height}x{width} need {needed / 2**20:,.2f} MiB, the budget is "
-            f"{budget / 2**20:,.2f} MiB; take fewer images or a smaller size"
-        )

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stakes.data.forget import ForgetSet, pixel_digests
+from stakes.data.digests import pixel_digests
+from stakes.data.forget import ForgetSet
 from stakes.data.images import ImageArray, Images, batches
 from stakes.errors import InputError
 from stakes.progress import Progress, silent

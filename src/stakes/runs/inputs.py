@@ -15,6 +15,7 @@ from stakes.anchors.sources import made_from_network, resolve_anchors
 from stakes.data.datasets import DATASETS, Splits, load_data
 from stakes.data.folders import counted
 from stakes.data.forget import ForgetSet
+from stakes.data.forget_words import parse_forget
 from stakes.errors import InputError, check_seed
 from stakes.models.agreement import Agreement, agreement
 from stakes.models.cards import made_by
@@ -149,7 +150,7 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
             read=read,
         )
     free = psutil.virtual_memory().available / 2
-    forget = ForgetSet.parse(
+    forget = parse_forget(
         inputs.forget,
         None if splits is None else splits.train,
         names,

@@ -26,6 +26,7 @@ from stakes.preprocessing import in_words, sides
 from stakes.progress import Progress, silent
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import claim
+from stakes.runs.placing import writing
 from stakes.runs.sound import check_finite, check_recognised
 
 PHASES = ("probes", "importance", "unlearn")
@@ -90,7 +91,7 @@ def record(
     """
     with claim(out, overwrite) as place:
         row, result, evidence = _work(request, place.work, progress)
-        with place.writing(overwrite) as folder:
+        with writing(place, overwrite) as folder:
             _write(folder, request, result, row, evidence, progress)
         if result.checkpoint is not None:
             result.checkpoint.unlink(missing_ok=True)

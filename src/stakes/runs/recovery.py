@@ -1,0 +1,54 @@
+"""What a killed run left half done, put right by the next one."""
+
+import json
+import shutil
+from pathlib import Path
+
+from stakes.errors import InputError
+from stakes.files import hidden, sync
+from stakes.runs.earlier import whole
+from stakes.runs.out_folder import OutFolder
+from stakes.runs.placing import copy_files
+
+STATES = "state-*.pt"
+
+
+def recover(place: OutFolder) -> None:
+    """Undo what was begun and not finished; the state of a run that has finished goes."""
+    old, copy = place.work / "old", place.work / "copy"
+    if old.exists() and not whole(place.out):
+        if place.entries():
+            raise InputError(
+                f"--out {place.name} is no whole result, and the earlier one lies in {old}: "
+                "move one of them away"
+            )
+        old.rename(place.out)  # which is empty, or not there
+        sync(place.out.parent)
+    if copy.exists():
+        made = place.work / "new" / place.out.name
+        as_it_was = whole(place.out)
+        for name in _files(made):
+            hidden(place.out / name, "unfinished").unlink(missing_ok=True)
+            if not as_it_was:
+                (place.out / name).unlink(missing_ok=True)
+        if not as_it_was:
+            copy_files(copy, place.out, _files(copy))
+    for done in ("new", "old", "copying", "copy", "gone"):
+        shutil.rmtree(place.work / done, ignore_errors=True)
+    for state in place.work.glob(STATES):
+        if state == _finished_state(place):
+            state.unlink()
+
+
+def _finished_state(place: OutFolder) -> Path | None:
+    """The state of the job whose result is there, whole."""
+    try:
+        row = json.loads((place.out / "row.json").read_bytes())
+        return place.work / f"state-{row['job_digest'][:16]}.pt" if whole(place.out) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files in a folder, at any depth, by their names there."""
+    return [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
