@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stakes.data.adapter import Data, as_images
+from stakes.data.digests import pixel_digests
 from stakes.data.folders import files_below, is_image
-from stakes.data.forget import ForgetSet, pixel_digests
+from stakes.data.forget import ForgetSet
 from stakes.data.images import ImageFiles, Images
 from stakes.errors import InputError
 from stakes.preprocessing import Reader, Size
