@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from stakes import METHODS, ForgetSet, InputError, StructGuard
-from stakes.methods import PRESETS, StructGuardPaper, StructGuardReference
+from stakes.methods import PRESETS, StructGuardPaper, StructGuardReference, probing
 from stakes.rows import Outcome
 from stakes.training import checkpoint
 from stakes.training.checkpoint import Checkpoint
@@ -78,6 +78,13 @@ UNFORCED = {
     "retrain", "finetune", "unsir", "lotus", "salun", "bad_teacher", "lcodec", "amun", "jit",
     "mu_mis",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _few_inverted(monkeypatch):
+    """Inversion is most of the time of a run with the criterion of views; a little does here."""
+    monkeypatch.setattr(probing, "INVERTED", 64)
+    monkeypatch.setattr(probing, "INVERSION_STEPS", 10)
 
 
 @pytest.fixture(params=VARIANTS)
