@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
 
 from stakes.errors import InputError
 
@@ -105,6 +103,8 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Pixels of an opened image: uint8 (3, h, w), three times the same where grey."""
+        from torchvision.transforms import functional as F  # here: as slow to import as torch
+
         image = converted(image, "L" if self.grey else "RGB", self.opening)
         image = self._scaled(image)
         if self.resize == "pad":
@@ -113,6 +113,9 @@ class Preprocessing:
         return pixels.expand(3, -1, -1)
 
     def _scaled(self, image: Image.Image) -> Image.Image:
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms import functional as F
+
         height, width = self.before_crop
         mode = InterpolationMode(self.interpolation)
         if self.resize == "squash":
@@ -126,6 +129,8 @@ class Preprocessing:
         return F.resize(image, wanted, mode)  # type: ignore[no-any-return]
 
     def _padded(self, image: Image.Image) -> Image.Image:
+        from torchvision.transforms import functional as F
+
         down, right = (max(0, want - has) for want, has in zip(
             self.size, (image.height, image.width), strict=True
         ))  # fmt: skip

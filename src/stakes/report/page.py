@@ -5,6 +5,7 @@ where they say nothing it says "not measured".
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -70,6 +71,28 @@ def render(
     reference: RunFolder | None = None,
 ) -> str:
     """The page about these runs, as HTML text."""
+    one = len(found) == 1 and reference is None
+    shown = list(found) if one else compare.ordered(found)
+    if reference is not None:
+        shown.append(reference)
+    page = _environment().get_template("one.html.j2" if one else "several.html.j2").render(
+        title=title or (_title(found[0]) if one else "Forgetting: runs compared"),
+        runs=shown,
+        reference=reference,
+        limit=IMAGES if one else IMAGES_EACH,
+        summary=None if one else compare.compare(compare.ordered(found), reference),
+        charts=[] if one else tradeoffs.trade_offs(shown) + figures.comparison_charts(shown),
+        repeats=[] if one else compare.repeats(found),
+        plates=plates,
+        audited=any(compare.compared(r, key) is not None for r in shown for key in compare.TRACED),
+    )
+    # a file name on Linux may hold bytes that are no text; what stands for them is no UTF-8
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """What the templates may use; they are compiled once."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stakes.report", "templates"),
         autoescape=True,
@@ -95,23 +118,7 @@ def render(
         "styles": figures.STYLES,
         "open": IMAGES_OPEN,
     }
-    one = len(found) == 1 and reference is None
-    shown = list(found) if one else compare.ordered(found)
-    if reference is not None:
-        shown.append(reference)
-    page = environment.get_template("one.html.j2" if one else "several.html.j2").render(
-        title=title or (_title(found[0]) if one else "Forgetting: runs compared"),
-        runs=shown,
-        reference=reference,
-        limit=IMAGES if one else IMAGES_EACH,
-        summary=None if one else compare.compare(compare.ordered(found), reference),
-        charts=[] if one else tradeoffs.trade_offs(shown) + figures.comparison_charts(shown),
-        repeats=[] if one else compare.repeats(found),
-        plates=plates,
-        audited=any(compare.compared(r, key) is not None for r in shown for key in compare.TRACED),
-    )
-    # a file name on Linux may hold bytes that are no text; what stands for them is no UTF-8
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return environment
 
 
 def _title(run: RunFolder) -> str:

@@ -12,7 +12,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from stakes.report.figures.svg import BAD, CARD, GOOD, INK, RC, SERIES, style, to_svg
@@ -171,8 +173,7 @@ def examples_by_method(
 
 def show_image(axes: Axes, source: str, frame: str, width: float = 1.8) -> None:
     """Show an image that :func:`stakes.report.run_folder.thumbnail` accepts, in a frame."""
-    data = base64.b64decode(source.partition(",")[2])
-    axes.imshow(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), interpolation="none")
+    axes.imshow(_pixels(source), interpolation="none")
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -183,9 +184,24 @@ def place_image(
     figure: Figure, x: float, y: float, side: float, source: str, frame: str, width: float = 1.8
 ) -> None:
     """Show an image ``x`` inches from the left and ``y`` from the top."""
+    axes = figure.axes[0] if figure.axes else _sheet(figure)
+    image = AxesImage(axes, extent=(x, x + side, y + side, y), interpolation="none")
+    image.set_data(_pixels(source))
+    axes.add_image(image)
+    axes.add_patch(Rectangle((x, y), side, side, fill=False, color=frame, linewidth=width))
+
+
+def _sheet(figure: Figure) -> Axes:
+    """Axes in inches from the top left, as large as the figure: axes for each image are slow."""
     wide, high = figure.get_size_inches()
-    box = (x / wide, 1 - (y + side) / high, side / wide, side / high)
-    show_image(figure.add_axes(box), source, frame, width)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, wide), ylim=(high, 0))
+    axes.set_axis_off()
+    return axes
+
+
+def _pixels(source: str) -> Any:
+    data = base64.b64decode(source.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def place_text(figure: Figure, x: float, y: float, words: str, **check: Any) -> None:

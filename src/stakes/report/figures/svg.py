@@ -36,6 +36,7 @@ _VARIABLES = {
 RC: Any = {  # the stubs want each key as a literal type
     "svg.fonttype": "none",
     "text.parse_math": False,
+    "image.composite_image": False,  # every image stays as sharp as it is
     "font.size": 9,
     "axes.edgecolor": GRID,
     "axes.labelcolor": INK,
