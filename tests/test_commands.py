@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -216,8 +218,18 @@ def test_unknown_networks_are_told_with_the_nearest(image_folder, capsys):
 
 
 def test_every_command_has_help(capsys):
-    for command in ("unlearn", "evaluate", "anchors", "report", "demo"):
-        assert cli.main([command, "--help"]) == 0
+    for name, (_, about) in cli.COMMANDS.items():
+        assert cli.main([name, "--help"]) == 0
         out, err = capsys.readouterr()
-        assert re.match(rf"Usage: stakes {command}", out)
+        assert re.match(rf"Usage: stakes {name}", out)
+        assert about.replace("`", "") in " ".join(out.split())  # the list of commands says the same
         assert err == ""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["report", "--help"]])
+def test_what_computes_nothing_does_not_wait_for_torch(words):
+    program = "import sys; from stakes.cli.commands import main; main(sys.argv[1:])"
+    program += "; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout

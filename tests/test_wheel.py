@@ -63,9 +63,12 @@ def test_the_version_is_said_in_one_place(unpacked):
 
 def test_it_starts_on_systems_without_the_modules_of_unix(tmp_path):
     program = """
-import sys, psutil
+import pkgutil, sys, psutil, torch
 sys.modules.update(dict.fromkeys(("fcntl", "resource", "termios", "pwd", "grp")))
 import stakes
+for module in pkgutil.walk_packages(stakes.__path__, "stakes."):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
 from stakes.cli.commands import main
 main(["--version"])
 """

@@ -1,4 +1,8 @@
-"""The command line: unlearn, evaluate, describe, anchors, report, demo, bench."""
+"""The command line: unlearn, evaluate, describe, anchors, report, demo, bench.
+
+A command's module is imported when it is called: most need torch, which takes seconds to import,
+and ``stakes --help`` needs none.
+"""
 
 import io
 import shlex
@@ -7,25 +11,39 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.config import Dict
-from torch import OutOfMemoryError
 
-from stakes.cli.anchors import anchors, describe
-from stakes.cli.bench import bench
-from stakes.cli.demo import demo
-from stakes.cli.evaluate import evaluate
-from stakes.cli.options import check_keys, read_config, value_after, with_fields
-from stakes.cli.refusals import usage
-from stakes.cli.report import report
-from stakes.cli.unlearn import unlearn
 from stakes.errors import InputError, shortened
 from stakes.texts import expanded, printable
 
 FAILED, USAGE_ERROR = 1, 2
 LONGEST = 600  # letters of a message
+#: Command -> its module in this package, and what the list of commands says of it.
+COMMANDS = {
+    "unlearn": ("unlearn", "Make a network forget images."),
+    "evaluate": (
+        "evaluate",
+        "Score a network that was made to forget, on your own data, against the original.",
+    ),
+    "describe": (
+        "anchors",
+        "Let a language model write the visual attributes of your classes, to make anchors of.",
+    ),
+    "anchors": ("anchors", "Make semantic anchors from class descriptions with a text encoder."),
+    "report": ("report", "Make one page from one or several run folders."),
+    "demo": (
+        "demo",
+        "Train a small network on digits, make it forget 16 of them by three methods, and report.",
+    ),
+    "bench": (
+        "bench",
+        "Run every network, method, k and seed of a recipe, each as one `stakes unlearn`; "
+        "tabulate.",
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,12 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(USAGE_ERROR, str(error))
     except CycloptsError as error:
+        from stakes.cli.refusals import usage  # here: it knows every method, hence torch
+
         return _fail(USAGE_ERROR, usage(error, app))
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         notes = ["interrupted", "nothing is half written", *getattr(error, "__notes__", [])]
         return _fail(128 + number, "; ".join(notes))
-    except (OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):  # the latter: torch's
+            raise
         return _fail(FAILED, f"out of memory: {str(error) or 'smaller batches need less'}")
     except OSError as error:
         return _fail(FAILED, f"cannot continue: {error}")
@@ -90,6 +112,22 @@ def make_app(tokens: Sequence[str]) -> App:
         default_parameter=Parameter(negative_iterable=()),
         suppress_keyboard_interrupt=False,  # main() says what became of it
     )
+    for name, (module, about) in COMMANDS.items():
+        path = f"stakes.cli.{module}"
+        if name not in tokens:
+            app.command(f"{path}:{name}", name=name, help=about)
+        elif name == "unlearn":
+            _add_unlearn(app, tokens)
+        else:
+            app.command(getattr(import_module(path), name))
+    return app
+
+
+def _add_unlearn(app: App, tokens: Sequence[str]) -> None:
+    """The command with the options of the method that the command line, or its file, names."""
+    from stakes.cli.options import check_keys, read_config, value_after, with_fields
+    from stakes.cli.unlearn import unlearn
+
     config = value_after(tokens, "--config")
     file = {} if config is None else read_config(expanded(config))
     command = with_fields(
@@ -99,10 +137,9 @@ def make_app(tokens: Sequence[str]) -> App:
         command_line=shlex.join(["stakes", *tokens]),
     )
     app.command(command, name="unlearn")
-    for other in (evaluate, describe, anchors, report, demo, bench):
-        app.command(other)
     if config is not None:
+        from cyclopts.config import Dict
+
         check_keys(config, file, command)
         # under the command's name: at the top, keys called like a command would be dropped
         app.config = (Dict({"unlearn": file}, source=config, use_commands_as_keys=True),)
-    return app

@@ -75,16 +75,22 @@ def render(
     shown = list(found) if one else compare.ordered(found)
     if reference is not None:
         shown.append(reference)
-    page = _environment().get_template("one.html.j2" if one else "several.html.j2").render(
-        title=title or (_title(found[0]) if one else "Forgetting: runs compared"),
-        runs=shown,
-        reference=reference,
-        limit=IMAGES if one else IMAGES_EACH,
-        summary=None if one else compare.compare(compare.ordered(found), reference),
-        charts=[] if one else tradeoffs.trade_offs(shown) + figures.comparison_charts(shown),
-        repeats=[] if one else compare.repeats(found),
-        plates=plates,
-        audited=any(compare.compared(r, key) is not None for r in shown for key in compare.TRACED),
+    page = (
+        _environment()
+        .get_template("one.html.j2" if one else "several.html.j2")
+        .render(
+            title=title or (_title(found[0]) if one else "Forgetting: runs compared"),
+            runs=shown,
+            reference=reference,
+            limit=IMAGES if one else IMAGES_EACH,
+            summary=None if one else compare.compare(compare.ordered(found), reference),
+            charts=[] if one else tradeoffs.trade_offs(shown) + figures.comparison_charts(shown),
+            repeats=[] if one else compare.repeats(found),
+            plates=plates,
+            audited=any(
+                compare.compared(r, key) is not None for r in shown for key in compare.TRACED
+            ),
+        )
     )
     # a file name on Linux may hold bytes that are no text; what stands for them is no UTF-8
     return page.encode("utf-8", "replace").decode("utf-8")
