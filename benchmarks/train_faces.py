@@ -23,7 +23,8 @@ from stakes.data.datasets import load_data
 from stakes.data.folders import class_files
 from stakes.data.images import Images
 from stakes.models.classifier import Classifier
-from training import Draws, accuracy, fit, one_cycle, write_weights
+from stakes.training.schedule import OneCycle
+from training import Draws, accuracy, fit, write_weights
 
 MODEL, SIZE, TEST = "timm:resnet10t", 64, 2
 BATCH, RATE, MOMENTUM, DECAY = 32, 0.05, 0.9, 5e-4
@@ -69,7 +70,7 @@ def train(classifier: Classifier, images: Images, epochs: int, seed: int) -> Non
         images.load(range(len(images))),
         images.labels,
         optimizer,
-        one_cycle(optimizer, RATE, epochs * steps),
+        OneCycle(optimizer, RATE, epochs * steps),
         draws,
         lambda batch, epoch: varied(batch, draws.generator),
         epochs=epochs,

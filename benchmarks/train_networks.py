@@ -38,7 +38,8 @@ from stakes.files import file_digest, tensor_digest, write_text
 from stakes.models.classifier import Classifier
 from stakes.training.checkpoint import Checkpoint
 from stakes.training.precision import autocast
-from training import Draws, Sittings, accuracy, fit, one_cycle, write_weights
+from stakes.training.schedule import OneCycle
+from training import Draws, Sittings, accuracy, fit, write_weights
 
 # What the recipes of `stakes bench` give the networks of CIFAR.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -136,7 +137,7 @@ def train(
         images.pixels,
         images.labels,
         optimizer,
-        one_cycle(optimizer, plan.peak, plan.epochs * steps),
+        OneCycle(optimizer, plan.peak, plan.epochs * steps),
         draws,
         vary,
         epochs=plan.epochs,

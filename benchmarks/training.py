@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from stakes.data.images import Images, batches
 from stakes.files import replacing
 from stakes.models.classifier import Classifier
+from stakes.training.batches import Batches
 from stakes.training.checkpoint import Checkpoint
-from stakes.training.loop import Batches
+from stakes.training.schedule import Schedule
+from stakes.training.steps import take_steps
 
 #: (batch of pixels, epoch from 0) -> images in [0, 1] as the network is to see them.
 Vary = Callable[[Tensor, int], Tensor]
@@ -53,19 +55,12 @@ class Sittings:
         self._past = state["sittings"]
 
 
-def one_cycle(
-    optimizer: torch.optim.Optimizer, peak: float, total_steps: int
-) -> torch.optim.lr_scheduler.OneCycleLR:
-    """The learning rate up to ``peak`` in 30 % of the steps and down to nothing in the others."""
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=total_steps)
-
-
 def fit(
     classifier: Classifier,
     pixels: Tensor,
     labels: Tensor,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    schedule: Schedule,
     draws: Draws,
     vary: Vary,
     *,
@@ -81,7 +76,7 @@ def fit(
         pixels: (n, 3, h, w) in any type; ``vary`` makes images of them.
         labels: (n,) class indices.
         optimizer: over the classifier's parameters.
-        schedule: stepped after every step of the optimiser.
+        schedule: of the learning rate.
         draws: the only source of chance; ``vary`` may draw from it as well.
         vary: alters a batch.
         epochs: times that every image is seen.
@@ -97,35 +92,35 @@ def fit(
         RuntimeError: the checkpoint cannot be used, or the loss is not finite.
     """
     checkpoint = checkpoint or Checkpoint()
-    steps = -(-len(labels) // batch_size)
     order = Batches(len(labels), batch_size, draws.generator)
+    steps = order.per_epoch
     checkpoint.keep(classifier, optimizer, schedule, draws, order)
     done, rows, said = checkpoint.restore(epochs * steps)
     if said and not done:
         raise RuntimeError(f"{said}; remove it to start over")
     if said:
         print(f"{said} of {epochs * steps}", flush=True)
-    classifier.train()
-    start = time.perf_counter()
-    for step in range(done, epochs * steps):
-        checkpoint.save(step, rows)
-        epoch, place = divmod(step, steps)
-        if place == 0:
-            rows.append({"step": step, "epoch": epoch + 1, "loss": 0.0, "learning_rate": 0.0})
+
+    def terms(step: int) -> dict[str, Tensor]:
+        checkpoint.save(step - 1, rows)
         batch = next(order)
-        images = vary(pixels[batch], epoch)
+        images = vary(pixels[batch], (step - 1) // steps)
         with passes():
             logits = classifier(images)
-        loss = F.cross_entropy(logits.float(), labels[batch].to(logits.device))
-        if not bool(loss.isfinite()):
+        return {"fit": F.cross_entropy(logits.float(), labels[batch].to(logits.device))}
+
+    classifier.train()
+    start = time.perf_counter()
+    numbers = range(done + 1, epochs * steps + 1)
+    for step in take_steps(terms, optimizer, numbers, schedule=schedule):
+        epoch, place = divmod(step.number - 1, steps)
+        if not step.finite:
             raise RuntimeError(f"the loss is not finite in epoch {epoch + 1}")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        if place == 0:
+            rows.append({"step": step.number - 1, "epoch": epoch + 1, "loss": 0.0})
         row = rows[-1]
-        row["loss"] += (float(loss.detach()) - row["loss"]) / (place + 1)
-        row["learning_rate"] = schedule.get_last_lr()[0]
-        schedule.step()
+        row["loss"] += (step.loss - row["loss"]) / (place + 1)
+        row["learning_rate"] = optimizer.param_groups[0]["lr"]
         if place + 1 == steps:
             seconds = time.perf_counter() - start
             print(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from checks import found
 from stakes import METHODS, StructGuard, progress
 from stakes.anchors.anchors import Anchors
 from stakes.methods import StructGuardPaper
@@ -21,8 +22,8 @@ from stakes.runs.folder import resumable
 from stakes.runs.record import Request, record
 from stakes.training import checkpoint
 from stakes.training.adaptive import AdaptiveMargin
+from stakes.training.batches import Batches
 from stakes.training.checkpoint import DIGEST, Checkpoint
-from stakes.training.loop import Batches
 from stakes.training.schedule import Schedule
 
 #: The learning rate is halved, the margin grows, the hold gives way, and the run settles.
@@ -410,8 +411,7 @@ def pace_trace(cut: int | None, seed: int) -> list[tuple[float, float, bool, int
         weight.grad = torch.ones_like(weight)
         optimizer.step()
         drift, chance = torch.rand(2, generator=generator).tolist()
-        if not (schedule.too_far(0.3 * drift) and schedule.back_off(step)):
-            schedule.done(step, chance < 0.5)
+        schedule.after(step, found(chance < 0.5, 0.3 * drift))
         size = optimizer.param_groups[0]["lr"]
         trace.append((size, float(weight.detach()), schedule.settling, len(schedule.halved_at)))
     return trace

@@ -7,7 +7,8 @@ import torch
 from stakes.data.augment import mixed
 from stakes.models.projector import Projector
 from stakes.rows import Outcome
-from stakes.training.loop import FORGOTTEN, Batches, minimise
+from stakes.training.batches import Batches
+from stakes.training.loop import FORGOTTEN, minimise
 from stakes.training.losses import deletion_ce, deletion_hinge, margins
 from stakes.training.monitor import Monitor
 from stakes.training.schedule import Schedule

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from checks import found
 from stakes.data.augment import mixed
 from stakes.training.loop import FORGOTTEN, minimise
 from stakes.training.losses import deletion_ce, deletion_hinge
 from stakes.training.monitor import Monitor
-from stakes.training.schedule import Schedule
+from stakes.training.schedule import Decision, OneCycle, Schedule
 from stakes.training.structure import place_anchors
+
+GO_ON, ROLLED_BACK, DONE = Decision
 
 
 @pytest.fixture
@@ -51,9 +54,45 @@ def descend(layer: nn.Linear, optimizer: torch.optim.Optimizer, steps: int = 3) 
 def test_by_default_the_step_size_stays_and_the_first_success_ends_it(optimizer):
     schedule = Schedule(optimizer)
     assert sizes(schedule, optimizer, 1, 2, 1000) == pytest.approx([0.1, 0.1, 0.1])
-    assert not schedule.done(1, forgotten=False)
-    assert schedule.done(2, forgotten=True)
-    assert not schedule.too_far(2.0)
+    assert schedule.after(1, found(False)) is GO_ON
+    assert schedule.after(2, found(True)) is DONE
+    assert schedule.after(3, found(False, drift=2.0)) is GO_ON
+
+
+def test_the_learning_rate_is_that_of_the_given_function(layer):
+    optimizer = torch.optim.SGD(
+        [{"params": [layer.weight]}, {"params": [layer.bias], "lr": 9.0}], 7.0
+    )
+    schedule = Schedule(optimizer, size=lambda step: 10.0**-step, warmup=2)
+    found = []
+    for step in (1, 2, 3):
+        schedule.set(step)
+        found.append([group["lr"] for group in optimizer.param_groups])
+    assert found == [[0.05, 0.05], [0.01, 0.01], [0.001, 0.001]]
+
+
+def test_one_cycle_is_that_of_pytorch_and_resumes(layer):
+    def begin() -> tuple[torch.optim.Optimizer, OneCycle]:
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+        return optimizer, OneCycle(optimizer, 0.3, 10)
+
+    def now(optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+        return optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]
+
+    plain = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    policy = torch.optim.lr_scheduler.OneCycleLR(plain, 0.3, total_steps=10)
+    optimizer, schedule = begin()
+    for step in range(1, 11):
+        if step == 6:
+            state, group = schedule.state_dict(), optimizer.state_dict()
+            optimizer, schedule = begin()
+            optimizer.load_state_dict(group)
+            schedule.load_state_dict(state)
+        schedule.set(step)
+        assert now(optimizer) == now(plain)
+        descend(layer, optimizer, 1)
+        plain.step()
+        policy.step()
 
 
 def test_the_step_size_grows_over_the_warm_up(optimizer):
@@ -70,45 +109,45 @@ def test_settling_is_a_share_of_the_steps_done_and_falls_to_nothing(
     settle, least, step, length, optimizer
 ):
     schedule = Schedule(optimizer, settle=settle, settle_least=least)
-    assert not schedule.done(step, forgotten=True)
+    assert schedule.after(step, found(True)) is GO_ON
     assert schedule.settling
     end = step + length
     falling = sizes(schedule, optimizer, *range(step + 1, end + 1))
     assert falling == pytest.approx([0.1 * (length - i) / (length + 1) for i in range(length)])
     assert [schedule.ends(s) for s in (step + 1, end - 1, end)] == [False, False, True]
-    assert not schedule.done(end - 1, forgotten=True)
-    assert schedule.done(end, forgotten=True)
+    assert schedule.after(end - 1, found(True)) is GO_ON
+    assert schedule.after(end, found(True)) is DONE
 
 
 def test_an_image_that_comes_back_breaks_the_settling_off_at_its_end(optimizer):
     schedule = Schedule(optimizer, settle=0.5)
-    schedule.done(10, forgotten=True)
-    assert not schedule.done(12, forgotten=False)  # it may yet be forgotten again
+    schedule.after(10, found(True))
+    assert schedule.after(12, found(False)) is GO_ON  # it may yet be forgotten again
     assert schedule.settling
-    assert not schedule.done(15, forgotten=False)
+    assert schedule.after(15, found(False)) is GO_ON
     assert not schedule.settling
     assert sizes(schedule, optimizer, 16) == pytest.approx([0.1])
-    assert not schedule.done(20, forgotten=True)
+    assert schedule.after(20, found(True)) is GO_ON
     assert not schedule.ends(29)
-    assert schedule.done(30, forgotten=True)
+    assert schedule.after(30, found(True)) is DONE
 
 
 def test_what_comes_back_at_the_end_of_the_settling_is_undone(layer, optimizer):
     schedule = Schedule(optimizer, settle=1.0)
     assert schedule.total(600) == 600
-    schedule.done(10, forgotten=True)  # settles in steps 11 to 20
+    schedule.after(10, found(True))  # settles in steps 11 to 20
     assert (schedule.total(600), schedule.total(15)) == (20, 15)
     for step in (12, 14):
         descend(layer, optimizer)
-        assert not schedule.done(step, forgotten=True)
+        assert schedule.after(step, found(True)) is GO_ON
     descend(layer, optimizer)
-    assert not schedule.done(16, forgotten=True)
+    assert schedule.after(16, found(True)) is GO_ON
     kept, bias = layer.weight.clone(), layer.bias.clone()
     for step in (18, 19):
         descend(layer, optimizer)
-        assert not schedule.done(step, forgotten=False)
+        assert schedule.after(step, found(False)) is GO_ON
     assert not torch.equal(layer.weight, kept)
-    assert schedule.done(20, forgotten=False)
+    assert schedule.after(20, found(False)) is DONE
     assert torch.equal(layer.weight, kept)
     assert torch.equal(layer.bias, bias)
 
@@ -117,9 +156,9 @@ def test_the_first_half_of_the_settling_is_not_gone_back_to(layer, optimizer):
     schedule = Schedule(optimizer, settle=1.0)
     for step, forgotten in ((10, True), (14, True), (15, False)):
         descend(layer, optimizer)
-        assert not schedule.done(step, forgotten)
+        assert schedule.after(step, found(forgotten)) is GO_ON
     end = layer.weight.clone()
-    assert not schedule.done(20, forgotten=False)
+    assert schedule.after(20, found(False)) is GO_ON
     assert torch.equal(layer.weight, end)
     assert not schedule.settling
 
@@ -129,15 +168,14 @@ def test_backing_off_restores_the_last_sound_weights_bit_for_bit(layer, optimize
     schedule = Schedule(optimizer, warmup=2, max_drift=0.2, backoffs=2, buffers=[buffer])
     start = layer.weight.clone()
     descend(layer, optimizer)
-    assert not schedule.too_far(0.1)  # sound: kept
+    assert schedule.after(5, found(False, drift=0.1)) is GO_ON  # sound: kept
     kept, bias = layer.weight.clone(), layer.bias.clone()
     descend(layer, optimizer)
     buffer += 1
-    assert not schedule.too_far(0.15)  # not too far, and not well within
+    assert schedule.after(6, found(False, drift=0.15)) is GO_ON  # neither too far nor sound
     assert not torch.equal(layer.weight, kept)
     buffer.fill_(math.nan)
-    assert schedule.too_far(0.3)
-    assert schedule.back_off(7)
+    assert schedule.after(7, found(True, drift=0.3)) is ROLLED_BACK
     assert torch.equal(layer.weight, kept)
     assert torch.equal(layer.bias, bias)
     assert buffer.tolist() == [1, 2]
@@ -149,12 +187,11 @@ def test_backing_off_restores_the_last_sound_weights_bit_for_bit(layer, optimize
     )  # warms up again
 
 
-def test_before_any_sound_look_it_goes_back_to_the_start(layer, optimizer):
+def test_before_any_sound_check_it_goes_back_to_the_start(layer, optimizer):
     schedule = Schedule(optimizer, max_drift=0.2, backoffs=1)
     start = layer.weight.clone()
     descend(layer, optimizer)
-    assert schedule.too_far(math.nan)
-    assert schedule.back_off(3)
+    assert schedule.after(3, found(False, drift=math.nan)) is ROLLED_BACK
     assert torch.equal(layer.weight, start)
 
 
@@ -173,7 +210,7 @@ def test_it_backs_off_so_many_times_and_not_once_more(layer, optimizer):
 
 def test_backing_off_breaks_the_settling_off(optimizer):
     schedule = Schedule(optimizer, settle=0.5, max_drift=0.2, backoffs=1)
-    schedule.done(10, forgotten=True)
+    schedule.after(10, found(True))
     assert schedule.back_off(12)
     assert not schedule.settling
     assert sizes(schedule, optimizer, 13) == pytest.approx([0.05])

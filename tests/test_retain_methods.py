@@ -11,7 +11,7 @@ from stakes import Classifier, ForgetSet, InputError, evaluate
 from stakes.methods import METHODS, lotus, ssd
 from stakes.methods.lotus import accuracy, gumbel_softmax
 from stakes.methods.oracle import unlikelihood
-from stakes.methods.retaining import LOOK_EVERY, half_cosine, in_first_pass, set_step_sizes
+from stakes.methods.retaining import CHECK_EVERY, half_cosine, in_first_pass
 from stakes.methods.salun import salient
 from stakes.methods.ssd import dampen
 from stakes.methods.unsir import error_maximising
@@ -48,7 +48,7 @@ def test_every_step_is_done_even_when_all_is_forgotten_on_the_way(classifier, fo
     )
     looks = [row for row in result.history if "forget_accuracy" in row]
     assert [row["step"] for row in result.history] == list(range(85))
-    assert [row["step"] for row in looks] == [0, *range(LOOK_EVERY, 84, LOOK_EVERY), 84]
+    assert [row["step"] for row in looks] == [0, *range(CHECK_EVERY, 84, CHECK_EVERY), 84]
     assert looks[-2]["forget_accuracy"] == 0  # and yet it went on
     assert result.stop_reason == FORGOTTEN
     steps = [(done, total) for phase, done, total in told if phase == "unlearning"]
@@ -74,19 +74,6 @@ def test_divergence_is_told_with_its_step(classifier, forget, train_images):
     step = int(result.history[-1]["step"]) + 1
     assert step < 30
     assert result.stop_reason == f"diverged: the loss is not finite at step {step}"
-
-
-def test_step_sizes_are_those_asked_for():
-    weight = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=9.0)
-    set_step_sizes(optimizer, lambda step: 10.0**-step)
-    reached = []
-    for _ in range(3):
-        weight.grad = -torch.ones(1)
-        optimizer.param_groups[0]["lr"] = 7.0  # as a loop with a pace of its own does
-        optimizer.step()
-        reached.append(float(weight.detach()))
-    assert reached == pytest.approx([0.1, 0.11, 0.111])
 
 
 # Oracle and fine-tuning

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
 from stakes.data.datasets import load_data
@@ -16,7 +17,9 @@ from stakes.progress import Progress, silent
 from stakes.report.page import write_report
 from stakes.runs.folder import check_out, new_folder
 from stakes.runs.record import Request, record
-from stakes.training.loop import Batches
+from stakes.training.batches import Batches
+from stakes.training.schedule import OneCycle
+from stakes.training.steps import take_steps
 
 SIZE, FORGOTTEN, EPOCHS, BATCH = 16, 16, 12, 64
 RUNS: dict[str, Method] = {"structguard": StructGuard(), "l2ul": L2UL(), "neggrad": NegGrad()}
@@ -32,17 +35,16 @@ def train(
     pixels, labels = images.load(range(len(images))), images.labels
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)
     steps = EPOCHS * -(-len(labels) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     batches = Batches(len(labels), BATCH, torch.Generator().manual_seed(seed))
-    classifier.train()
-    for step in range(1, steps + 1):
+
+    def terms(step: int) -> dict[str, Tensor]:
         batch = next(batches)
-        loss = F.cross_entropy(classifier(pixels[batch]), labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        progress("training", step, steps)
+        return {"fit": F.cross_entropy(classifier(pixels[batch]), labels[batch])}
+
+    classifier.train()
+    schedule = OneCycle(optimizer, 3e-3, steps)
+    for step in take_steps(terms, optimizer, range(1, steps + 1), schedule=schedule):
+        progress("training", step.number, steps)
     return classifier.eval()
 
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stakes.methods.base import ForgetSGD, hyper
-from stakes.methods.retaining import set_step_sizes
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
+from stakes.training.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +62,16 @@ class AMUN(ForgetSGD):
             weight_decay=self.weight_decay,
         )
         each = -(-len(targets) // self.forget_batch)
-        set_step_sizes(optimizer, lambda step: self.lr * self.decay ** ((step - 1) // each))
+        schedule = Schedule(
+            optimizer, size=lambda step: self.lr * self.decay ** ((step - 1) // each)
+        )
 
         def terms(step: int) -> dict[str, Tensor]:
             batch = next(batches)
             return {"adversarial": F.cross_entropy(task.live(attacked[batch]), targets[batch])}
 
         task.live.train(self.batch_norm == "train")
-        return task.descend(terms, optimizer, self.budget(len(targets)))
+        return task.descend(terms, optimizer, self.budget(len(targets)), schedule=schedule)
 
 
 def nearest_adversarial(

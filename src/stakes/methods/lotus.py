@@ -19,8 +19,8 @@ from stakes.models.classifier import Classifier
 from stakes.rows import Outcome
 from stakes.training.checkpoint import State
 from stakes.training.loop import FORGOTTEN
-from stakes.training.monitor import Monitor
-from stakes.training.schedule import Schedule
+from stakes.training.monitor import Check, Monitor
+from stakes.training.schedule import Decision, Schedule
 
 ENOUGH = -0.01  # an epoch that begins this far below the accuracy on unseen data is not begun
 
@@ -147,9 +147,10 @@ class UntilUnseen(Schedule):
         super().__init__(optimizer)
         self._smoothing, self._epoch = smoothing, epoch
 
-    def done(self, step: int, forgotten: bool) -> bool:
-        """Whether the next epoch is not to begin."""
-        return step % self._epoch == 0 and self._smoothing.excess() <= ENOUGH
+    def after(self, step: int, check: Check) -> Decision:
+        """Done where the next epoch is not to begin."""
+        ends = step % self._epoch == 0 and self._smoothing.excess() <= ENOUGH
+        return Decision.DONE if ends else Decision.GO_ON
 
 
 @torch.no_grad()

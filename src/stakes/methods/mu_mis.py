@@ -9,7 +9,8 @@ from torch import Tensor
 
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task, Unlearned
-from stakes.training.schedule import Schedule
+from stakes.training.monitor import Check
+from stakes.training.schedule import Decision, Schedule
 from stakes.training.targets import wrong_labels
 
 
@@ -83,9 +84,9 @@ class Recovery(Schedule):
         self.reached = value > max(self._lowest, self._share * self._first)
         self._lowest = min(self._lowest, value)
 
-    def done(self, step: int, forgotten: bool) -> bool:
-        """Whether to stop after this step."""
-        return self.reached or super().done(step, forgotten)
+    def after(self, step: int, check: Check) -> Decision:
+        """Done once the value has come back, or everything is forgotten."""
+        return Decision.DONE if self.reached else super().after(step, check)
 
 
 def sensitivity(logits: Tensor, classes: Tensor, images: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor
 from stakes.data.augment import jitter
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task, Unlearned
-from stakes.training.loop import Batches, minimise
+from stakes.training.batches import Batches
 from stakes.training.search import escalate
+from stakes.training.steps import take_steps
 
 RATES = (0.5, 1.0, 2.0)
 """Learning rates of the fine-tunings, as multiples of ``lr``."""
@@ -87,8 +88,8 @@ class NegMerge(Method):
             return {"fit": F.cross_entropy(tuned(images), task.forget.labels[batch])}
 
         optimizer = torch.optim.SGD(moved.values(), lr=rate, momentum=self.momentum)
-        steps = self.tune_steps
-        minimise(tuned, terms, optimizer, task.monitor(), max_steps=steps, check_every=steps)
+        for _ in take_steps(terms, optimizer, range(1, self.tune_steps + 1)):
+            pass
         return {name: (p - origin[name]).detach() for name, p in moved.items()}
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stakes.methods.base import hyper
-from stakes.methods.retaining import LOOK_EVERY, RetainTraining, retained_batches
+from stakes.methods.retaining import CHECK_EVERY, RetainTraining, retained_batches
 from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_ce
 from stakes.training.schedule import Schedule
@@ -64,7 +64,7 @@ class Oracle(RetainTraining):
         task.live.train(self.batch_norm == "train")
         schedule = Schedule(optimizer, settle=1.0, settle_least=self.settle_least)
         return task.descend(
-            terms, optimizer, self.max_steps, check_every=LOOK_EVERY, schedule=schedule
+            terms, optimizer, self.max_steps, check_every=CHECK_EVERY, schedule=schedule
         )
 
 

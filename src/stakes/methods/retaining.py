@@ -1,9 +1,9 @@
 """What the methods that use retained data share: their fields, their batches, their length."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +12,9 @@ from stakes.data.augment import flip_and_crop
 from stakes.data.images import Images, batches
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task, Unlearned
-from stakes.rows import Outcome
-from stakes.training.loop import FORGOTTEN
+from stakes.training.steps import Terms
 
-LOOK_EVERY = 10
+CHECK_EVERY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,23 +47,25 @@ class RetainTraining(RetainFields):
     def run_to_budget(
         self,
         task: Task,
-        terms: Callable[[int], Mapping[str, Tensor]],
+        terms: Terms,
         optimizer: torch.optim.Optimizer,
         steps: int,
+        **more: Any,
     ) -> Unlearned:
         """Minimise the terms for all of ``steps``, forgotten or not, and wrap up.
 
-        The network is looked at every ``LOOK_EVERY`` steps. The reason for stopping is that all
-        is forgotten only where it is so at the end.
+        The network is checked every ``CHECK_EVERY`` steps. ``more`` is for
+        :meth:`stakes.methods.task.Task.descend`.
         """
-        steps = self.budget(steps)
         task.live.train(self.batch_norm == "train")
-        result = task.descend(terms, optimizer, steps, check_every=LOOK_EVERY, run_to_budget=True)
-        if result.outcome is Outcome.DIVERGED:
-            return result
-        left = result.history[-1]["forget_accuracy"]
-        done = f"complete: all {steps} steps done, {left:.0f} % of the images still recognised"
-        return replace(result, stop_reason=done if left else FORGOTTEN)
+        return task.descend(
+            terms,
+            optimizer,
+            self.budget(steps),
+            check_every=CHECK_EVERY,
+            run_to_budget=True,
+            **more,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,18 +94,6 @@ class RetainSGD(RetainTraining):
         if not self.augment:
             return images
         return flip_and_crop(images, torch.arange(len(images)), task.generator)
-
-
-def set_step_sizes(optimizer: torch.optim.Optimizer, size: Callable[[int], float]) -> None:
-    """Give each step of the optimiser, counted from 1, the learning rate that ``size`` says."""
-
-    def before_step(*_: object) -> None:
-        for group in optimizer.param_groups:
-            group["step"] = group.get("step", 0) + 1  # part of the optimiser's state
-            group["lr"] = size(group["step"])
-
-    # Before each step, since the loop sets its own pace there.
-    optimizer.register_step_pre_hook(before_step)
 
 
 def half_cosine(step: int, steps: int) -> float:

@@ -7,10 +7,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from stakes.methods.base import hyper
-from stakes.methods.retaining import RetainSGD, half_cosine, retained_batches, set_step_sizes
+from stakes.methods.retaining import RetainSGD, half_cosine, retained_batches
 from stakes.methods.task import Task, Unlearned
 from stakes.training.fresh import fresh
 from stakes.training.losses import retention_ce
+from stakes.training.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,10 @@ class Retrain(RetainSGD):
         retain = retained_batches(task, self.retain_batch)
         optimizer = self.sgd(task)
         steps = self.budget(self.epochs * ceil(len(task.retain) / self.retain_batch))
-        set_step_sizes(optimizer, lambda step: self.lr * half_cosine(step, steps))
+        schedule = Schedule(optimizer, size=lambda step: self.lr * half_cosine(step, steps))
 
         def terms(step: int) -> dict[str, Tensor]:
             images, labels = next(retain)
             return {"retention": retention_ce(task.live(self.shown(task, images)), labels)}
 
-        return self.run_to_budget(task, terms, optimizer, steps)
+        return self.run_to_budget(task, terms, optimizer, steps, schedule=schedule)

@@ -9,14 +9,10 @@ from torch import Tensor
 
 from stakes.errors import InputError
 from stakes.methods.base import hyper, variant
-from stakes.methods.retaining import (
-    RetainTraining,
-    in_first_pass,
-    retained_batches,
-    set_step_sizes,
-)
+from stakes.methods.retaining import RetainTraining, in_first_pass, retained_batches
 from stakes.methods.task import Task, Unlearned
 from stakes.training.losses import retention_ce, retention_kl
+from stakes.training.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +79,12 @@ class SCRUB(RetainTraining):
             }
 
         optimizer = self._optimizer(task)
-        set_step_sizes(
-            optimizer, lambda step: self.step_size(epoch_of(step, up, down, self.max_epochs))
+        schedule = Schedule(
+            optimizer,
+            size=lambda step: self.step_size(epoch_of(step, up, down, self.max_epochs)),
         )
         steps = self.epochs * down + min(self.epochs, self.max_epochs) * up
-        return self.run_to_budget(task, terms, optimizer, steps)
+        return self.run_to_budget(task, terms, optimizer, steps, schedule=schedule)
 
     def step_size(self, epoch: int) -> float:
         """The learning rate in an epoch, counted from 1."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import ClassVar
 
@@ -15,11 +16,11 @@ from stakes.methods.retaining import (
     half_cosine,
     retained_batches,
     retained_in_order,
-    set_step_sizes,
 )
 from stakes.methods.task import Task, Unlearned
 from stakes.training.importance import squared_gradients
 from stakes.training.losses import retention_ce
+from stakes.training.schedule import Schedule
 
 SMALLEST = 1e-15  # added to what is divided by
 
@@ -69,10 +70,15 @@ class SFRon(RetainSGD):
             return {"retention": retention_ce(task.live(self.shown(task, images)), labels)}
 
         optimizer = self.sgd(task)
-        set_step_sizes(optimizer, lambda step: self.lr * self._decay(step))
-        self._mask_forgetting(optimizer, task.trainable(), masks)
         steps = self.iterations + ceil(self.iterations / self.forget_every)
-        return self.run_to_budget(task, terms, optimizer, steps)
+        return self.run_to_budget(
+            task,
+            terms,
+            optimizer,
+            steps,
+            schedule=Schedule(optimizer, size=lambda step: self.lr * self._decay(step)),
+            before_step=partial(self._mask_forgetting, task.trainable(), masks),
+        )
 
     def _forgets(self, step: int) -> bool:
         """Whether a step, counted from 1, is one on forget images."""
@@ -98,21 +104,17 @@ class SFRon(RetainSGD):
 
     def _mask_forgetting(
         self,
-        optimizer: torch.optim.Optimizer,
         parameters: Mapping[str, torch.nn.Parameter],
         masks: Mapping[str, Tensor],
+        step: int,
     ) -> None:
-        """Mask the gradient of a forgetting step and cut off its norm, before the step is made."""
-
-        def before_step(*_: object) -> None:
-            if not self._forgets(optimizer.param_groups[0]["step"]):
-                return
-            for name, parameter in parameters.items():
-                if parameter.grad is not None:
-                    parameter.grad *= masks[name]
-            torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_norm)
-
-        optimizer.register_step_pre_hook(before_step)
+        """Mask the gradient of a forgetting step and cut off its norm."""
+        if not self._forgets(step):
+            return
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                parameter.grad *= masks[name]
+        torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_norm)
 
 
 def adaptive_ce(logits: Tensor, labels: Tensor, adaptivity: float) -> Tensor:

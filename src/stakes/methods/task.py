@@ -1,7 +1,7 @@
 """One call of a method: copies of the network, a generator, the stakes, the clock."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,12 @@ from stakes.models.classifier import Classifier
 from stakes.preprocessing import Reader
 from stakes.progress import Progress, Stopwatch
 from stakes.rows import Outcome
+from stakes.training.batches import Batches
 from stakes.training.checkpoint import Checkpoint, surroundings
 from stakes.training.criteria import EXACT, Goal
-from stakes.training.loop import Batches, History, minimise
+from stakes.training.loop import History, minimise
 from stakes.training.monitor import Monitor
-from stakes.training.schedule import Schedule
+from stakes.training.steps import Terms, frozen
 from stakes.training.structure import MapKind, place_anchors
 
 MONITOR_PROBES = 64
@@ -242,13 +243,8 @@ class Task:
         saved = max(FEWEST_LAYERS, math.ceil(depth * len(layers)))
         first = layers[-min(len(layers), saved)]
         early = [p for found in own[:first] for p in found]
-        for parameter in early:
-            parameter.requires_grad_(False)
-        try:
+        with frozen(early):
             yield
-        finally:
-            for parameter in early:
-                parameter.requires_grad_(True)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -262,17 +258,14 @@ class Task:
 
     def descend(
         self,
-        terms: Callable[[int], Mapping[str, Tensor]],
+        terms: Terms,
         optimizer: torch.optim.Optimizer,
         max_steps: int,
-        *,
-        check_every: int = 1,
-        run_to_budget: bool = False,
-        schedule: Schedule | None = None,
+        **more: Any,
     ) -> Unlearned:
-        """Minimise the terms until all is forgotten, and wrap up the live network.
+        """Minimise the terms until everything is forgotten, and wrap up the live network.
 
-        The arguments are those of :func:`stakes.training.loop.minimise`.
+        ``more`` is for :func:`stakes.training.loop.minimise`.
         """
         with self.timed("unlearn"):
             history, reason = minimise(
@@ -281,11 +274,9 @@ class Task:
                 optimizer,
                 self.monitor(),
                 max_steps=max_steps,
-                check_every=check_every,
-                run_to_budget=run_to_budget,
-                schedule=schedule,
                 checkpoint=self.checkpoint,
                 progress=self.progress,
+                **more,
             )
         return self.result(history, reason)
 

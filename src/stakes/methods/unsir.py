@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from stakes.methods.base import hyper
-from stakes.methods.retaining import (
-    RetainTraining,
-    retained_batches,
-    set_step_sizes,
-    union_batches,
-)
+from stakes.methods.retaining import RetainTraining, retained_batches, union_batches
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.training.losses import deletion_ce, retention_ce
+from stakes.training.schedule import Schedule
+from stakes.training.steps import frozen, take_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +75,17 @@ class UNSIR(RetainTraining):
             return {"retention": retention_ce(task.live(images), truth)}
 
         optimizer = torch.optim.Adam(task.trainable().values())
-        set_step_sizes(optimizer, lambda t: self.impair_lr if t <= impairing else self.repair_lr)
-        forget_moments(optimizer, impairing)
-        return self.run_to_budget(task, terms, optimizer, steps)
+        rates = Schedule(
+            optimizer, size=lambda t: self.impair_lr if t <= impairing else self.repair_lr
+        )
+
+        def before_step(step: int) -> None:
+            if step == impairing + 1:  # fresh moments
+                optimizer.state.clear()
+
+        return self.run_to_budget(
+            task, terms, optimizer, steps, schedule=rates, before_step=before_step
+        )
 
     def _noise(self, task: Task) -> Tensor:
         """Noise for each class, classes in their order: (classes x noise_images, 3, h, w)."""
@@ -101,16 +106,6 @@ class UNSIR(RetainTraining):
             )
             task.progress("noise", done, len(classes))
         return torch.cat(made)
-
-
-def forget_moments(optimizer: torch.optim.Optimizer, done: int) -> None:
-    """Let the optimiser begin anew after ``done`` steps, as :func:`set_step_sizes` counts them."""
-
-    def before_step(*_: object) -> None:
-        if optimizer.param_groups[0]["step"] == done + 1:
-            optimizer.state.clear()
-
-    optimizer.register_step_pre_hook(before_step)
 
 
 def error_maximising(
@@ -139,10 +134,13 @@ def error_maximising(
         Images (n, 3, h, w) in the units of pixels in [0, 1], which they may leave.
     """
     noise = noise.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([noise], lr=lr)
-    for _ in range(steps):
+
+    def terms(step: int) -> dict[str, Tensor]:
         logits = network(network.mean + network.std * noise)
-        loss = deletion_ce(logits, labels) + penalty * noise.square().flatten(1).sum(1).mean()
-        (noise.grad,) = torch.autograd.grad(loss, [noise])
-        optimizer.step()
+        length = noise.square().flatten(1).sum(1).mean()
+        return {"error": deletion_ce(logits, labels), "length": penalty * length}
+
+    with frozen(network.parameters()):
+        for _ in take_steps(terms, torch.optim.Adam([noise], lr=lr), range(1, steps + 1)):
+            pass
     return (network.mean + network.std * noise).detach()

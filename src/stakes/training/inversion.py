@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from stakes.training.schedule import Schedule
+from stakes.training.steps import take_steps
 
 STEP, DECAYS = 0.1, 0.3  # Adam's learning rate, and the last part of the steps, in which it decays
 STATISTICS_WEIGHT, RANGE_WEIGHT = 10.0, 100.0
@@ -109,23 +113,37 @@ def inverted(
     made = []
     for index, (images, classes) in enumerate(batches):
         coefficients = whitening.coefficients(images).requires_grad_()
+        terms = _Terms(network, coefficients, classes, whitening, generator, passes)
         optimizer = torch.optim.Adam([coefficients], lr=STEP, betas=(0.5, 0.9))
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = STEP * min(1.0, (steps - step) / (DECAYS * steps))
-            shown = whitening.images(coefficients)
-            with passes or nullcontext(), _mismatches(network) as found:
-                logits = network(_moved(shown, generator))
-            loss = (
-                F.cross_entropy(logits.float(), classes)
-                + STATISTICS_WEIGHT * torch.stack(found).mean()
-                + RANGE_WEIGHT * (shown - shown.clamp(0, 1)).square().mean()
-            )
-            (coefficients.grad,) = torch.autograd.grad(loss, [coefficients])
-            optimizer.step()
-            progress(index * steps + step + 1, len(batches) * steps)
+        schedule = Schedule(
+            optimizer, size=lambda step: STEP * min(1.0, (steps - step + 1) / (DECAYS * steps))
+        )
+        for step in take_steps(terms, optimizer, range(1, steps + 1), schedule=schedule):
+            progress(index * steps + step.number, len(batches) * steps)
         made.append(whitening.images(coefficients.detach()).clamp(0, 1))
     return torch.cat(made)
+
+
+@dataclass
+class _Terms:
+    """The loss terms of one batch, already weighted; the fields are as above."""
+
+    network: nn.Module
+    coefficients: Tensor
+    classes: Tensor
+    whitening: Whitening
+    generator: torch.Generator
+    passes: AbstractContextManager[object] | None
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        shown = self.whitening.images(self.coefficients)
+        with self.passes or nullcontext(), _mismatches(self.network) as found:
+            logits = self.network(_moved(shown, self.generator))
+        return {
+            "class": F.cross_entropy(logits.float(), self.classes),
+            "statistics": STATISTICS_WEIGHT * torch.stack(found).mean(),
+            "range": RANGE_WEIGHT * (shown - shown.clamp(0, 1)).square().mean(),
+        }
 
 
 @contextmanager

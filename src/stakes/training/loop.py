@@ -1,17 +1,19 @@
-"""The only gradient loop and the only stop rule; every method hands it its named loss terms."""
+"""Minimise until everything is forgotten: the only stop rule, which every method shares."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.rows import Outcome
-from stakes.training.checkpoint import Checkpoint, State
+from stakes.training.checkpoint import Checkpoint
 from stakes.training.monitor import Monitor
-from stakes.training.schedule import Schedule
+from stakes.training.schedule import Decision, Schedule
+from stakes.training.steps import BeforeStep, Step, Terms, nothing, take_steps
 
 
 class StopReason(str):
@@ -31,56 +33,18 @@ FORGOTTEN = StopReason(Outcome.FORGOTTEN, "forgotten: every forget image is misc
 History = list[dict[str, float]]
 
 
-class Batches(State):
-    """Batches of indices below ``size``, epoch after epoch, without end; the last is the rest.
-
-    Each epoch is shuffled; without a generator all of them are in ascending order.
-
-    >>> batches = Batches(5, 2, torch.Generator().manual_seed(0))
-    >>> sorted(torch.cat([next(batches) for _ in range(3)]).tolist())
-    [0, 1, 2, 3, 4]
-    >>> in_order = Batches(3, 2)
-    >>> [next(in_order).tolist() for _ in range(3)]
-    [[0, 1], [2], [0, 1]]
-    """
-
-    saved = ("_left",)
-
-    def __init__(
-        self, size: int, batch_size: int, generator: torch.Generator | None = None
-    ) -> None:
-        self._size, self._batch_size, self._generator = size, batch_size, generator
-        self._left = torch.empty(0, dtype=torch.int64)
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return -(-self._size // self._batch_size)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Tensor:
-        if not len(self._left):
-            if self._generator is None:
-                self._left = torch.arange(self._size)
-            else:
-                self._left = torch.randperm(self._size, generator=self._generator)
-        batch, self._left = self._left[: self._batch_size], self._left[self._batch_size :]
-        return batch
-
-
 def minimise(
     live: Classifier,
-    terms: Callable[[int], Mapping[str, Tensor]],
+    terms: Terms,
     optimizer: torch.optim.Optimizer,
     monitor: Monitor,
     *,
     max_steps: int,
     check_every: int = 1,
-    check_now: Callable[[], bool] = lambda: False,
+    check_now: Callable[[int], bool] = lambda step: False,
     run_to_budget: bool = False,
     schedule: Schedule | None = None,
+    before_step: BeforeStep = nothing,
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
 ) -> tuple[History, StopReason]:
@@ -90,20 +54,20 @@ def minimise(
         live: the classifier being changed, in the mode (train or eval) it is to be trained in.
         terms: the step's number (from 1) to its named scalar loss terms.
         optimizer: over whatever is to be changed.
-        monitor: looks at the deployed path; it alone decides when to stop.
+        monitor: checks the deployed path; it alone says what is forgotten.
         max_steps: the step budget.
-        check_every: steps between two looks.
-        check_now: whether a look is worth its time between two of these, since all may be
-            forgotten.
+        check_every: steps between two checks.
+        check_now: whether to check after this step too, since everything may be forgotten.
         run_to_budget: whether to do all steps, forgotten or not.
-        schedule: the learning rate over time, and what to do where it was too large; by default it
-            stays as the optimiser has it.
-        checkpoint: keeps whatever else ``terms`` changes; the loop adds its own, and goes on
+        schedule: the learning rate over time, and what follows a check; by default the learning
+            rate stays as the optimiser has it, and the steps end once everything is forgotten.
+        before_step: see :func:`stakes.training.steps.take_steps`.
+        checkpoint: keeps whatever else ``terms`` changes; the loop adds its own, and resumes
             after the step that it was interrupted at, to the same bits.
         progress: called with phase, steps done, steps in all and a note.
 
     Returns:
-        A history row per step (``step``, ``loss``, ``term_<name>`` and, at each look,
+        A history row per step (``step``, ``loss``, ``term_<name>`` and, at each check,
         ``forget_accuracy`` in percent, ``drift`` and, where views are watched,
         ``views_accuracy``), and the reason for stopping. The terms of row t are those minimised
         in step t; accuracy and drift are those after it. A step without a finite loss has no row.
@@ -111,43 +75,81 @@ def minimise(
     schedule, checkpoint = schedule or Schedule(optimizer), checkpoint or Checkpoint()
     trained = nn.ParameterList(p for group in optimizer.param_groups for p in group["params"])
     checkpoint.keep(live, trained, optimizer, schedule)
-    done, history, said = checkpoint.restore(max_steps)
-    if said:
-        progress("interrupted run", done, max_steps, said)
-    check = monitor.check(live)
-    history = history or [{"step": 0.0} | check.row()]
-    for step in range(done + 1, max_steps + 1):
-        checkpoint.save(step - 1, history)
-        parts = terms(step)
-        loss = torch.stack(list(parts.values())).sum()
-        if not bool(loss.isfinite()):
-            if schedule.back_off(step):
-                continue
-            told = f"diverged: the loss is not finite at step {step}"
-            return history, StopReason(Outcome.DIVERGED, told)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        schedule.set(step)
-        optimizer.step()
-        row = {"step": float(step), "loss": float(loss.detach())}
-        row |= {f"term_{name}": float(value.detach()) for name, value in parts.items()}
-        history.append(row)
-        due = schedule.ends(step) if schedule.settling else check_now()
-        if step % check_every and step != max_steps and not due:
-            continue
-        check = monitor.check(live)
-        row |= check.row()
-        progress("unlearning", step, schedule.total(max_steps), str(check))
-        if schedule.too_far(check.drift) and schedule.back_off(step):
-            continue
-        if schedule.done(step, check.forgotten) and not run_to_budget:
-            if not check.forgotten:  # the weights were put back
-                row |= monitor.check(live).row()
-            return history, FORGOTTEN
-    if max_steps in schedule.halved_at:  # the last step was taken back
-        check = monitor.check(live)
-        history[-1] |= check.row()
-    if check.forgotten:
-        return history, FORGOTTEN
-    told = f"step budget: {max_steps} steps done before every image was forgotten"
-    return history, StopReason(Outcome.BUDGET, told)
+    done, history, note = checkpoint.restore(max_steps)
+    if note:
+        progress("interrupted run", done, max_steps, note)
+    record = _Record(
+        history, live, monitor, schedule, max_steps, check_every, check_now, run_to_budget, progress
+    )
+    numbers = range(done + 1, max_steps + 1)
+    for step in take_steps(terms, optimizer, numbers, schedule=schedule, before_step=before_step):
+        if record.add(step) is Decision.DONE:
+            break
+        if step.number < max_steps:
+            checkpoint.save(step.number, record.history)
+    return record.history, record.reason()
+
+
+@dataclass
+class _Record:
+    """The history of a run, and what follows each of its steps; the fields are as above."""
+
+    history: History
+    live: Classifier
+    monitor: Monitor
+    schedule: Schedule
+    max_steps: int
+    check_every: int
+    check_now: Callable[[int], bool]
+    run_to_budget: bool
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.check = self.monitor.check(self.live)
+        self.history = self.history or [{"step": 0.0} | self.check.row()]
+        self._last, self._decision = Step(0, 0.0, {}), Decision.GO_ON
+
+    def add(self, step: Step) -> Decision:
+        """Record a step, check the network if a check is due, and decide what follows."""
+        self._last, self._decision = step, self._after(step)
+        return self._decision
+
+    def _after(self, step: Step) -> Decision:
+        if not step.finite:
+            return Decision.ROLLED_BACK if self.schedule.back_off(step.number) else Decision.DONE
+        self.history.append(step.row())
+        if not self._due(step.number):
+            return Decision.GO_ON
+        self._check()
+        total = self.schedule.total(self.max_steps)
+        self.progress("unlearning", step.number, total, str(self.check))
+        decision = self.schedule.after(step.number, self.check)
+        ignored = decision is Decision.DONE and self.run_to_budget
+        return Decision.GO_ON if ignored else decision
+
+    def _due(self, step: int) -> bool:
+        if step % self.check_every == 0 or step == self.max_steps:
+            return True
+        return self.schedule.ends(step) if self.schedule.settling else self.check_now(step)
+
+    def _check(self) -> None:
+        self.check = self.monitor.check(self.live)
+        self.history[-1] |= self.check.row()
+
+    def reason(self) -> StopReason:
+        """Why the run ended."""
+        done = self._decision is Decision.DONE
+        if done and not self._last.finite:
+            sentence = f"diverged: the loss is not finite at step {self._last.number}"
+            return StopReason(Outcome.DIVERGED, sentence)
+        if self._decision is Decision.ROLLED_BACK or (done and not self.check.forgotten):
+            self._check()  # the weights were put back
+        if self.check.forgotten:
+            return FORGOTTEN
+        if done or self.run_to_budget:
+            steps, left = self._last.number, self.check.forget_accuracy
+            steps_done = f"{'' if done else 'all '}{steps} steps done"
+            sentence = f"complete: {steps_done}, {left:.0f} % of the images still recognised"
+            return StopReason(Outcome.COMPLETE, sentence)
+        sentence = f"step budget: {self.max_steps} steps done before every image was forgotten"
+        return StopReason(Outcome.BUDGET, sentence)

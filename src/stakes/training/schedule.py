@@ -1,17 +1,27 @@
-"""The learning rate over time: warm-up, decay at the end, and halving after a step too far."""
+"""The learning rate over time, which nothing else sets, and what follows each check."""
 
 import math
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from stakes.training.checkpoint import State
+from stakes.training.monitor import Check
+
+
+class Decision(Enum):
+    """What follows a step."""
+
+    GO_ON = "go on"
+    ROLLED_BACK = "rolled back"  #: the weights are those of an earlier check; go on from there
+    DONE = "done"
 
 
 class Schedule(State):
-    """The learning rates of an optimiser, step by step.
+    """The learning rates of an optimiser, step by step, and when the steps end.
 
     They grow over the warm-up. Once all is forgotten the run settles: it continues while they
     decay to nothing, so that the rest recovers. If some images are recognised again by the end,
@@ -22,6 +32,8 @@ class Schedule(State):
 
     Args:
         optimizer: whose learning rates are set.
+        size: the step's number, from 1, to the learning rate of all its parameters, before the
+            factors of warm-up, settling and halving; by default as the optimiser has it.
         warmup: steps over which they grow to their full value.
         settle: how many steps settling takes, as a share of those done; 0 stops at once.
         settle_least: the fewest steps that settling takes.
@@ -47,6 +59,7 @@ class Schedule(State):
         self,
         optimizer: torch.optim.Optimizer,
         *,
+        size: Callable[[int], float] | None = None,
         warmup: int = 0,
         settle: float = 0.0,
         settle_least: int = 0,
@@ -55,7 +68,7 @@ class Schedule(State):
         buffers: Iterable[Tensor] = (),
     ) -> None:
         self._optimizer = optimizer
-        self._sizes = [group["lr"] for group in optimizer.param_groups]
+        self._size, self._sizes = size, [group["lr"] for group in optimizer.param_groups]
         self._warmup, self._settle, self._least = warmup, settle, settle_least
         self._max_drift, self._left = max_drift, backoffs
         self._start: int | None = None
@@ -69,7 +82,7 @@ class Schedule(State):
 
     @property
     def settling(self) -> bool:
-        """Whether all was forgotten at the last look, and the learning rates decay."""
+        """Whether everything was forgotten at a check, and the learning rates decay."""
         return self._start is not None
 
     def total(self, budget: int) -> int:
@@ -84,18 +97,24 @@ class Schedule(State):
         if self._start is not None:
             factor *= max(0.0, (self._end - step + 1) / (self._end - self._start + 1))
         for group, size in zip(self._optimizer.param_groups, self._sizes, strict=True):
-            group["lr"] = size * factor
+            group["lr"] = factor * (size if self._size is None else self._size(step))
 
     def ends(self, step: int) -> bool:
         """Whether settling ends with this step."""
         return self._start is not None and step >= self._end
 
-    def done(self, step: int, forgotten: bool) -> bool:
-        """Whether to stop after this look; begins, or breaks off, the settling.
+    def after(self, step: int, check: Check) -> Decision:
+        """What follows a check of the network after ``step``.
 
-        Where it stops although not all is ``forgotten``, the weights have just been put back to
-        an earlier look, at which it was.
+        Done although not everything is forgotten by the check: the weights have just been put
+        back to an earlier check, at which it was.
         """
+        if self._too_far(check.drift) and self.back_off(step):
+            return Decision.ROLLED_BACK
+        return Decision.DONE if self._done(step, check.forgotten) else Decision.GO_ON
+
+    def _done(self, step: int, forgotten: bool) -> bool:
+        """Whether to stop after a check; begins, or breaks off, the settling."""
         if self._start is None:
             if forgotten and self._settle:
                 length = max(self._least, math.ceil(self._settle * step))
@@ -110,15 +129,15 @@ class Schedule(State):
             self._put_back(self._settled)
         return forgotten or bool(self._settled)
 
-    def too_far(self, drift: float) -> bool:
-        """Whether the structure has drifted too far; where it is well within, weights are kept."""
+    def _too_far(self, drift: float) -> bool:
+        """Whether the structure has drifted too far; where it is well within, keep the weights."""
         if self._left and drift <= self._max_drift / 2:
             for kept, tensor in zip(self._kept, self._tensors, strict=True):
                 kept.copy_(tensor.detach())
         return not drift <= self._max_drift
 
     def back_off(self, step: int) -> bool:
-        """Go back to the weights last kept and halve the learning rates; False where it may not."""
+        """Go back to the weights last kept and halve the learning rates; False if none are left."""
         if not self._left:
             return False
         self._left -= 1
@@ -136,3 +155,30 @@ class Schedule(State):
     def _put_back(self, copies: list[Tensor]) -> None:
         for kept, tensor in zip(copies, self._tensors, strict=True):
             tensor.copy_(kept)
+
+
+class OneCycle(Schedule):
+    """PyTorch's one-cycle policy, momentum included: up to ``peak``, then down to nothing.
+
+    Args:
+        optimizer: whose learning rates are set.
+        peak: the largest learning rate.
+        total: steps in all.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, peak: float, total: int) -> None:
+        super().__init__(optimizer)
+        self._policy = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=total)
+
+    def set(self, step: int) -> None:
+        """Set the learning rates, and the momentum, of this step, counted from 1."""
+        while self._policy.last_epoch < step - 1:
+            self._policy.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the policy."""
+        return self._policy.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Bring the policy to a state."""
+        self._policy.load_state_dict(state)

@@ -163,7 +163,7 @@ class StructGuard(ProbeFields):
                 monitor,
                 max_steps=self.max_steps,
                 check_every=CHECK_EVERY,
-                check_now=lambda: not CRITERIA[self.criterion].views and balance.known == 0,
+                check_now=lambda step: not CRITERIA[self.criterion].views and balance.known == 0,
                 schedule=schedule,
                 checkpoint=task.checkpoint,
                 progress=task.progress,

@@ -1,19 +1,18 @@
 """The two paths of a network with a projector: which is watched, which deployed."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from stakes.methods.task import Task, Unlearned
 from stakes.models.projector import Projector
 from stakes.training.loop import minimise
+from stakes.training.steps import Terms
 
 
 def descend(
     task: Task,
-    terms: Callable[[int], Mapping[str, Tensor]],
+    terms: Terms,
     projector: Projector,
     *,
     lr: float,
@@ -32,29 +31,23 @@ def descend(
         projector_lr: learning rate of p.
         deploy: ``direct``, h(g(x)), or ``projected``, h(p(g(x))).
         max_steps: the step budget.
-        check_from: the first step after which forgetting is looked at.
+        check_from: the first step after which forgetting is checked.
     """
-    done = 0
     parts: list[dict[str, Any]] = [
         {"params": list(task.trainable().values())},
         {"params": list(projector.parameters()), "lr": projector_lr},
     ]
 
-    def counted(step: int) -> Mapping[str, Tensor]:
-        nonlocal done
-        done = step
-        return terms(step)
-
     task.checkpoint.keep(projector)
     with task.timed("unlearn"):
         history, reason = minimise(
             task.live,
-            counted,
+            terms,
             torch.optim.SGD(parts, lr=lr),
             task.monitor(projector if deploy == "projected" else None),
             max_steps=max_steps,
             check_every=max_steps,
-            check_now=lambda: done >= check_from,
+            check_now=lambda step: step >= check_from,
             checkpoint=task.checkpoint,
             progress=task.progress,
         )
