@@ -172,7 +172,7 @@ def test_a_failing_cell_is_recorded_passed_by_and_tried_again(tmp_path, make, no
     left = list((out / "runs").glob(".*"))  # the killed one could not tidy up, and may go on
     assert left == [checkpoint_beside(out / "runs" / "killed-neggrad-k4-s0")]
     assert "FAILED (exit code 4)" in log.getvalue()
-    assert "3 of 4 cells are missing" in (out / "table.md").read_text()
+    assert "1 of 4 cells; 3 failed, 0 not run" in (out / "table.md").read_text()
     assert read_record(recipe.cells[0], out)["state"] == "failed"
 
     stand_in = tmp_path / "stand_in.py"
@@ -233,12 +233,39 @@ def test_a_dry_run_writes_nothing_and_prints_what_can_be_copied(tmp_path, make, 
     assert bench(recipe, out, dry_run=True) == 0
     assert not out.exists()
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "# not run yet"
+    assert first.startswith("# not run yet; OMP_NUM_THREADS=")
     assert second.startswith("stakes unlearn --method neggrad --model good ")
     bench(recipe, out, log=io.StringIO())
     capsys.readouterr()
     bench(recipe, out, dry_run=True)
-    assert capsys.readouterr().out.splitlines()[0] == "# finished"
+    assert capsys.readouterr().out.startswith("# finished;")
+
+
+def test_some_cells_are_run_and_the_table_says_that_it_is_partial(tmp_path, make, notes):
+    recipe, out = make(networks=("good", "fine"), seeds=(0, 1)), tmp_path / "out"
+    assert bench(recipe, out, only=["network=good,seed=1"], threads=3, log=io.StringIO()) == 0
+    assert [item["cell"] for item in notes()] == ["good-neggrad-k4-s1"]
+    assert notes()[0]["OMP_NUM_THREADS"] == "3"
+    assert "1 of 4 cells; 0 failed, 3 not run" in (out / "table.md").read_text()
+    assert bench(recipe, out, only=["seed=0"], log=io.StringIO()) == 0
+    assert bench(recipe, out, log=io.StringIO()) == 0
+    assert len(notes()) == 4
+    assert "Partial" not in (out / "table.md").read_text()
+
+
+def test_a_stop_leaves_a_table_of_what_is_finished(tmp_path, make, notes, monkeypatch):
+    recipe, out, log = make(seeds=(0, 1, 2)), tmp_path / "out", io.StringIO()
+    finish = Runner._finish
+
+    def stop(self, item):
+        finish(self, item)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, "_finish", stop)
+    assert bench(recipe, out, jobs=1, log=log) == benchmark.INTERRUPTED
+    assert "1 of 3 cells; 0 failed, 2 not run" in (out / "table.md").read_text()
+    assert "stopped after 1 of 3 cells" in log.getvalue()
+    assert str(out / "table.md") in log.getvalue()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, make, notes):
@@ -251,6 +278,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, make, notes):
         bench(make(), tmp_path / "mine" / "report.html")
     with pytest.raises(InputError, match="--jobs 0"):
         bench(make(), tmp_path / "out", jobs=0)
+    with pytest.raises(InputError, match="--threads 0"):
+        bench(make(), tmp_path / "out", threads=0)
     assert notes() == []
 
 
@@ -267,7 +296,8 @@ forget = "random:{{k}}"
 k = [4]
 seeds = [0]
 figures = ["2a", "4", "5a", "5b", "6", "7", "8"]
-columns = ["retrieval_retain_map"]
+columns = ["+retrieval_retain_map"]
+threads = 1
 [common]
 data = "digits"
 eval_samples = 20

@@ -176,9 +176,10 @@ def test_a_shipped_recipe_names_no_place_and_its_commands_are_understood(name, t
 
 def test_figures_and_columns_are_those_that_the_recipe_names(tmp_path):
     assert (read(tmp_path).figures, read(tmp_path).columns) == ([], [])
-    more = 'figures = [8, "2a"]\ncolumns = ["retrieval_forget_r1"]\nseeds ='
+    more = 'figures = [8, "2a"]\ncolumns = ["+retrieval_forget_r1"]\nthreads = 2\nseeds ='
     found = read(tmp_path, GOOD.replace("seeds =", more))
-    assert (found.figures, found.columns) == (["8", "2a"], ["retrieval_forget_r1"])
+    assert (found.figures, found.columns) == (["8", "2a"], ["+retrieval_forget_r1"])
+    assert (found.threads, read(tmp_path).threads) == (2, None)
 
 
 def test_every_figure_of_the_paper_has_a_recipe():

@@ -6,7 +6,18 @@ import re
 
 import pytest
 
-from stakes.runs.tables import MARKING, Stat, ahead, circumstances, columns, endings, summarise
+from stakes.errors import InputError
+from stakes.runs.tables import (
+    MARKING,
+    Stat,
+    ahead,
+    check_columns,
+    circumstances,
+    columns,
+    endings,
+    latex_columns,
+    summarise,
+)
 from stakes.runs.typeset import escape, to_csv, to_latex, to_markdown
 
 
@@ -105,7 +116,7 @@ def test_a_lead_that_the_printed_digits_do_not_show_is_no_lead():
 def test_a_method_that_left_images_known_competes_in_forgetting_alone():
     rows = [
         row(method, seed, test + 0.1 * seed, forget=forget, forget_flip=flip + seed)
-        for method, test, forget, flip in (("a", 80, 0, 50), ("b", 70, 0, 60), ("lazy", 92, 90, 5))
+        for method, test, forget, flip in (("a", 90, 0, 50), ("b", 85, 0, 60), ("lazy", 92, 90, 5))
         for seed in (0, 1)
     ]
     lines = summarise(rows)
@@ -113,6 +124,55 @@ def test_a_method_that_left_images_known_competes_in_forgetting_alone():
     assert line(lines, "lazy").best == {"forget_flip"}
     assert line(lines, "b").best == frozenset()
     assert "forgotten" not in line(lines, "a").best  # b forgot as much
+
+
+def test_a_collapsed_network_is_ahead_in_nothing():
+    rows = [
+        row(method, seed, test + 0.1 * seed, forget_flip=flip + 0.1 * seed)
+        for method, test, flip in (("whole", 90, 50), ("collapsed", 20, 1), ("other", 88, 60))
+        for seed in (0, 1)
+    ]
+    lines = summarise(rows)
+    assert line(lines, "collapsed").best == frozenset()
+    assert {"forget_flip", "acc_test"} <= line(lines, "whole").best
+
+
+def test_columns_are_added_dropped_and_chosen():
+    more = {"mia_forget": 0.5, "mine": 3.0}
+    lines = summarise([row("a", 0, 90.0, **more)], more=["mia_forget", "mine"])
+    usual = columns(lines)
+    assert columns(lines, ["+mia_forget", "+mine", "-acc_test"]) == [
+        *(key for key in usual if key != "acc_test"), "mia_forget", "mine"
+    ]  # fmt: skip
+    assert columns(lines, ["mine", "acc_test"]) == ["mine", "acc_test"]
+    shown = to_markdown(lines, "t", [], ["mine", "acc_test"])
+    assert "| method | n | mine | A\\_test |" in shown
+    assert "| a | 1 | 3.00 | 90.00 |" in shown
+    _, found = csv.DictReader(io.StringIO(to_csv(lines, ["mine"])))
+    assert (found["method"], found["mine_mean"]) == ("a", "3.0")
+
+
+def test_a_page_has_room_for_seven_columns_and_those_that_were_asked_for_come_first():
+    lines = summarise([row("a", 0, 90.0, mia_forget=0.5)], more=["mia_forget"])
+    words = ["+mia_forget", "-steps"]
+    keys = columns(lines, words)
+    few = latex_columns(keys, words)
+    assert len(few) == 7 < len(keys)
+    assert {"mia_forget", "forgotten", "acc_test", "acc_retain"} <= set(few)
+    assert few == [key for key in keys if key in few]
+    assert latex_columns(["acc_test", "steps"]) == ["acc_test", "steps"]
+
+
+def test_unknown_columns_are_told_with_the_nearest():
+    assert check_columns(["+mia_forget", "-steps", "own"], ["own"]) == [
+        "+mia_forget", "-steps", "own"
+    ]  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        check_columns(["+mia_forgett"])
+    assert "mia_forget?" in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        check_columns(["+steps", "-steps"])
+    assert "steps" in str(caught.value)
 
 
 PAPER = [
@@ -199,12 +259,12 @@ def test_columns_of_retrieval_are_asked_for_and_those_of_classes_are_there_where
     more = {"retrieval_retain_map": 61.5, "acc_test_kept_classes": 88.25}
     plain = summarise([row("a", 0, 90.0, retrieval_retain_map=61.5)])
     whole = summarise([row("a", 0, 90.0, **more), row("b", 0, 90.0)])
-    asked = columns(plain, ["retrieval_retain_map"])
+    asked = columns(plain, ["+retrieval_retain_map"])
     assert [key for key in asked if key not in columns(plain)] == ["retrieval_retain_map"]
     assert [key for key in columns(whole) if key not in columns(plain)] == ["acc_test_kept_classes"]
     assert "61.50" in to_markdown(plain, "t", [], asked)
     assert "61.50" not in to_markdown(plain, "t", [])
-    assert "mAP ret. &" in to_latex(plain, "t", [], asked)
+    assert "& mAP ret." in to_latex(plain, "t", [], asked)
     assert "A\\_test, kept classes | " in to_markdown(whole, "t", [])
     assert "61.5" in to_csv(plain)
 
@@ -219,11 +279,11 @@ def test_latex_escapes_every_sign_once():
 def test_circumstances_are_said_and_differences_doubted():
     same = {"cpu": "A chip", "threads": 2, "version_stakes": "1", "version_torch": "2"}
     same |= {"n_test": 100, "n_retain": 50}
-    assert circumstances([same, dict(same)]) == [
-        "Measured on A chip, 2 threads.",
-        "Scored on 100 test and 50 retained images.",
-    ]
+    measured, scored = circumstances([same, dict(same)])
+    assert "A chip, 2 threads" in measured
+    assert scored == "Scored on 100 test and 50 retained images."
     notes = circumstances([same, same | {"threads": 4, "version_torch": "3"}])
+    assert "2 threads; A chip, 4 threads" in notes[0]
     assert any("compare with care" in note for note in notes)
     assert any("different versions" in note and "torch 3" in note for note in notes)
 

@@ -1,12 +1,14 @@
 """``stakes bench``: every network, method, k and seed of a recipe."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from stakes.errors import InputError
 from stakes.runs.recipe import read_recipe, shipped_recipes
-from stakes.runs.words import Place, Switch, Whole
+from stakes.runs.tables import check_columns
+from stakes.runs.words import Place, Switch, Text, Whole
 
 
 def bench(
@@ -14,7 +16,10 @@ def bench(
     *,
     out: Place,
     settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    only: tuple[str, ...] = (),
+    columns: Text | None = None,
     jobs: Whole | None = None,
+    threads: Whole | None = None,
     dry_run: Switch = False,
 ) -> int:
     """Run every network, method, k and seed of a recipe, each as one `stakes unlearn`; tabulate.
@@ -25,7 +30,12 @@ def bench(
         recipe: a .toml file, or the name of one that comes with stakes
         out: folder of the benchmark
         settings: key=value for a {key} in the recipe, such as data=/path/to/images; repeatable
+        only: run only the cells with network, method, k or seed, such as k=16,seed=0,method=l2ul;
+            repeatable
+        columns: of the tables: +mia_forget,-drift_probes adds and drops, keys without a sign are
+            all there are
         jobs: cells at once; by default one a GPU, or one for every four cores from eight on
+        threads: of each cell; by default its share of the cores
         dry_run: only print every cell, whether it is finished, and its command
     """
     from stakes.runs.benchmark import bench as run_bench  # only here: it imports the report
@@ -34,4 +44,6 @@ def bench(
     if not all(key and sign for key, sign, _ in pairs):
         raise InputError("--set takes key=value, such as --set data=/path/to/images")
     found = read_recipe(recipe, {key: value for key, _, value in pairs})
-    return run_bench(found, out, jobs=jobs, dry_run=dry_run)
+    if columns is not None:
+        found = replace(found, columns=check_columns([key.strip() for key in columns.split(",")]))
+    return run_bench(found, out, jobs=jobs, threads=threads, only=only, dry_run=dry_run)

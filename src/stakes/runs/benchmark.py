@@ -6,25 +6,22 @@ is recorded in DIR/failed/CELL.txt, passed by, and tried again the next time.
 """
 
 import contextlib
-import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import torch
 
 from stakes.errors import InputError
-from stakes.files import PRIVATE_FOLDER, locked, make_folder, write_text
-from stakes.report.figures.paper import Named, plates, write_plates
-from stakes.report.page import write_report
-from stakes.report.run_folder import read_run
-from stakes.runs import tables, typeset
+from stakes.files import PRIVATE_FOLDER, locked, make_folder
+from stakes.runs.choice import chosen
 from stakes.runs.recipe import Recipe
-from stakes.runs.runner import Runner, command, read_record, unfinished
+from stakes.runs.runner import Runner, command, unfinished
+from stakes.runs.tabulate import write_tables
 
 FAILED, INTERRUPTED = 1, 130
 CORES_A_JOB = 4
@@ -37,19 +34,26 @@ def bench(
     out: str | Path,
     *,
     jobs: int | None = None,
+    threads: int | None = None,
+    only: Sequence[str] = (),
     dry_run: bool = False,
     log: TextIO | None = None,
 ) -> int:
     """Run what is not finished yet, then write tables, figures and report.html.
 
     Written are rows.jsonl, table.csv, .tex and .md, and figure-*.svg for each of the recipe's
-    ``figures`` that the runs have the evidence for.
+    ``figures`` that the runs have the evidence for: of all cells that are finished, also where
+    it is stopped.
 
     Args:
         recipe: see :func:`stakes.runs.recipe.read_recipe`.
         out: folder of the benchmark; the same one resumes.
         jobs: cells at once, each with its share of the cores; by default one a GPU, else one for
             every four cores, and one below eight cores.
+        threads: of each cell; by default its share of the cores. The last digits of all numbers
+            depend on it.
+        only: run the cells that one of these words describes (see
+            :func:`stakes.runs.choice.chosen`).
         dry_run: only print the cells with their commands, and which would be run.
         log: where progress goes; standard error by default.
 
@@ -63,13 +67,17 @@ def bench(
     check_folder(out)
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: give at least 1")
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads {threads}: give at least 1")
+    cells = chosen(recipe.cells, only)
+    places = share_out(jobs, threads or recipe.threads)
     if dry_run:
-        for cell in recipe.cells:
-            print(f"# {unfinished(cell, out) or 'finished'}\n{command(cell, out)}")
+        own = f"OMP_NUM_THREADS={places[0]['OMP_NUM_THREADS']}"
+        for cell in cells:
+            print(f"# {unfinished(cell, out) or 'finished'}; {own}\n{command(cell, out)}")
         return 0
-    places = share_out(jobs)
     with _locked(out) as lock:
-        runner = Runner(recipe.cells, out, places, lock, log)
+        runner = Runner(cells, out, places, lock, log)
         try:
             with _stoppable():
                 runner.run()
@@ -77,6 +85,8 @@ def bench(
         except KeyboardInterrupt:
             ran = f"{len(runner.done)} of {len(runner.todo)} cells"
             print(f"stopped after {ran}; the same command goes on from there", file=log)
+            if write_tables(recipe, out):
+                print(f"partial table   {out / 'table.md'}", file=log)
             return INTERRUPTED
     if written:
         print(f"table   {out / 'table.md'}\nreport  {out / 'report.html'}")
@@ -103,7 +113,7 @@ def check_folder(out: Path) -> None:
             )
 
 
-def share_out(jobs: int | None) -> list[dict[str, str]]:
+def share_out(jobs: int | None, threads: int | None = None) -> list[dict[str, str]]:
     """What each of the cells that run at once adds to its environment: its threads and its GPU."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -112,45 +122,12 @@ def share_out(jobs: int | None) -> list[dict[str, str]]:
     if not torch.cuda.is_available():
         gpus = []
     jobs = jobs or len(gpus) or (cores // CORES_A_JOB if cores >= 2 * CORES_A_JOB else 1)
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs))
-    places = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(jobs)]
+    own = str(threads or os.environ.get("OMP_NUM_THREADS") or max(1, cores // jobs))
+    places = [{"OMP_NUM_THREADS": own, "MKL_NUM_THREADS": own} for _ in range(jobs)]
     if jobs > 1 and len(gpus) > 1:
         for i, place in enumerate(places):
             place["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
     return places
-
-
-def write_tables(recipe: Recipe, out: Path) -> bool:
-    """Write tables, figures and report of the recipe's finished cells; False if there are none."""
-    finished = [cell for cell in recipe.cells if read_record(cell, out).get("state") == "finished"]
-    if not finished:
-        return False
-    folders = [out / "runs" / cell.name for cell in finished]
-    rows, shown = [], []
-    for cell, folder in zip(finished, folders, strict=True):
-        names = {"cell": cell.name, "cell_network": cell.network, "cell_method": cell.method}
-        run = read_run(folder)
-        rows.append(names | run.row)
-        shown.append(Named(cell.network, cell.k, cell.method, run))
-    notes = [tables.MARKING, *tables.circumstances(rows), *tables.endings(rows)]
-    paper = recipe.paper
-    if paper is not None and paper.row:
-        on = f" ({paper.network})" if paper.network else ""
-        notes.append(f"Lines “paper” are as printed in {paper.source}{on}. {paper.note}".strip())
-    if len(finished) < len(recipe.cells):
-        missing = len(recipe.cells) - len(finished)
-        notes.append(f"{missing} of {len(recipe.cells)} cells are missing: they failed.")
-    notes += [recipe.note] if recipe.note else []
-    lines = tables.summarise(rows, recipe.paper_rows())
-    write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write_text(out / "table.csv", typeset.to_csv(lines))
-    keys = tables.columns(lines, recipe.columns)
-    write_text(out / "table.md", typeset.to_markdown(lines, recipe.title, notes, keys))
-    write_text(out / "table.tex", typeset.to_latex(lines, recipe.title, notes, keys))
-    drawn = plates(recipe.figures, shown)
-    write_plates(drawn, out)
-    write_report(folders, out / "report.html", title=recipe.title, plates=drawn)
-    return True
 
 
 @contextlib.contextmanager

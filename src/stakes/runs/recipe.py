@@ -7,7 +7,8 @@ A recipe holds::
     k = [16, 64]
     seeds = [0, 1, 2]
     figures = ["2a", "6"]         # of the paper, to be drawn of these runs
-    columns = ["retrieval_retain_map"]  # of the table, beside those that it has anyway
+    columns = ["+mia_forget", "-drift_probes"]  # of the table; without signs: these alone
+    threads = 1                   # of every cell; by default its share of the cores
     [set]                         # what --set has to say, each with a word on what it is
     data = "the folder of images"
     [common]                      # options of `stakes unlearn` for every cell
@@ -32,7 +33,7 @@ from stakes.files import file_digest
 from stakes.methods import Method, method_class
 from stakes.runs.inputs import Inputs
 from stakes.runs.recipe_file import Paper, checked
-from stakes.runs.tables import ON_REQUEST
+from stakes.runs.tables import check_columns
 from stakes.texts import check_file, expanded, read_text
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -92,7 +93,8 @@ class Recipe:
         cells: its runs.
         paper: numbers printed elsewhere.
         figures: those to draw, keys of :data:`stakes.report.figures.paper.FIGURES`.
-        columns: of :data:`stakes.runs.tables.ON_REQUEST`, to be in the table too.
+        columns: of the table: see :func:`stakes.runs.tables.columns`.
+        threads: of every cell; None for its share of the cores.
     """
 
     title: str
@@ -101,6 +103,7 @@ class Recipe:
     paper: Paper | None
     figures: Sequence[str] = ()
     columns: Sequence[str] = ()
+    threads: int | None = None
 
     def paper_rows(self) -> list[Table]:
         """The lines printed elsewhere, with the keys that they have."""
@@ -179,12 +182,12 @@ def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
     )
 
     figures = _known("figures", file.figures, FIGURES)
-    columns = _known("columns", file.columns, ON_REQUEST)
+    columns = check_columns(file.columns)
     if file.paper is not None:
         for row in file.paper.row:
             if row.k not in ks:
                 raise InputError(f"[[paper.row]] of {row.method}: k = {row.k}; give one of {ks}")
-    return Recipe(file.title or stem, file.note, cells, file.paper, figures, columns)
+    return Recipe(file.title or stem, file.note, cells, file.paper, figures, columns, file.threads)
 
 
 def _cells(

@@ -72,6 +72,9 @@ class RecipeFile(_Strict):
     columns: Annotated[
         list[str], AfterValidator(_different), Field(description="[...], different columns")
     ] = []
+    threads: Annotated[
+        Annotated[int, Field(ge=1)] | None, Field(description="a whole number from 1 on")
+    ] = None
     set: Annotated[
         dict[str, str], Field(description="a table [set]: a word on each placeholder")
     ] = {}

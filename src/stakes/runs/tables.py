@@ -9,13 +9,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stakes.errors import InputError, nearest
 from stakes.report.run_folder import minus, number
-from stakes.rows import Metric, Outcome, Stat, printed_in, stat
+from stakes.report.verdict import DAMAGE
+from stakes.rows import COST, METRICS, Metric, Outcome, Stat, printed_in, stat
 
 Row = Mapping[str, Any]
 
 
 CHANGES = ("forgotten", "acc_test", "acc_retain")
+#: What a network that works is ahead in of one that does not.
+ACCURACIES = ("acc_test", "change_acc_test", "acc_retain", "change_acc_retain")
 BETTER = {"higher": 1, "lower": -1}
 
 
@@ -31,8 +35,14 @@ def _columns() -> dict[str, Metric]:
 
 
 COLUMNS = _columns()
-#: Columns that stand in the Markdown and LaTeX tables only where a recipe asks for them.
+#: Columns that stand in the Markdown and LaTeX tables only where they are asked for.
 ON_REQUEST = tuple(key for key, metric in COLUMNS.items() if "asked" in metric.printed)
+#: A LaTeX table fits on a page: so many columns, and these where none are chosen.
+LATEX_COLUMNS = 7
+FOR_LATEX = (
+    "forgotten", "acc_test", "change_acc_test", "acc_retain", "change_acc_retain", "forget_views",
+    "steps",
+)  # fmt: skip
 #: The columns that say how well is forgotten; only here does a run compete that left some known.
 FORGETTING = {
     "forgotten", "change_forgotten", "forget_top2", "forget_top5", "forget_true_probability",
@@ -43,7 +53,7 @@ MARKING = (
     "Mean ± sample standard deviation over n seeds. Bold: better than every other method of the "
     "same network and k by more than the sum of the two standard deviations (n ≥ 2). In the "
     "columns on accuracy, drift and cost, only methods compete that forgot every image in every "
-    "run."
+    f"run; a network that lost {DAMAGE:.0f} points of accuracy or more is never bold."
 )
 
 
@@ -94,7 +104,39 @@ def ahead(stats: Mapping[str, Stat], better: int, least: float = 0.0) -> str | N
     return first
 
 
-def summarise(rows: Sequence[Row], paper: Sequence[Row] = ()) -> list[Line]:
+def measure(key: str) -> Metric:
+    """What a column holds: a measure of this package, or any other number of the rows.
+
+    >>> measure("acc_test").label, measure("relearn_forget").label, measure("mine").label
+    ('A_test', 'Steps to relearn', 'mine')
+    """
+    found = COLUMNS.get(key) or METRICS.get(key) or COST.get(key) or Metric("", "reference", "")
+    return found._replace(label=found.label or key)
+
+
+def check_columns(words: Sequence[str], own: Iterable[str] = ()) -> list[str]:
+    """The words that choose columns, all of them known: see :func:`columns`.
+
+    Args:
+        words: keys of measures, each with ``+``, ``-`` or nothing before it.
+        own: keys beside those of this package.
+
+    Raises:
+        InputError: an unknown key (the nearest is named), or one that is there twice.
+    """
+    known = dict.fromkeys([*COLUMNS, *METRICS, *COST, *own])
+    keys = [word.lstrip("+-") for word in words]
+    for key in keys:
+        if key not in known:
+            raise InputError(f"columns: there is no {key}{nearest(key, known)}")
+        if keys.count(key) > 1:
+            raise InputError(f"columns: {key} is there twice; keep one")
+    return list(words)
+
+
+def summarise(
+    rows: Sequence[Row], paper: Sequence[Row] = (), more: Sequence[str] = ()
+) -> list[Line]:
     """The lines of the table, in the order in which the rows name networks, k and methods.
 
     Args:
@@ -102,13 +144,14 @@ def summarise(rows: Sequence[Row], paper: Sequence[Row] = ()) -> list[Line]:
         paper: numbers printed elsewhere: ``method``, ``k``, ``forgotten``, ``acc_test``,
             ``acc_retain``; they stand below the lines of every network with that k, or without
             a k below all.
+        more: keys of rows, beside :data:`COLUMNS`, to have the mean of.
     """
-    lines = []
+    lines, keys = [], list(dict.fromkeys([*COLUMNS, *more]))
     by_network = _groups(rows, "cell_network").values()
     for (network, k), group in [pair for own in by_network for pair in _by_k(own)]:
-        lines.append(_before(network, k, group))
+        lines.append(_before(network, k, group, keys))
         ours = {
-            method: _stats([_measured(row) for row in own])
+            method: _stats([_measured(row, keys) for row in own])
             for (method,), own in _groups(group, "cell_method").items()
         }
         best = _best(ours)
@@ -120,15 +163,31 @@ def summarise(rows: Sequence[Row], paper: Sequence[Row] = ()) -> list[Line]:
     return lines
 
 
-def columns(lines: Sequence[Line], wanted: Collection[str] = ()) -> list[str]:
-    """The columns for a reader: all but those that nothing fills, or nobody asked for."""
+def columns(lines: Sequence[Line], words: Collection[str] = ()) -> list[str]:
+    """The columns for a reader: by default all but those that nothing fills, or nobody asked for.
+
+    Args:
+        lines: of the table.
+        words: ``+key`` adds a column, ``-key`` drops one; keys without a sign are all there are.
+    """
     filled = {key for line in lines for key in line.stats}
-    return [
+    usual = [
         key
         for key, metric in COLUMNS.items()
-        if key in wanted or key not in ON_REQUEST
+        if key not in ON_REQUEST
         if key in filled or "measured" not in metric.printed
     ]
+    chosen = [word for word in words if word[0] not in "+-"] or usual
+    added = [word[1:] for word in words if word[0] == "+"]
+    dropped = {word[1:] for word in words if word[0] == "-"}
+    return [key for key in dict.fromkeys([*chosen, *added]) if key not in dropped]
+
+
+def latex_columns(keys: Sequence[str], words: Collection[str] = ()) -> list[str]:
+    """Those of the columns that a page has room for, the ones that were asked for first."""
+    asked = [word.lstrip("+") for word in words]
+    first = [key for key in dict.fromkeys([*asked, *FOR_LATEX, *keys]) if key in keys]
+    return [key for key in keys if key in first[:LATEX_COLUMNS]]
 
 
 def circumstances(rows: Sequence[Row]) -> list[str]:
@@ -138,7 +197,10 @@ def circumstances(rows: Sequence[Row]) -> list[str]:
         f"{row.get('accelerator') or row.get('cpu')}, {row.get('threads')} threads" for row in rows
     }
     if machines:
-        notes.append(f"Measured on {'; '.join(sorted(machines))}.")
+        notes.append(
+            f"Measured on {'; '.join(sorted(machines))}. A row repeats bit for bit on the same "
+            "machine with as many threads."
+        )
     if len(machines) > 1:
         notes.append(
             "Seconds and memory were taken under different circumstances: compare with care."
@@ -169,10 +231,10 @@ def endings(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _measured(row: Row) -> dict[str, float | None]:
+def _measured(row: Row, keys: Sequence[str]) -> dict[str, float | None]:
     """The columns of one row; None where it was not measured."""
     values: dict[str, float | None] = {}
-    for key in COLUMNS:
+    for key in keys:
         if key in CHANGES:
             values[key], before = _share(row, key), _share(row, key, "_before")
             values[f"change_{key}"] = minus(values[key], before)
@@ -191,17 +253,17 @@ def _share(row: Row, key: str, suffix: str = "") -> float | None:
 def _stats(measured: Sequence[Mapping[str, float | None]]) -> dict[str, Stat]:
     """Column -> its numbers over rows; what no row has measured is left out."""
     found = {}
-    for key in COLUMNS:
+    for key in dict.fromkeys(key for each in measured for key in each):
         if (numbers := stat(each.get(key) for each in measured)) is not None:
             found[key] = numbers
     return found
 
 
-def _before(network: str, k: int | None, group: Sequence[Row]) -> Line:
+def _before(network: str, k: int | None, group: Sequence[Row], keys: Sequence[str]) -> Line:
     """The network before unlearning, scored once a seed whatever the number of methods."""
     seeds = {row.get("seed"): row for row in reversed(group)}
-    keys = [key for key in COLUMNS if not key.startswith("change_")]
-    before = [{key: _share(row, key, "_before") for key in keys} for row in seeds.values()]
+    own = [key for key in keys if not key.startswith("change_")]
+    before = [{key: _share(row, key, "_before") for key in own} for row in seeds.values()]
     return Line(network, k, "Before", "before", len(seeds), _stats(before))
 
 
@@ -217,24 +279,33 @@ def _paper_line(network: str, k: int | None, row: Row, printed: Sequence[Row]) -
 
 
 def _best(ours: Mapping[str, Mapping[str, Stat]]) -> dict[str, frozenset[str]]:
-    """Method -> the columns in which it is ahead."""
+    """Method -> the columns in which it is ahead, of those whose network still works."""
+    whole = {method for method, stats in ours.items() if not _collapsed(stats)}
     full = {
         method
         for method, stats in ours.items()
         if "forgotten" in stats and math.isclose(stats["forgotten"].mean, 100.0)
     }
     best: dict[str, set[str]] = {method: set() for method in ours}
-    for key, measure in COLUMNS.items():
-        compete = ours.keys() if key in FORGETTING else full
+    for key in dict.fromkeys(key for stats in ours.values() for key in stats):
+        compete = whole if key in FORGETTING else full if key in ACCURACIES else full & whole
         stats = {
             method: ours[method][key]
             for method in ours
             if method in compete and key in ours[method]
         }
-        winner = ahead(stats, BETTER.get(measure.better, 0), 10.0**-measure.digits)
-        if winner is not None:
+        column = measure(key)
+        winner = ahead(stats, BETTER.get(column.better, 0), 10.0**-column.digits)
+        if winner in whole:
             best[winner].add(key)
     return {method: frozenset(keys) for method, keys in best.items()}
+
+
+def _collapsed(stats: Mapping[str, Stat]) -> bool:
+    """Whether the network lost so much that forgetting is no merit."""
+    changes = [stats[f"change_{key}"].mean for key in ("acc_test", "acc_retain")
+               if f"change_{key}" in stats]  # fmt: skip
+    return min(changes, default=0.0) <= -DAMAGE
 
 
 def _groups(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:

@@ -5,25 +5,27 @@ import io
 import re
 from collections.abc import Sequence
 
-from stakes.runs.tables import COLUMNS, Line, columns
+from stakes.runs.tables import COLUMNS, Line, columns, measure
 
 
-def to_csv(lines: Sequence[Line]) -> str:
+def to_csv(lines: Sequence[Line], more: Sequence[str] = ()) -> str:
     """One line each, a mean and a standard deviation a column, unrounded; nothing is empty text.
 
-    ``best`` names the columns that the other formats print in bold.
+    ``best`` names the columns that the other formats print in bold; ``more`` are keys beside
+    those that are always there.
     """
+    keys = list(dict.fromkeys([*COLUMNS, *more]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    heads = [f"{key}_{part}" for key in COLUMNS for part in ("mean", "sd")]
+    heads = [f"{key}_{part}" for key in keys for part in ("mean", "sd")]
     writer.writerow(["network", "k", "method", "source", "n", *heads, "best"])
     for line in lines:
         numbers: list[float | None] = []
-        for key in COLUMNS:
+        for key in keys:
             found = line.stats.get(key)
             numbers += [None, None] if found is None else [found.mean, found.sd]
         source = {"ours": "measured", "before": "measured"}.get(line.kind, line.kind)
-        best = " ".join(key for key in COLUMNS if key in line.best)
+        best = " ".join(key for key in keys if key in line.best)
         names = (_inert(line.network), line.k, _inert(line.method))
         writer.writerow([*names, source, line.n, *numbers, best])
     return text.getvalue()
@@ -46,7 +48,7 @@ def to_markdown(
     parts = [f"# {_plain(title)}"]
     for (network, k), group in _grouped(lines):
         parts.append(f"## {_plain(network)}, k = {k}")
-        head = ["method", "n", *(COLUMNS[key].label.replace("_", "\\_") for key in keys)]
+        head = ["method", "n", *(_plain(measure(key).label) for key in keys)]
         rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
         for line in group:
             cells = (_cell(line, key, "**{}**", "±", "−") for key in keys)
@@ -70,7 +72,7 @@ def to_latex(
         for line in group:
             cells = (_cell(line, key, r"\textbf{{{}}}", r"$\pm$", "$-$") for key in keys)
             body.append(" & ".join([escape(line.label), str(line.n or ""), *cells]) + r" \\")
-    head = ["Method", "$n$", *(COLUMNS[key].latex for key in keys)]
+    head = ["Method", "$n$", *map(_heading, keys)]
     return "\n".join(
         [
             "% needs the packages booktabs and graphicx",
@@ -130,7 +132,7 @@ def _cell(line: Line, key: str, bold: str, plus_minus: str, sign: str) -> str:
     found = line.stats.get(key)
     if found is None:
         return "–"
-    digits, plus = COLUMNS[key].digits, "+" if key.startswith("change_") else ""
+    digits, plus = measure(key).digits, "+" if key.startswith("change_") else ""
     text = f"{found.mean:{plus}.{digits}f}"
     text = text.lstrip("+-") if not float(text) else text.replace("-", sign)
     if found.sd is not None:
@@ -138,6 +140,12 @@ def _cell(line: Line, key: str, bold: str, plus_minus: str, sign: str) -> str:
     if line.n and found.n < line.n:
         text += f" (n={found.n})"
     return bold.format(text) if key in line.best else text
+
+
+def _heading(key: str) -> str:
+    """The heading of a column in LaTeX."""
+    column = measure(key)
+    return column.latex or escape(column.label)
 
 
 def _grouped(lines: Sequence[Line]) -> list[tuple[tuple[str, int | None], list[Line]]]:
