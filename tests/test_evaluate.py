@@ -82,18 +82,18 @@ def test_samples_are_as_many_as_asked_and_the_same_for_one_seed(forget, train_im
     first = select(forget, **splits, eval_samples=30, seed=4)
     assert first == select(forget, **splits, eval_samples=30, seed=4)
     assert first != select(forget, **splits, eval_samples=30, seed=5)
-    assert {name: len(set(chosen)) for name, chosen in first.items()} == {"test": 30, "retain": 30}
-    assert not set(first["retain"]) & set(forget.indices)
+    assert [len(set(first[name].places)) for name in ("test", "retain")] == [30, 30]
+    assert not set(first["retain"].places) & set(forget.indices)
     everything = select(forget, **splits, eval_samples=10**6)
-    assert sorted(everything["retain"]) == sorted(set(range(160)) - set(forget.indices))
-    assert len(everything["test"]) == 80
+    assert sorted(everything["retain"].places) == sorted(set(range(160)) - set(forget.indices))
+    assert len(everything["test"].places) == 80
 
 
 def test_samples_are_found_among_many_copies_of_forget_images(forget):
     pixels, labels = blobs(10, 2)
     copies = (forget.images * 255).round().to(torch.uint8).repeat(20, 1, 1, 1)
     images = ImageArray(torch.cat([copies, pixels]), [0] * len(copies) + labels.tolist())
-    chosen = select(forget, test=images, eval_samples=8)["test"]
+    chosen = select(forget, test=images, eval_samples=8)["test"].places
     assert len(chosen) == 8
     assert min(chosen) >= len(copies)
 

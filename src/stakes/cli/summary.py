@@ -8,6 +8,7 @@ from typing import Any
 from stakes.data.datasets import DATASETS
 from stakes.data.folders import left_out
 from stakes.errors import some
+from stakes.evaluation.again import found_in_words
 from stakes.preprocessing import in_words
 from stakes.runs.inputs import Loaded
 from stakes.texts import expanded, printable
@@ -38,6 +39,7 @@ def summary(row: dict[str, Any]) -> str:
         before, after = row[f"{key}_before"], row[key]
         return "not measured" if after is None else f"{before:6.2f} % -> {after:6.2f} %"
 
+    found = found_in_words(row)
     return "\n".join(
         [
             f"{row['method_title']}, {steps} step{'s' * (steps != 1)}: {row['stop_reason']}",
@@ -45,6 +47,7 @@ def summary(row: dict[str, Any]) -> str:
             f"test accuracy               {change('acc_test')}",
             f"retained accuracy           {change('acc_retain')}",
             f"altered copies recognised   {change('forget_views')}",
+            *([found] if found else []),
         ]
     )
 

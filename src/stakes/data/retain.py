@@ -1,11 +1,12 @@
 """Retained data: a bounded sample of a training set without a single forget image in it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from stakes.data.digests import pixel_digests
+from stakes.data.duplicates import Finder, Pair
 from stakes.data.forget import ForgetSet
 from stakes.data.images import ImageArray, Images, batches
 from stakes.errors import InputError
@@ -46,7 +47,8 @@ def retained(
     """Draw images of a training set that are not to be forgotten.
 
     A forget image is recognised by its pixels, so its place in the set is left out, and so are
-    copies of it under other names or labels; an index that belongs to another set does no harm.
+    copies and near-duplicates of it (see :mod:`stakes.data.duplicates`) under other names or
+    labels; an index that belongs to another set does no harm.
 
     Args:
         images: the training set, forget images among it.
@@ -69,7 +71,7 @@ def retained(
     wanted = samples or len(images)
     chosen = draw_without(
         images, forget, wanted, generator, phase="reading retained data", progress=progress
-    )
+    ).places
     if not chosen:
         raise InputError(
             "no retained data: every image of the training set is to be forgotten; give more data"
@@ -84,33 +86,42 @@ def retained(
 CHUNK = 1024  # images read between two reports
 
 
-def without(
-    images: Images,
-    forget: ForgetSet,
-    indices: Sequence[int] | Tensor | None = None,
-    batch_size: int = 256,
-) -> Tensor:
-    """Leave out the places where a set holds a forget image, under whatever file name.
+@dataclass(frozen=True)
+class Drawn:
+    """Images of a set, drawn at random.
 
-    Every image at ``indices`` (default: all) is decoded once, ``batch_size`` at a time.
+    Attributes:
+        places: of the images.
+        searched: how many images were compared with those to forget.
+        left_out: of these, the ones to forget and their duplicates.
+    """
 
-    Returns:
-        The other indices, int64, in their order.
+    places: list[int]
+    searched: int
+    left_out: list[Pair]
+
+
+def found_again(
+    images: Images, finder: Finder, indices: Sequence[int] | Tensor, shape: torch.Size
+) -> list[Pair]:
+    """The places, of those at ``indices``, where a set holds an image to forget.
+
+    Every image at ``indices`` is decoded once, a batch at a time.
 
     Raises:
-        InputError: the set's images have another size, so that none could be recognised.
+        InputError: the set's images have another shape (3, h, w) than those to forget, so that
+            none could be recognised.
     """
-    chosen = torch.as_tensor(range(len(images)) if indices is None else indices, dtype=torch.int64)
-    gone = set(forget.pixel_digests())
-    kept = []
-    for shown, _ in batches(images, chosen, batch_size):
-        if shown.shape[1:] != forget.images.shape[1:]:
+    found, places = list[Pair](), [int(i) for i in indices]
+    for shown, _ in batches(images, places):
+        if shown.shape[1:] != shape:
             raise InputError(
-                f"forget images are {tuple(forget.images.shape[2:])} pixels, those to compare "
+                f"forget images are {tuple(shape[1:])} pixels, those to compare "
                 f"{tuple(shown.shape[2:])}; load both at one size"
             )
-        kept += [digest not in gone for digest in pixel_digests(shown)]
-    return chosen[torch.tensor(kept, dtype=torch.bool)]
+        found += finder.search(shown, places[: len(shown)])
+        places = places[len(shown) :]
+    return found
 
 
 def draw_without(
@@ -119,22 +130,40 @@ def draw_without(
     count: int,
     generator: torch.Generator,
     *,
+    near: bool = True,
+    search_all: bool = False,
     phase: str = "reading",
     progress: Progress = silent,
-) -> list[int]:
+) -> Drawn:
     """Draw ``count`` places of a set at random, or all there are, that hold no forget image.
 
     Every image that is drawn is read once, so that a damaged one is found before long work.
 
+    Args:
+        images: the set, in the size of the forget images.
+        forget: the images to forget.
+        count: how many to draw.
+        generator: of the draw.
+        near: whether near-duplicates of forget images are left out too.
+        search_all: whether to read on when enough are drawn, so that every forget image that is
+            in the set is found.
+        phase: what the progress calls this.
+        progress: called with phase, images read, images to read and a note.
+
     Raises:
-        InputError: as :func:`without`, or a damaged image.
+        InputError: as :func:`found_again`, or a damaged image.
     """
-    wanted = min(count, len(images))
-    chosen: list[int] = []
+    wanted, finder = min(count, len(images)), Finder(forget.images, near=near)
+    chosen, left_out, searched = list[int](), list[Pair](), 0
     order = torch.randperm(len(images), generator=generator)
-    for number, part in enumerate(order.split(size := min(CHUNK, wanted + len(forget))), 1):
-        chosen += without(images, forget, part).tolist()
-        progress(phase, min(number * size, wanted), wanted)
-        if len(chosen) >= wanted:
+    end = len(images) if search_all else wanted
+    for part in order.split(min(CHUNK, wanted + len(forget))):
+        found = found_again(images, finder, part, forget.images.shape[1:])
+        gone = {pair.among for pair in found}
+        chosen += [place for place in part.tolist() if place not in gone]
+        left_out += found
+        searched += len(part)
+        progress(phase, min(searched, end), end)
+        if len(chosen) >= wanted and not search_all:
             break
-    return chosen[:wanted]
+    return Drawn(chosen[:wanted], searched, left_out)

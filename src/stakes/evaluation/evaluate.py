@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from stakes.data.adapter import Data, as_images
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images, batches
-from stakes.data.retain import draw_without
+from stakes.data.retain import Drawn, draw_without
 from stakes.errors import InputError, first_line
+from stakes.evaluation.again import duplicates, found_in_data
 from stakes.evaluation.audit import KEPT, Evidence, Sample, audit
 from stakes.evaluation.examples import EXAMPLES, Structure, examples
 from stakes.evaluation.forgetting import copies_of, forget_evidence, forget_scores
@@ -34,7 +35,7 @@ def evaluate(
     other: Mapping[str, Classifier] | None = None,
     eval_samples: int | None = None,
     seed: int = 0,
-    selected: Mapping[str, list[int]] | None = None,
+    selected: Mapping[str, Drawn] | None = None,
     structure: Structure | None = None,
     thumbnails: bool = True,
     metrics: Mapping[str, Callable[[Classifier], float]] | None = None,
@@ -48,7 +49,8 @@ def evaluate(
         forget: the images that were to be forgotten.
         test: images of no training set, as :func:`stakes.data.adapter.as_images` takes them; PIL
             images are brought to the size of the forget set's.
-        retain: training images, likewise; those of the forget set are left out by their content.
+        retain: training images, likewise; those of the forget set, and their near-duplicates, are
+            left out by their content.
         other: further paths by name; their accuracies get the name as a suffix.
         eval_samples: score at most this many test and retained images, drawn with ``seed``.
         seed: of that draw.
@@ -99,6 +101,7 @@ def evaluate(
         }
         copies = {suffix: copies_of(network, forget) for suffix, network in networks.items()}
         row |= forget_scores(gone, copies)
+        row |= found_in_data(forget, selected.get("retain"))
         images = forget_evidence(before.class_names, forget, gone, copies, thumbnails)
         more, evidence = audit(after, forget, gone, **kept, progress=progress)
         row |= more
@@ -109,7 +112,8 @@ def evaluate(
                 shown = examples(before, after, forget, gone, **kept, structure=structure)
             except Exception as error:  # they stand beside the numbers: no reason to lose the run
                 progress("examples", 0, 1, f"left out: {first_line(error)}")
-    return row, {"classes": classes, "forget": images, **evidence, **shown}
+    twins = duplicates(forget, retain, selected.get("retain"))
+    return row, {"classes": classes, "forget": images, "duplicates": twins, **evidence, **shown}
 
 
 @torch.no_grad()
@@ -150,10 +154,13 @@ def select(
     eval_samples: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
-) -> dict[str, list[int]]:
+) -> dict[str, Drawn]:
     """Choose what to score: indices of ``test`` and ``retain`` images that are not to be forgotten.
 
-    Every image that is chosen is read once, so that a damaged one is found before long work.
+    Every image that is chosen is read once, so that a damaged one is found before long work. Where
+    the forget images were not taken from ``retain`` by their places, all of it is searched for
+    them. Near-duplicates of them are left out of ``retain`` alone: ``test`` images stand for what
+    the service will be shown.
 
     Raises:
         InputError: ``eval_samples`` below 1, a damaged image, or images of another size than
@@ -162,13 +169,20 @@ def select(
     if eval_samples is not None and eval_samples < 1:
         raise InputError(f"eval_samples={eval_samples}: score at least 1 image, or leave it out")
     generator = torch.Generator().manual_seed(seed)
-    selected: dict[str, list[int]] = {}
+    selected: dict[str, Drawn] = {}
     for name, images in (("test", test), ("retain", retain)):
         if images is None:
             continue
         wanted = len(images) if eval_samples is None else eval_samples
         selected[name] = draw_without(
-            images, forget, wanted, generator, phase=f"reading {name}", progress=progress
+            images,
+            forget,
+            wanted,
+            generator,
+            near=name == "retain",
+            search_all=name == "retain" and forget.indices is None,
+            phase=f"reading {name}",
+            progress=progress,
         )
     return selected
 
@@ -176,7 +190,7 @@ def select(
 def _accuracies(
     networks: Mapping[str, Classifier],
     samples: Mapping[str, Images | None],
-    selected: Mapping[str, list[int]],
+    selected: Mapping[str, Drawn],
     forgotten: Sequence[int],
     progress: Progress,
 ) -> tuple[Row, list[dict[str, Any]], dict[str, Sample | None]]:
@@ -194,7 +208,7 @@ def _accuracies(
     kept: dict[str, Sample | None] = dict.fromkeys(samples)
     tested = dict.fromkeys(networks, EMPTY), EMPTY
     for name, images in samples.items():
-        chosen = selected.get(name, [])
+        chosen = selected[name].places if name in selected else []
         row[f"n_{name}"] = len(chosen)
         if images is None or not chosen:
             row |= {f"acc_{name}{suffix}": None for suffix in networks}

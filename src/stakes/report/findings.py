@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
+from stakes.errors import some
 from stakes.report.formats import decimals, listed, percent, several
 from stakes.report.intervals import wilson
 from stakes.report.run_folder import WHOLE_CLASSES, Record, Row, RunFolder, number, thumbnail
@@ -232,6 +233,27 @@ def whole_classes(run: RunFolder) -> list[str]:
         f"Of unseen images of the forgotten {noun}, {listed([str(n) for n in names])}, the "
         f"network gives {gone} their class, and of those of all other classes {kept}."
     ]
+
+
+def found_in_data(run: RunFolder) -> list[str]:
+    """Which of the images lie in the training data, and what was left out as nearly the same."""
+    exact, near = run.number("n_found_exact"), run.number("n_found_near")
+    left, told = run.number("n_near_left_out"), []
+    if exact is not None and near is not None:
+        told.append(
+            f"{exact + near:,.0f} of the {several(run.k or 0, 'image')} are in the training data "
+            f"that was given: {exact:,.0f} pixel by pixel, {near:,.0f} as near-duplicates."
+        )
+    if left:
+        names = [str(item.get("found")) for item in run.audit.get("duplicates", [])]
+        which = f" ({some(names, 4)})" if names else ""
+        noun = several(left, "training image")
+        told.append(
+            f"{noun}{which} {'is' if left == 1 else 'are'} nearly the same as images to forget, so "
+            "no method was trained and no accuracy measured on "
+            f"{'it' if left == 1 else 'them'}."
+        )
+    return told
 
 
 def _relearning(run: RunFolder) -> Finding | None:

@@ -19,7 +19,7 @@ from stakes.manifest import check_manifest
 from stakes.rows import Outcome
 
 CLASSES = 20
-AUDIT = ("membership", "consistency", "saliency", "retrieval", "affinities")
+AUDIT = ("membership", "consistency", "saliency", "retrieval", "affinities", "duplicates")
 
 Record = dict[str, Any]
 ACCURACIES = {

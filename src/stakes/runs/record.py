@@ -15,6 +15,7 @@ from stakes.data.adapter import Data
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.errors import first_line
+from stakes.evaluation.again import found_in_data, found_in_words
 from stakes.evaluation.audit import Evidence
 from stakes.evaluation.evaluate import evaluate, select
 from stakes.evaluation.examples import Structure
@@ -111,6 +112,9 @@ def _work(
         seed=request.seed,
         progress=progress,
     )
+    found = {"k": len(request.forget), **found_in_data(request.forget, selected.get("retain"))}
+    if said := found_in_words(found):
+        progress("forget images in --data", 1, 1, said)
     if not request.force:
         check_recognised(request.classifier, request.forget)
     selecting = time.perf_counter() - start

@@ -1,0 +1,146 @@
+"""An image that was saved again, resized, mirrored or cropped is found; another one is not."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
+
+from conftest import CLASSES
+from stakes import Classifier, ForgetSet, evaluate
+from stakes.data.duplicates import DISTANCE, Finder, near_duplicates
+from stakes.data.images import ImageArray
+from stakes.data.retain import retained
+from stakes.evaluation.again import found_in_words
+from stakes.report.findings import found_in_data
+from stakes.report.run_folder import Row, RunFolder
+
+
+def photograph(seed: int, side: int = 48) -> Image.Image:
+    """Shapes of many sizes before a sky, as photographs have them."""
+    draw = np.random.default_rng(seed)
+    image = Image.new("RGB", (side, side), tuple(draw.integers(0, 256, 3).tolist()))
+    pen = ImageDraw.Draw(image)
+    for size in (0.6, 0.4, 0.3, 0.2, 0.15, 0.1):
+        left, top = draw.uniform(0, side * (1 - size), 2)
+        box = (left, top, left + side * size, top + side * size * draw.uniform(0.4, 1))
+        colour = tuple(draw.integers(0, 256, 3).tolist())
+        (pen.ellipse if draw.random() < 0.5 else pen.rectangle)(box, fill=colour)
+    return image
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+def cropped(image: Image.Image, left: float, top: float, share: float = 0.92) -> Image.Image:
+    side = image.width
+    box = (left * side, top * side, (left + share) * side, (top + share) * side)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box)
+
+
+ALTERED = {
+    "JPEG 90": lambda image: jpeg(image, 90),
+    "JPEG 75": lambda image: jpeg(image, 75),
+    "half the size": lambda image: image.resize((24, 24)),
+    "twice the size": lambda image: image.resize((96, 96)),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "cropped at a corner": lambda image: cropped(image, 0.08, 0),
+    "cropped all round": lambda image: cropped(image, 0.04, 0.04),
+    "cropped and JPEG": lambda image: jpeg(cropped(image, 0, 0.05), 75),
+}
+
+
+def pixels(images: list[Image.Image]) -> torch.Tensor:
+    arrays = [np.asarray(image) for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+PHOTOGRAPHS = [photograph(seed) for seed in range(40)]
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_what_was_altered_a_little_is_found_both_ways(how):
+    among = ImageArray(pixels(PHOTOGRAPHS), [0] * 40)
+    altered = pixels([ALTERED[how](image) for image in PHOTOGRAPHS[10:16]]).float() / 255
+    for pairs, shift in (
+        (near_duplicates(altered, among, batch_size=7), 10),
+        (Finder(among.load(range(40))).search(altered, range(6)), -10),
+    ):
+        assert [pair.among - pair.of for pair in pairs] == [shift] * 6
+        assert not any(pair.exact for pair in pairs)
+        assert all(0 <= pair.distance <= DISTANCE for pair in pairs)
+
+
+def test_other_images_and_plain_surfaces_are_not():
+    among = ImageArray(pixels(PHOTOGRAPHS), [0] * 40)
+    assert near_duplicates(among.load(range(40)).flip(2), among) == []
+    plain = torch.stack([torch.full((3, 48, 48), 0.5 + i / 20) for i in range(3)])
+    assert Finder(plain[:1]).search(plain[1:], range(2)) == []
+    (same,) = Finder(plain[:1]).search(plain, range(3))
+    assert (same.among, same.exact) == (0, True)
+
+
+def test_small_images_are_known_by_their_pixels_alone():
+    small = torch.rand(4, 3, 16, 16)
+    assert Finder(small).search(small.flip(3), range(4)) == []
+    assert [pair.exact for pair in Finder(small).search(small, range(4))] == [True] * 4
+
+
+class Mean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, len(CLASSES))
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.fixture
+def data():
+    """Forty photographs, of which 3 is 2 mirrored; and a request for 0, 1 and 2, saved as JPEG."""
+    images = [*PHOTOGRAPHS[:3], ALTERED["mirrored"](PHOTOGRAPHS[2]), *PHOTOGRAPHS[4:]]
+    train = ImageArray(pixels(images), [0, 1, 2, 2, *[3] * 36], prefix="train")
+    asked = [PHOTOGRAPHS[0], jpeg(PHOTOGRAPHS[1], 90), jpeg(PHOTOGRAPHS[2], 75)]
+    return train, ForgetSet.from_tensors(pixels(asked), [0, 1, 2], ["a", "b", "c"])
+
+
+def test_no_method_trains_on_them(data):
+    train, forget = data
+    kept = retained(train, forget, 0, len(CLASSES), torch.Generator().manual_seed(0))
+    assert len(kept) == 36
+    assert set(kept.labels.tolist()) == {3}
+
+
+def test_they_are_neither_scored_nor_passed_over_in_silence(data):
+    train, forget = data
+    network = Classifier.wrap(Mean(), class_names=CLASSES, input_size=48)
+    row, evidence = evaluate(
+        network, network, forget, retain=train, test=train, eval_samples=5, thumbnails=False
+    )
+    assert row["n_searched"] == 40  # though only five are scored
+    assert (row["n_found_exact"], row["n_found_near"], row["n_near_left_out"]) == (1, 2, 3)
+    listed = {(item["name"], item["found"]) for item in evidence["duplicates"]}
+    assert listed == {("b", "train 1"), ("c", "train 2"), ("c", "train 3")}
+    said = "3 of 3 forget images found in --data (1 exact, 2 near-duplicates)"
+    assert found_in_words({"k": 3} | row) == said
+    run = RunFolder("run", Row(row | {"k": 3}), [], [], [], {"duplicates": evidence["duplicates"]})
+    found, left = found_in_data(run)
+    assert "3 of the 3 images are in the training data" in found
+    assert all(name in left for name in ("3 training images", "train 1", "train 2", "train 3"))
+
+
+def test_of_images_drawn_from_the_data_only_duplicates_are_told(data):
+    train, _ = data
+    forget = ForgetSet.from_indices(train, [2])
+    network = Classifier.wrap(Mean(), class_names=CLASSES, input_size=48)
+    row, evidence = evaluate(network, network, forget, retain=train, thumbnails=False)
+    assert (row["n_retain"], row["n_found_exact"], row["n_near_left_out"]) == (38, None, 1)
+    assert found_in_words({"k": 1} | row) == (
+        "1 near-duplicate of forget images left out of --data"
+    )
+    assert evidence["duplicates"][0]["found"] == "train 3"
