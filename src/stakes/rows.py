@@ -195,6 +195,27 @@ METRICS: dict[str, Metric] = {
         "steps", "reference", "the same for test images that are misclassified",
         "Steps to learn unseen", digits=0, printed=ANSWERS,
     ),
+    "reference_gap": Metric(
+        "points", "lower", "difference of the accuracies from the reference's, mean over images "
+        "to forget, test and retained images",
+        "Gap to reference", "gap", 2, MEASURED,
+    ),
+    "reference_agreement_forget": Metric(
+        "%", "higher", "images to forget that the network and the reference answer alike",
+    ),
+    "reference_agreement_test": Metric(
+        "%", "higher", "test images that both answer alike",
+        "Agreement with reference", "agreement", 2, MEASURED,
+    ),
+    "reference_agreement_retain": Metric(
+        "%", "higher", "retained training images that both answer alike",
+    ),
+    "reference_kl_forget": Metric(
+        "bits", "lower", "KL divergence of the answers on images to forget from the reference's",
+        "KL to reference, forgotten", "KL", 3, MEASURED,
+    ),
+    "reference_kl_test": Metric("bits", "lower", "the same on test images"),
+    "reference_kl_retain": Metric("bits", "lower", "the same on retained training images"),
 }  # fmt: skip
 """What :func:`stakes.evaluation.evaluate.evaluate` and a method's history measure."""
 

@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
+from stakes.evaluation.reference import check_reference
 from stakes.manifest import check_manifest
+from stakes.models.classifier import Classifier
 
 #: Files of a run that need not go with its network to whoever scores it again.
 NOT_DELIVERED = (
@@ -22,3 +24,17 @@ def check_delivered(path: Path) -> None:
         return
     if not check_manifest(folder, absent=NOT_DELIVERED) and (folder / "row.json").exists():
         print(f"note: {folder} has no manifest: changes in it are not noticed", file=sys.stderr)
+
+
+def reference_network(path: Path | None, classifier: Classifier) -> Classifier | None:
+    """The network to compare with, on the device of ``classifier``, of the same classes.
+
+    Raises:
+        InputError: what :meth:`Classifier.load` raises, or other classes.
+    """
+    if path is None:
+        return None
+    check_delivered(path)
+    reference = Classifier.load(path, device=str(classifier.device))
+    check_reference(reference, classifier)
+    return reference

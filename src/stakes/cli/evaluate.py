@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from stakes.cli.delivered import check_delivered
+from stakes.cli.delivered import check_delivered, reference_network
 from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.files import check_file, write_text
@@ -18,6 +18,7 @@ def evaluate(
     *,
     inputs: Inputs,
     unlearned: Place,
+    reference: Place | None = None,
     eval_samples: Whole | None = None,
     out: Place | None = None,
     overwrite: Switch = False,
@@ -29,6 +30,8 @@ def evaluate(
     Args:
         inputs: the original network, the images it was to forget, and the data to score on.
         unlearned: the folder that `stakes unlearn` wrote, or its model.safetensors
+        reference: a network to compare it with, such as one trained without the images: a folder
+            that stakes wrote, or its model.safetensors
         eval_samples: score at most this many test and as many retained images; by default all
         out: a .json file for the row as well
         overwrite: replace that file
@@ -50,6 +53,7 @@ def evaluate(
             test=None if loaded.splits is None else loaded.splits.test,
             retain=None if loaded.splits is None else loaded.splits.train,
             other=_without_parts(after),
+            reference=reference_network(reference, before),
             eval_samples=eval_samples,
             seed=inputs.seed,
             thumbnails=False,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stakes.cli.delivered import check_delivered
+from stakes.cli.delivered import check_delivered, reference_network
 from stakes.cli.summary import announce, print_json, summary
 from stakes.data.surrogates import Surrogates
 from stakes.errors import InputError
@@ -24,6 +24,7 @@ def unlearn(
     method: str = "structguard",
     preset: str | None = None,
     surrogates: Place | None = None,
+    reference: Place | None = None,
     eval_samples: Whole | None = None,
     images: bool = True,
     overwrite: Switch = False,
@@ -49,6 +50,8 @@ def unlearn(
         surrogates: a folder of unlabelled images, in any folders below, that stand in for the
             training data; any lawful ones, the nearer to the data the better; never scored, and
             copies of images to forget are left out
+        reference: a network to compare the result with, such as one trained without the images: a
+            folder that stakes wrote, or its model.safetensors; only scored
         eval_samples: score at most this many test and as many retained images; by default all
         images: show the forget images in the report, or leave them out
         overwrite: replace OUT if it holds an earlier run
@@ -76,6 +79,7 @@ def unlearn(
         loaded,
         eval_samples=eval_samples,
         thumbnails=images,
+        reference=reference_network(reference, loaded.classifier),
         surrogates=None if surrogates is None else _read(surrogates, loaded, inputs.seed),
         force=force or str(inputs.weights) == RANDOM,
         asked={"preset": preset, "command": command_line},

@@ -17,6 +17,7 @@ from stakes.evaluation.again import duplicates, found_in_data
 from stakes.evaluation.audit import KEPT, Evidence, Sample, audit
 from stakes.evaluation.examples import EXAMPLES, Structure, examples
 from stakes.evaluation.forgetting import copies_of, forget_evidence, forget_scores
+from stakes.evaluation.reference import against, check_reference
 from stakes.evaluation.scores import WHEN, BeforeAfter, Scored, correct, joined, percent, score
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
@@ -33,6 +34,7 @@ def evaluate(
     test: Data | None = None,
     retain: Data | None = None,
     other: Mapping[str, Classifier] | None = None,
+    reference: Classifier | None = None,
     eval_samples: int | None = None,
     seed: int = 0,
     selected: Mapping[str, Drawn] | None = None,
@@ -52,6 +54,8 @@ def evaluate(
         retain: training images, likewise; those of the forget set, and their near-duplicates, are
             left out by their content.
         other: further paths by name; their accuracies get the name as a suffix.
+        reference: a network to compare with, such as one trained without the forget images (see
+            :func:`stakes.evaluation.reference.against`).
         eval_samples: score at most this many test and retained images, drawn with ``seed``.
         seed: of that draw.
         selected: what :func:`select` gave for the same arguments, if it was called before.
@@ -71,12 +75,15 @@ def evaluate(
 
     Raises:
         InputError: no classifier, forget set or images where one is wanted; labels outside the
-            classes; a metric with the key of another number; and what :func:`select` raises.
+            classes; a reference of other classes; a metric with the key of another number; and
+            what :func:`select` raises.
     """
     before = Classifier.require(before, "the network before")
     after = Classifier.require(after, "the network after")
     forget = ForgetSet.require(forget)
     forget.check(after.num_classes)
+    if reference is not None:
+        check_reference(Classifier.require(reference, "the reference"), after)
     device, side = after.device, forget.images.shape[-1]
     test = None if test is None else as_images(test, size=side, prefix="test")
     retain = None if retain is None else as_images(retain, size=side, prefix="retain")
@@ -93,7 +100,8 @@ def evaluate(
             progress=progress,
         )
     samples = {"test": test, "retain": retain}
-    with _eval_mode(networks.values()):
+    scored = [*networks.values(), *([] if reference is None else [reference])]
+    with _eval_mode(scored):
         row, classes, kept = _accuracies(networks, samples, selected, forget.classes, progress)
         gone = {
             suffix: score(network, forget.images, forget.labels)
@@ -104,7 +112,7 @@ def evaluate(
         row |= found_in_data(forget, selected.get("retain"))
         images = forget_evidence(before.class_names, forget, gone, copies, thumbnails)
         more, evidence = audit(after, forget, gone, **kept, progress=progress)
-        row |= more
+        row |= more | against(reference, forget, gone, kept)
         row |= _own(metrics or {}, networks, row)
         shown: Evidence = {key: [] for key in EXAMPLES}
         if thumbnails:

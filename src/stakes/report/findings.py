@@ -165,7 +165,7 @@ def _predictable(run: RunFolder) -> Finding | None:
 
 def knowledge(run: RunFolder) -> list[Finding]:
     """What is left below the answers."""
-    found = [_features(run), _retrieval(run), _relearning(run), _consistency(run)]
+    found = [_features(run), _retrieval(run), _relearning(run), _consistency(run), _reference(run)]
     return [finding for finding in found if finding is not None]
 
 
@@ -219,6 +219,21 @@ def _retrieval(run: RunFolder) -> Finding | None:
 def _was(run: RunFolder, key: str) -> str:
     before = run.number(f"{key}_before")
     return "" if before is None else f" (before: {percent(before)})"
+
+
+def _reference(run: RunFolder) -> Finding | None:
+    gap, alike = run.number("reference_gap"), run.number("reference_agreement_test")
+    gone, bits = run.number("reference_agreement_forget"), run.number("reference_kl_forget")
+    if gap is None or gone is None or bits is None:
+        return None
+    tested = "" if alike is None else f", and {percent(alike)} of test images"
+    return Finding(
+        f"Its accuracies are {gap:.1f} points from the reference's on average.",
+        f"The reference is another network, such as one trained without the images. Both answer "
+        f"{percent(gone)} of the images to forget alike{_was(run, 'reference_agreement_forget')}"
+        f"{tested}{_was(run, 'reference_agreement_test') if tested else ''}. The answers on images "
+        f"to forget are {bits:.2f} bits of KL divergence from the reference's.",
+    )
 
 
 def whole_classes(run: RunFolder) -> list[str]:

@@ -45,6 +45,7 @@ class Request:
         retain: training images, scored and given to methods that need them; or None.
         test: test images, only scored; or None.
         surrogates: unlabelled images for a method that holds such; or None.
+        reference: a network to compare the result with; or None.
         seed: of every random choice.
         eval_samples: score at most this many test and retained images.
         thumbnails: whether the evidence and the report show the forget images.
@@ -59,6 +60,7 @@ class Request:
     retain: Images | None = None
     test: Images | None = None
     surrogates: Data | None = None
+    reference: Classifier | None = None
     seed: int = 0
     eval_samples: int | None = None
     thumbnails: bool = True
@@ -138,6 +140,7 @@ def _work(
         retain=request.retain,
         selected=selected,
         other=result.other,
+        reference=request.reference,
         structure=Structure(result.stakes, request.anchors.card.get("texts", {})),
         thumbnails=request.thumbnails,
         progress=progress,

@@ -1,0 +1,99 @@
+"""An unlearned network compared with a reference, such as one trained without the forget images."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stakes.data.forget import ForgetSet
+from stakes.data.images import batches
+from stakes.errors import InputError
+from stakes.evaluation.audit import Sample
+from stakes.evaluation.scores import WHEN, BeforeAfter, Scored, correct, joined, percent, score
+from stakes.models.classifier import Classifier
+from stakes.rows import METRICS
+
+Row = dict[str, Any]
+BEGINNING = "reference_"
+
+
+def check_reference(reference: Classifier, classifier: Classifier) -> None:
+    """Refuse, with an InputError, a reference whose answers mean something else."""
+    if reference.class_names != classifier.class_names:
+        raise InputError(
+            "the reference has other classes than the network, or has them in another order: give "
+            "one that was trained on the same data"
+        )
+
+
+@torch.no_grad()
+def against(
+    reference: Classifier | None,
+    forget: ForgetSet,
+    gone: BeforeAfter,
+    samples: Mapping[str, Sample | None],
+) -> Row:
+    """How far the network is from a reference, before and after unlearning.
+
+    The gap is the mean, over the forget set and the samples there are, of the absolute difference
+    of the accuracies, as Fan et al. (SalUn, ICLR 2024) average it. The divergence is
+    KL(reference || network), from the probabilities of all classes.
+
+    Args:
+        reference: the other network, in eval mode; or None, and nothing is measured.
+        forget: the forget set, on the classifier's device.
+        gone: what the classifier, before and after, makes of its images.
+        samples: the same of ``test`` and ``retain`` images.
+
+    Returns:
+        Under the keys of :data:`stakes.rows.METRICS`, with ``_before`` for the original;
+        ``acc_forget_reference`` and so on for the reference itself, on the same images, and
+        ``reference_digest``. None for what was not measured.
+    """
+    keys = [key for key in METRICS if key.startswith(BEGINNING)]
+    row: Row = dict.fromkeys(key + suffix for key in keys for suffix in WHEN)
+    row |= dict.fromkeys(f"acc_{name}_reference" for name in ("forget", *samples))
+    row["reference_digest"] = None if reference is None else reference.digest()
+    if reference is None:
+        return row
+    found = {"forget": (gone, score(reference, forget.images, forget.labels))}
+    found |= {
+        name: (sample.scored, _score(reference, sample))
+        for name, sample in samples.items()
+        if sample is not None
+    }
+    gaps: dict[str, list[float]] = {suffix: [] for suffix in WHEN}
+    for name, (scored, theirs) in found.items():
+        accuracy = percent(correct(theirs.logits, theirs.labels))
+        row[f"acc_{name}_reference"] = accuracy
+        for suffix in WHEN:
+            ours = scored[suffix]
+            gaps[suffix].append(abs(percent(correct(ours.logits, ours.labels)) - accuracy))
+            agreement = percent(ours.logits.argmax(1) == theirs.logits.argmax(1))
+            row[f"reference_agreement_{name}{suffix}"] = agreement
+            row[f"reference_kl_{name}{suffix}"] = divergence(theirs.logits, ours.logits)
+    return row | {f"reference_gap{suffix}": statistics.fmean(gaps[suffix]) for suffix in WHEN}
+
+
+def divergence(reference: Tensor, logits: Tensor) -> float:
+    """Mean KL divergence of answers from a reference's: logits (n, c) of both -> bits.
+
+    >>> divergence(torch.zeros(1, 2), torch.tensor([[0.0, 2.0]]))
+    0.6258134...
+    """
+    p, q = (part.double().log_softmax(1) for part in (reference, logits))
+    return float((p.exp() * (p - q)).sum(1).mean() / torch.tensor(2.0).double().log())
+
+
+def _score(reference: Classifier, sample: Sample) -> Scored:
+    """What the reference makes of the images that the networks' logits were kept of."""
+    places = list(sample.places)[: len(sample.scored[""].labels)]
+    device = reference.device
+    return joined(
+        [
+            score(reference, pixels.to(device), truth)
+            for pixels, truth in batches(sample.images, places)
+        ]
+    )
