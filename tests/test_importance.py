@@ -14,7 +14,7 @@ def test_magnitudes_are_taken_per_sample_before_the_mean():
         lambda done, total: seen.append((done, total)),
     )
     assert importance["w"].tolist() == [3.0, 0.5]
-    assert seen == [(1, 2), (2, 2)]
+    assert seen == [(0, 2), (1, 2), (2, 2)]
     assert weight.grad is None
 
 

@@ -284,7 +284,7 @@ def test_a_last_step_that_is_taken_back_has_forgotten_nothing(classifier, forget
         schedule=schedule,
         progress=lambda phase, done, total, note="": told.append(note),
     )
-    assert told == ["0 % still recognised"]  # at the look after which the step was taken back
+    assert told[-1] == "0 % still recognised"  # at the look after which the step was taken back
     assert classifier.digest() == before
     assert reason.startswith("step budget")
     assert history[-1]["forget_accuracy"] == 100

@@ -210,6 +210,7 @@ def test_options_of_a_run_are_those_of_the_command():
         "preset",
         "overwrite",
         "config",
+        "dry_run",
         "json",
         "quiet",
         "fields",

@@ -10,10 +10,11 @@ from stakes.errors import InputError
 from stakes.methods import Method, method_class
 from stakes.models.agreement import compared
 from stakes.progress import Terminal, silent
-from stakes.runs.folder import check_apart, check_out, resumable
+from stakes.runs.folder import check_apart, check_free, check_out, resumable
+from stakes.runs.forecast import forecast, told
 from stakes.runs.inputs import RANDOM, Inputs, Loaded, load
 from stakes.runs.record import Request, record
-from stakes.runs.sound import INCOMPLETE, incomplete
+from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
 from stakes.runs.words import Place, Switch, Whole
 
 
@@ -29,6 +30,7 @@ def unlearn(
     images: bool = True,
     overwrite: Switch = False,
     force: Switch = False,
+    dry_run: Switch = False,
     quiet: Switch = False,
     json: Switch = False,
     config: Place | None = None,
@@ -56,6 +58,8 @@ def unlearn(
         images: show the forget images in the report, or leave them out
         overwrite: replace OUT if it holds an earlier run
         force: go on even where the network recognises less than half of the images
+        dry_run: take a few steps on a copy that is thrown away, say what the run would take and
+            write, and write nothing
         quiet: no progress, and nothing on standard output but what --json asks for
         json: print the row as JSON in place of the summary
         config: a TOML file with any of these options; the command line goes before it
@@ -63,7 +67,7 @@ def unlearn(
         fields: hyper-parameters of the method.
     """
     chosen = method_class(method, preset)(**fields)
-    check_out(out, overwrite)
+    (check_free if dry_run else check_out)(out, overwrite)
     check_apart(out, inputs.forget, inputs.data, surrogates)
     if surrogates is not None:
         chosen.check_surrogates()
@@ -84,6 +88,9 @@ def unlearn(
         force=force or str(inputs.weights) == RANDOM,
         asked={"preset": preset, "command": command_line},
     )
+    if dry_run:
+        _forecast(request, out, overwrite, json)
+        return 0
     try:
         with Terminal() as shown:
             progress = silent if quiet else shown
@@ -98,6 +105,17 @@ def unlearn(
         print(summary(row))
         print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
     return INCOMPLETE if incomplete(row) else 0
+
+
+def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:
+    """Print what the run would take, or why it would stop before its steps."""
+    if not request.force:
+        check_recognised(request.classifier, request.forget)
+    found = forecast(request, out, overwrite)
+    if json:
+        print_json(found)
+    else:
+        print(told(found))
 
 
 def _read(folder: Path, loaded: Loaded, seed: int) -> Surrogates:

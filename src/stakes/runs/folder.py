@@ -41,6 +41,17 @@ def check_out(out: str | Path, overwrite: bool) -> None:
     place.check(overwrite)
 
 
+def check_free(out: str | Path, overwrite: bool) -> None:
+    """As :func:`check_out`, but what a killed run left there stays as it is.
+
+    Raises:
+        InputError: as there, but for another run at work.
+    """
+    place = OutFolder.of(out)
+    place.try_to_write()
+    place.check(overwrite)
+
+
 def check_apart(out: str | Path, *sources: str | Path | None) -> None:
     """Refuse an output folder within a folder of images: the next run would read it as data.
 

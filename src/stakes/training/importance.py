@@ -71,6 +71,8 @@ def _mean(
     """Mean over samples of ``of`` the gradient, one backward pass per batch of these sizes."""
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     count, done = sum(sizes), 0
+    if progress is not None:
+        progress(0, count)
     for index, size in enumerate(sizes):
         gradients = torch.autograd.grad(loss(index), list(parameters.values()), allow_unused=True)
         for accumulated, gradient in zip(total.values(), gradients, strict=True):

@@ -111,6 +111,7 @@ def inverted(
         raise ValueError("no BatchNorm layer of the network keeps running statistics")
     batches = list(zip(start.split(batch_size), targets.split(batch_size), strict=True))
     made = []
+    progress(0, len(batches) * steps)
     for index, (images, classes) in enumerate(batches):
         coefficients = whitening.coefficients(images).requires_grad_()
         terms = _Terms(network, coefficients, classes, whitening, generator, passes)

@@ -105,6 +105,8 @@ class _Record:
     progress: Progress
 
     def __post_init__(self) -> None:
+        done = int(self.history[-1]["step"]) if self.history else 0
+        self.progress("unlearning", done, self.max_steps)  # the first check and step may take long
         self.check = self.monitor.check(self.live)
         self.history = self.history or [{"step": 0.0} | self.check.row()]
         self._last, self._decision = Step(0, 0.0, {}), Decision.GO_ON
@@ -118,11 +120,13 @@ class _Record:
         if not step.finite:
             return Decision.ROLLED_BACK if self.schedule.back_off(step.number) else Decision.DONE
         self.history.append(step.row())
-        if not self._due(step.number):
-            return Decision.GO_ON
-        self._check()
+        due = self._due(step.number)
+        if due:
+            self._check()
         total = self.schedule.total(self.max_steps)
         self.progress("unlearning", step.number, total, str(self.check))
+        if not due:
+            return Decision.GO_ON
         decision = self.schedule.after(step.number, self.check)
         ignored = decision is Decision.DONE and self.run_to_budget
         return Decision.GO_ON if ignored else decision

@@ -42,7 +42,7 @@ def pgd(
     margin: float = 0.0,
     generator: torch.Generator,
     batch_size: int = 256,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Probes:
     """Targeted L2-PGD (Madry et al. 2018) over all (image, target) pairs in batches.
 
@@ -62,18 +62,21 @@ def pgd(
         margin: lead in logits at which a sample is finished.
         generator: for the random start: a random direction, a length uniform in [0, eps].
         batch_size: pairs attacked at a time.
-        progress: called with (pairs done, pairs in all).
+        progress: called at each move with (pairs done, pairs in all).
     """
     done_images, done_flags = [], []
     for start in range(0, len(images), batch_size):
         chunk = slice(start, start + batch_size)
+
+        def notice(done: int, start: int = start) -> None:
+            progress(start + done, len(images))
+
         result, reached = _pgd_batch(
-            network, images[chunk], targets[chunk], eps, step, iterations, margin, generator
+            network, images[chunk], targets[chunk], eps, step, iterations, margin, generator, notice
         )
         done_images.append(result)
         done_flags.append(reached)
-        if progress is not None:
-            progress(min(start + batch_size, len(images)), len(images))
+        notice(len(result))
     return Probes(torch.cat(done_images), targets, torch.cat(done_flags))
 
 
@@ -86,7 +89,9 @@ def _pgd_batch(
     iterations: int,
     margin: float,
     generator: torch.Generator,
+    notice: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
+    """The images of one batch, and which reach their targets; ``notice`` is given how many."""
     direction = _unit(torch.randn(origin.shape, generator=generator).to(origin))
     # Uniform in length, not in volume: in many dimensions nearly all volume lies at the surface.
     radius = torch.rand(len(origin), 1, 1, 1, generator=generator).to(origin)
@@ -94,6 +99,7 @@ def _pgd_batch(
     reached = torch.zeros(len(origin), dtype=torch.bool, device=origin.device)
     active = torch.arange(len(origin), device=origin.device)
     for iteration in range(iterations + 1):
+        notice(len(origin) - len(active))
         x = result[active].requires_grad_()
         logits = network(x)
         lead = margins(logits.detach(), targets[active])
