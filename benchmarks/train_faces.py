@@ -7,6 +7,12 @@ Research Laboratory; 40 identities, 10 images of each). Of every identity, TEST 
 drawn for testing. OUT gets ``data/train/ID``, ``data/test/ID`` and ``weights.safetensors``:
 
     stakes bench faces --out RUNS --set data=OUT/data --set weights=OUT/weights.safetensors
+
+With these there, networks to compare with: trained afresh, from another seed, without the images
+that ``stakes unlearn --forget random:12 --seed 0`` forgets. OUT gets the folder
+``without-random-12-draw-0-seed-1``, for ``--reference``:
+
+    python benchmarks/train_faces.py ORL_FOLDER OUT --seed 1 --forget random:12 --draw 0
 """
 
 import argparse
@@ -21,10 +27,11 @@ from torch.nn import functional as F
 
 from stakes.data.datasets import load_data
 from stakes.data.folders import class_files
-from stakes.data.images import Images
+from stakes.data.forget_words import parse_forget
+from stakes.data.images import ImageArray, Images
 from stakes.models.classifier import Classifier
 from stakes.training.schedule import OneCycle
-from training import Draws, accuracy, fit, write_weights
+from training import Draws, accuracy, fit, without, write_weights
 
 MODEL, SIZE, TEST = "timm:resnet10t", 64, 2
 BATCH, RATE, MOMENTUM, DECAY = 32, 0.05, 0.9, 5e-4
@@ -85,21 +92,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("source", type=Path, metavar="ORL_FOLDER")
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, order and variations")
+    parser.add_argument("--forget", help="train without these images, such as random:12")
+    parser.add_argument("--draw", type=int, default=0, help="seed of random:K (--seed of unlearn)")
     asked = parser.parse_args(arguments)
     data, weights = asked.out / "data", asked.out / "weights.safetensors"
-    if data.exists():
+    if asked.forget is None and data.exists():
         parser.error(f"{data} exists: name another folder")
-    split(asked.source, data, asked.seed)
+    if asked.forget is not None and not data.exists():
+        parser.error(f"{data} is not there: run this without --forget first")
+    if asked.forget is None:
+        split(asked.source, data, asked.seed)
     splits = load_data(data, size=SIZE)
     assert splits.test is not None
     classifier = Classifier.load(
         MODEL, class_names=splits.class_names, input_size=SIZE, seed=asked.seed
     )
+    shown: dict[str, Images] = {"train": splits.train, "test": splits.test}
+    if asked.forget is not None:
+        forget = parse_forget(asked.forget, splits.train, splits.class_names, asked.draw)
+        places = without(splits.train, forget)
+        shown["train"] = ImageArray(
+            (splits.train.load(places) * 255).round().byte(), splits.train.labels[places]
+        )
+        shown["left out"] = ImageArray((forget.images * 255).round().byte(), forget.labels)
     start = time.perf_counter()
-    train(classifier, splits.train, asked.epochs, asked.seed)
-    write_weights(weights, classifier.network_state())
-    for name, images in (("train", splits.train), ("test", splits.test)):
+    train(classifier, shown["train"], asked.epochs, asked.seed)
+    if asked.forget is None:
+        write_weights(weights, classifier.network_state())
+    else:
+        name = asked.forget.replace(":", "-")
+        weights = asked.out / f"without-{name}-draw-{asked.draw}-seed-{asked.seed}"
+        classifier.save(weights)
+    for name, images in shown.items():
         print(f"{name}: {accuracy(classifier, images):.2f} % of {len(images)} images")
     print(f"{time.perf_counter() - start:.0f} s: {weights}")
 

@@ -33,13 +33,12 @@ from stakes.data.datasets import Splits, load_data
 from stakes.data.forget import ForgetSet
 from stakes.data.forget_words import parse_forget
 from stakes.data.images import ImageArray, Images
-from stakes.data.retain import without
 from stakes.files import file_digest, tensor_digest, write_text
 from stakes.models.classifier import Classifier
 from stakes.training.checkpoint import Checkpoint
 from stakes.training.precision import autocast
 from stakes.training.schedule import OneCycle
-from training import Draws, Sittings, accuracy, fit, write_weights
+from training import Draws, Sittings, accuracy, fit, without, write_weights
 
 # What the recipes of `stakes bench` give the networks of CIFAR.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -238,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     assert len(splits.class_names) == plan.classes, f"{asked.data} has other classes"
     images = in_memory(splits.train, plan.size)
     left = left_out(asked, Splits(images, None, splits.class_names))
-    kept = torch.arange(len(images)) if left.forget is None else without(images, left.forget)
+    kept = torch.tensor(range(len(images)) if left.forget is None else without(images, left.forget))
     images = ImageArray(images.pixels[kept], images.labels[kept])
 
     folder = asked.out / f"{asked.network}-seed-{asked.seed}{left.name}"

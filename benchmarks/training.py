@@ -11,13 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stakes.data.forget import ForgetSet
 from stakes.data.images import Images, batches
+from stakes.data.retain import draw_without
 from stakes.files import replacing
 from stakes.models.classifier import Classifier
 from stakes.training.batches import Batches
 from stakes.training.checkpoint import Checkpoint
 from stakes.training.schedule import Schedule
 from stakes.training.steps import take_steps
+
+
+def without(images: Images, forget: ForgetSet) -> list[int]:
+    """The places of a training set, in order, that hold none of the images to forget."""
+    everywhere = draw_without(images, forget, len(images), torch.Generator(), near=False)
+    return sorted(everywhere.places)
+
 
 #: (batch of pixels, epoch from 0) -> images in [0, 1] as the network is to see them.
 Vary = Callable[[Tensor, int], Tensor]

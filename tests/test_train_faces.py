@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stakes import Classifier, load_data
+from stakes import Classifier, ForgetSet, load_data
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "train_faces.py"
 PEOPLE, EACH = ("ann", "bob", "cy"), 5
@@ -72,6 +72,22 @@ def test_an_earlier_result_is_not_overwritten(trained, faces, script, capsys):
     with pytest.raises(SystemExit):
         script.main([str(faces), str(trained)])
     assert "exists: name another folder" in capsys.readouterr().err
+
+
+def test_a_reference_is_trained_without_the_images_that_unlearning_forgets(
+    trained, faces, script, monkeypatch
+):
+    seen = []
+    fit = script.train
+    monkeypatch.setattr(script, "train", lambda *args: seen.append(args[1]) or fit(*args))
+    words = ["--epochs", "1", "--seed", "1", "--forget", "random:4", "--draw", "3"]
+    script.main([str(faces), str(trained), *words])
+    images = load_data(trained / "data", size=32).train
+    forget = ForgetSet.random(images, 4, seed=3)
+    kept = [i for i in range(len(images)) if i not in forget.indices]
+    assert torch.equal(seen[0].load(range(len(kept))), images.load(kept))
+    reference = Classifier.load(trained / "without-random-4-draw-3-seed-1")
+    assert reference.class_names == PEOPLE
 
 
 def test_a_seed_gives_the_same_variations_and_they_stay_images(script):
