@@ -27,7 +27,7 @@ from stakes import Classifier, ForgetSet, StructGuard, load_data
 from stakes.cli import commands as cli
 from stakes.cli import unlearn as unlearning
 from stakes.evaluation.evaluate import evaluate
-from stakes.methods import METHODS
+from stakes.methods import METHODS, method_class
 from stakes.models.networks import MODELS
 from stakes.rows import METRICS
 from stakes.runs.sound import INCOMPLETE
@@ -668,14 +668,37 @@ def test_help_names_every_option_of_the_method(columns, monkeypatch, capsys):
     assert cli.main(["unlearn", "--help"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= int(columns)
-    for name in ("--feature-weight", "--no-pull-back", "--eval-samples", "train/CLASS"):
+    for name in ("--no-images", "--eval-samples", "train/CLASS", "--help-method NAME"):
         assert name in text
-    assert "Hyper-parameters of STRUCTGUARD" in text
+    titles = ("What to forget", "Network", "Preprocessing", "Evidence", "Output", "Machine")
+    assert sorted(titles, key=lambda title: text.index(f"─ {title}")) == list(titles)
+    assert "Parameters" not in text  # every option is in one of these
     assert "--empty" not in text
-    assert cli.main(["unlearn", "--method", "neggrad", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert "--momentum" in text
     assert "--feature-weight" not in text
+    assert text.index("Example:") < text.index("--forget images_to_delete/")
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_help_method_names_every_hyper_parameter(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    for words in (["salun"], ["structguard"], ["structguard", "--preset", "paper"]):
+        assert cli.main(["unlearn", "--help-method", *words]) == 0
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= int(columns)
+        for item in fields(method_class(words[0], words[-1] if words[2:] else None)):
+            assert f"--{item.name.replace('_', '-')} " in text
+    refused(["unlearn", "--help-method", "slaun"], "did you mean salun", capsys)
+    refused(["unlearn", "--help-method"], "choose one of structguard", capsys)
+
+
+def test_the_shell_completes_options_of_methods_too(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    assert cli.main(["--install-completion"]) == 0
+    (script,) = tmp_path.rglob("completions/*")
+    text = script.read_text()
+    assert all(option in text for option in ("--forget", "--feature-weight", "--dry-run"))
+    assert "--command-line" not in text
 
 
 # interruptions, terminals

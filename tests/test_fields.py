@@ -105,10 +105,11 @@ def test_the_command_line_says_the_same_as_the_constructor(text, capsys):
     assert len(line) < 700
 
 
-def test_the_help_states_meaning_bounds_and_source(capsys):
-    assert cli.main(["unlearn", "--method", "neggrad", "--help"]) == 0
+def test_the_help_states_meaning_bounds_and_source(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert cli.main(["unlearn", "--help-method", "neggrad"]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "momentum of SGD, 0 to 1 (public code of L2UL)" in shown
+    assert "--momentum 0.9 momentum of SGD (public code of L2UL) a number from 0 to 1" in shown
 
 
 #: An option of `unlearn` -> a value that is not its default.

@@ -20,6 +20,7 @@ from stakes.errors import InputError, shortened
 from stakes.texts import expanded, printable
 
 FAILED, USAGE_ERROR = 1, 2
+COMPLETION = "--install-completion"
 LONGEST = 600  # letters of a message
 #: Command -> its module in this package, and what the list of commands says of it.
 COMMANDS = {
@@ -45,6 +46,13 @@ COMMANDS = {
     ),
 }
 
+EXAMPLE = """\
+Example: a network of timm, a folder of images to delete, data to score on
+
+    stakes unlearn --model timm:resnet18 --weights mine.safetensors \\
+        --classes classes.txt --forget images_to_delete/ --data data/ --out OUT
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; an error is one line on standard error.
@@ -59,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = App()
     try:
         with _terminable():
+            if asks_for_method(tokens):
+                return 0
             app = make_app(tokens)
             code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except InputError as error:
@@ -103,6 +113,20 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def asks_for_method(tokens: Sequence[str]) -> bool:
+    """Show the hyper-parameters of a method, where that is what is asked for.
+
+    It goes before everything else: options that a run needs are not needed for this.
+    """
+    if "unlearn" not in tokens or not any(t.partition("=")[0] == "--help-method" for t in tokens):
+        return False
+    from stakes.cli.help_method import help_method
+    from stakes.cli.options import value_after
+
+    help_method(value_after(tokens, "--help-method") or "", value_after(tokens, "--preset"))
+    return True
+
+
 def make_app(tokens: Sequence[str]) -> App:
     """The application; the options of ``unlearn`` are those of the method that is asked for."""
     app = App(
@@ -112,9 +136,13 @@ def make_app(tokens: Sequence[str]) -> App:
         default_parameter=Parameter(negative_iterable=()),
         suppress_keyboard_interrupt=False,  # main() says what became of it
     )
+    app.register_install_completion_command(
+        COMPLETION,
+        help="Let the shell complete commands and options, by a line in its start-up file.",
+    )
     for name, (module, about) in COMMANDS.items():
         path = f"stakes.cli.{module}"
-        if name not in tokens:
+        if name not in tokens and COMPLETION not in tokens:
             app.command(f"{path}:{name}", name=name, help=about)
         elif name == "unlearn":
             _add_unlearn(app, tokens)
@@ -136,7 +164,7 @@ def _add_unlearn(app: App, tokens: Sequence[str]) -> None:
         value_after(tokens, "--preset") or file.get("preset"),
         command_line=shlex.join(["stakes", *tokens]),
     )
-    app.command(command, name="unlearn")
+    app.command(command, name="unlearn", help_epilogue=EXAMPLE)
     if config is not None:
         from cyclopts.config import Dict
 

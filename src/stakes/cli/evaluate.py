@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 from stakes.cli.delivered import check_delivered, reference_network
 from stakes.errors import InputError
@@ -11,17 +12,17 @@ from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal
 from stakes.runs.inputs import Inputs, load
-from stakes.runs.words import Place, Switch, Whole
+from stakes.runs.words import EVIDENCE, NETWORK, OUTPUT, Place, Switch, Whole
 
 
 def evaluate(
     *,
     inputs: Inputs,
-    unlearned: Place,
+    unlearned: Annotated[Place, NETWORK],
     reference: Place | None = None,
-    eval_samples: Whole | None = None,
-    out: Place | None = None,
-    overwrite: Switch = False,
+    eval_samples: Annotated[Whole | None, EVIDENCE] = None,
+    out: Annotated[Place | None, OUTPUT] = None,
+    overwrite: Annotated[Switch, OUTPUT] = False,
 ) -> None:
     """Score a network that was made to forget, on your own data, against the original.
 

@@ -14,7 +14,7 @@ from stakes.errors import InputError, first_line, nearest
 from stakes.methods import METHODS, PRESETS, method_class
 from stakes.methods.fields import allowed, explained
 from stakes.runs.inputs import Inputs
-from stakes.runs.words import number
+from stakes.runs.words import TO_FORGET, number
 from stakes.texts import read_text
 
 Command = Callable[..., int | None]
@@ -34,8 +34,8 @@ def with_fields(command: Command, name: str, preset: str | None, **fixed: Any) -
     """
     kind, presets = method_class(name, preset), tuple(PRESETS.get(name, ()))
     choices: dict[str, Any] = {
-        "method": Literal[tuple(METHODS)],
-        "preset": Literal[presets] | None if presets else str | None,
+        "method": Annotated[Literal[tuple(METHODS)], TO_FORGET],
+        "preset": Annotated[Literal[presets] | None if presets else str | None, TO_FORGET],
     }
     own = [
         item.replace(annotation=choices.get(item.name, item.annotation))
@@ -43,7 +43,7 @@ def with_fields(command: Command, name: str, preset: str | None, **fixed: Any) -
         if item.kind is not item.VAR_KEYWORD and item.name not in fixed
     ]
     defaults = kind()
-    group = Group(f"Hyper-parameters of {kind.title}", sort_key=9)
+    group = Group(f"Hyper-parameters of {kind.title}", show=False)  # --help-method shows them
     hints = typing.get_type_hints(kind)
     for field in fields(kind):
         hint = hints[field.name]

@@ -1,7 +1,7 @@
 """``stakes unlearn``: the command that makes a network forget."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from stakes.cli.delivered import check_delivered, reference_network
 from stakes.cli.summary import announce, print_json, summary
@@ -15,34 +15,34 @@ from stakes.runs.forecast import forecast, told
 from stakes.runs.inputs import RANDOM, Inputs, Loaded, load
 from stakes.runs.record import Request, record
 from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
-from stakes.runs.words import Place, Switch, Whole
+from stakes.runs.words import EVIDENCE, MACHINE, OUTPUT, TO_FORGET, Place, Switch, Whole
 
 
 def unlearn(
     *,
     inputs: Inputs,
-    out: Place,
-    method: str = "structguard",
-    preset: str | None = None,
-    surrogates: Place | None = None,
-    reference: Place | None = None,
-    eval_samples: Whole | None = None,
-    images: bool = True,
-    overwrite: Switch = False,
-    force: Switch = False,
-    dry_run: Switch = False,
-    quiet: Switch = False,
-    json: Switch = False,
-    config: Place | None = None,
+    out: Annotated[Place, OUTPUT],
+    method: Annotated[str, TO_FORGET] = "structguard",
+    preset: Annotated[str | None, TO_FORGET] = None,
+    surrogates: Annotated[Place | None, TO_FORGET] = None,
+    reference: Annotated[Place | None, EVIDENCE] = None,
+    eval_samples: Annotated[Whole | None, EVIDENCE] = None,
+    images: Annotated[bool, EVIDENCE] = True,
+    overwrite: Annotated[Switch, OUTPUT] = False,
+    force: Annotated[Switch, TO_FORGET] = False,
+    dry_run: Annotated[Switch, OUTPUT] = False,
+    quiet: Annotated[Switch, OUTPUT] = False,
+    json: Annotated[Switch, OUTPUT] = False,
+    config: Annotated[Place | None, MACHINE] = None,
     command_line: str = "",
     **fields: Any,
 ) -> int:
     """Make a network forget images.
 
     OUT gets model.safetensors, row.json (the numbers), history.jsonl (each step) and report.html
-    (the evidence). If not everything was forgotten, the exit code is 3. The hyper-parameters below
-    are those of --method: see another's by `stakes unlearn --method NAME --help`. If interrupted,
-    run the same command again to resume.
+    (the evidence). If not everything was forgotten, the exit code is 3. If interrupted, run the
+    same command again to resume. Every hyper-parameter of a method is an option too: see them by
+    `stakes unlearn --help-method NAME`.
 
     Args:
         inputs: the network, the images, and what there is to score on.

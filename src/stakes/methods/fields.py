@@ -102,23 +102,14 @@ def allowed(item: Field[Any], hint: object) -> str:
 
 
 def explained(item: Field[Any]) -> str:
-    """Meaning, bounds where they are not the usual ones, and source, for ``--help``.
+    """Meaning and source, for help.
 
     >>> from stakes.methods.neggrad import NegGrad
     >>> explained(NegGrad.__dataclass_fields__["momentum"])
-    'momentum of SGD, 0 to 1 (public code of L2UL)'
+    'momentum of SGD (public code of L2UL)'
     """
-    about = item.metadata
-    least, high = about["low"], about["high"]
-    parts = [about["doc"]]
-    if type(item.default) in MOST and high != MOST[type(item.default)]:
-        parts.append(
-            f"above {about['above']:g}, at most {high:g}"
-            if least is None
-            else f"{least:g} to {high:g}"
-        )
-    source = f" ({about['source']})" if about["source"] else ""
-    return ", ".join(parts) + source
+    doc, source = item.metadata["doc"], item.metadata["source"]
+    return f"{doc} ({source})" if source else str(doc)
 
 
 @cache

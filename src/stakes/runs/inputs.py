@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import psutil
 import torch
@@ -24,7 +24,18 @@ from stakes.models.hf import read_json
 from stakes.models.transforms import own_transform
 from stakes.preprocessing import Interpolation, sides
 from stakes.runs.reading import CHOICES, WORDS, as_chosen, input_size, originals, refuse_both
-from stakes.runs.words import Number, Place, Switch, Text, Whole
+from stakes.runs.words import (
+    EVIDENCE,
+    MACHINE,
+    NETWORK,
+    READING,
+    TO_FORGET,
+    Number,
+    Place,
+    Switch,
+    Text,
+    Whole,
+)
 from stakes.texts import expanded
 
 Triple = tuple[float, float, float]
@@ -38,58 +49,58 @@ ORDERS = ("alphabetical", "numerical")
 class Inputs:
     """The network, the images to forget, and what there is to score on."""
 
-    model: str
+    model: Annotated[str, NETWORK]
     """timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME, path/to/file.py:factory, or a folder
     that stakes wrote"""
-    forget: str
+    forget: Annotated[str, TO_FORGET]
     """the images to forget: a folder of class folders, a .csv with path,label, or of the
     training data random:K, classes:NAME,NAME (whole classes) or classes:10% (drawn)"""
-    weights: Place | None = None
+    weights: Annotated[Place | None, NETWORK] = None
     """the trained weights: .safetensors, or a .pt, .pth, .th state dict; or the word random, for
     a network that has learned nothing"""
-    weights_key: str | None = None
+    weights_key: Annotated[str | None, NETWORK] = None
     """which network of the file, where it holds several, such as state_dict_ema"""
-    data: str | None = None
+    data: Annotated[str | None, EVIDENCE] = None
     """a folder with train/CLASS and test/CLASS, or cifar10, cifar100, digits; it is scored
     on, and random:K and classes: draw from it, but the method does not see the rest, unless it is
     one that needs retained data"""
-    data_root: Place | None = None
+    data_root: Annotated[Place | None, MACHINE] = None
     """where named data sets are kept; by default ~/.cache/stakes"""
-    download: Switch = False
+    download: Annotated[Switch, MACHINE] = False
     """fetch a named data set that is not there"""
-    classes: Place | None = None
+    classes: Annotated[Place | None, NETWORK] = None
     """a text file with one class name a line, in the order of the network's outputs; by default
     the classes of the data; where these can be ordered in two ways (1, 10, 2), alphabetical or
     numerical says which"""
-    anchors: str | None = None
+    anchors: Annotated[str | None, TO_FORGET] = None
     """digits, cifar10, cifar100, a file that `stakes anchors` wrote, a .npy, head (the rows of the
     last layer), prototypes (mean features of the forget images and mixtures of them), or
     random:SEED; by default the shipped set of these classes, else head"""
-    mean: Triple | None = None
+    mean: Annotated[Triple | None, READING] = None
     """mean of the input normalisation, for pixels in [0, 1]; by default the model's own"""
-    std: Triple | None = None
+    std: Annotated[Triple | None, READING] = None
     """standard deviation of the normalisation; by default the model's own"""
-    input_size: Text | int | None = None
+    input_size: Annotated[Text | int | None, READING] = None
     """side of the network's input in pixels, or HEIGHTxWIDTH; by default the model's own"""
-    transform: Text | None = None
+    transform: Annotated[Text | None, READING] = None
     """your service's own preprocessing, path/to/file.py:factory: a function that makes a transform,
     or a transform itself, from an opened PIL image to the network's input (3, h, w), normalised;
     the file is run"""
-    resize: Literal["crop", "squash", "pad", "square"] | None = None
+    resize: Annotated[Literal["crop", "squash", "pad", "square"] | None, READING] = None
     """how an image file becomes the network's input; by default as the model's library does. crop:
     scale the short side, take the centre; squash: scale both sides; pad: scale the long side, fill
     the rest with black; square: scale the largest centred square, or leave small images to the
     network's own enlarging"""
-    crop_share: Number | None = None
+    crop_share: Annotated[Number | None, READING] = None
     """share of each side that the centre crop takes after scaling, such as 0.875; by default the
     model's own, or 1 where --resize names another rule"""
-    interpolation: Interpolation | None = None
+    interpolation: Annotated[Interpolation | None, READING] = None
     """filter of the scaling; by default the model's own, or bicubic"""
-    device: str = "auto"
+    device: Annotated[str, MACHINE] = "auto"
     """cpu, cuda, cuda:1, or auto: cuda where there is one"""
-    max_memory: Number | None = None
+    max_memory: Annotated[Number | None, MACHINE] = None
     """most GiB that the forget set may take; by default half of what is free"""
-    seed: Whole = 0
+    seed: Annotated[Whole, MACHINE] = 0
     """seed of every random choice"""
 
 

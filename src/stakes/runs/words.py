@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 
 from stakes.errors import shortened
 from stakes.texts import expanded
@@ -78,3 +78,16 @@ Number = Annotated[float, Parameter(converter=number(float, "a number"))]
 
 Place = Annotated[Path, Parameter(converter=_place)]
 """A path; ``~`` is one's home, also where the shell leaves it."""
+
+
+def _group(title: str, place: int) -> Parameter:
+    return Parameter(group=Group(title, sort_key=place))
+
+
+# Where --help lists an option.
+TO_FORGET = _group("What to forget, and how", 1)
+NETWORK = _group("Network", 2)
+READING = _group("Preprocessing: how an image file becomes the network's input", 3)
+EVIDENCE = _group("Evidence", 4)
+OUTPUT = _group("Output", 5)
+MACHINE = _group("Machine", 6)
