@@ -14,7 +14,7 @@ from PIL import Image
 from browser import chromium, opened
 from stakes.data.views import VIEWS as SCORED
 from stakes.errors import InputError
-from stakes.report.compare import COMPARED, TRACES, ordered
+from stakes.report.compare import COMPARED, TRACES, compare, grouped, ordered
 from stakes.report.page import write_report
 from stakes.report.run_folder import VIEWS, read_run, read_runs
 from stakes.report.verdict import verdict
@@ -596,7 +596,7 @@ def test_several_runs_are_compared_and_a_wrecked_network_is_no_success(tmp_path)
     ]
     found = page(tmp_path, *folders)
     assert "2 of 4 runs" in found.text
-    assert "kept by run 1 (STRUCTGUARD): −1.8 points" in found.text
+    assert "kept by STRUCTGUARD (run 1): −1.8 points" in found.text
     assert [run.title for run in ordered(read_runs(folders))][:2] == ["STRUCTGUARD", "Dear"]
     assert {run.title for run in ordered(read_runs(folders))[2:]} == {"NegGrad", "X"}
     assert all(metric.heading in found.text for metric in COMPARED.values())
@@ -624,15 +624,55 @@ def test_seeds_of_the_same_settings_are_averaged(tmp_path):
     folders.append(a_run(tmp_path / "other", k=8, seed=3, method_lr=1.0, acc_test=10.0))
     folders.append(a_run(tmp_path / "again", k=8, seed=0, acc_test=20.0))
     text = page(tmp_path, *folders).text
-    assert "Over seeds" in text
+    assert text.index("Over seeds") < text.index("The runs")  # means come first
     assert "seeds 0, 1, 2" in text
     assert "89.0 ± 1.0" in text
+    assert "(mean of 3 seeds): −2.7 points" in text
 
 
 def test_runs_that_do_not_match_are_not_compared_in_silence(tmp_path):
     one, two = a_run(tmp_path / "a", k=4), a_run(tmp_path / "b", k=4, forget_digest="e5" * 32)
     assert "The runs forget different images" in page(tmp_path, one, two).text
     assert "compare them with care" not in page(tmp_path, one, a_run(tmp_path / "c", k=4)).text
+
+
+def test_other_numbers_of_images_and_other_seeds_are_other_draws_by_nature(tmp_path):
+    draws = {(4, 0): "a1", (4, 1): "b2", (8, 0): "c3"}
+    runs = [
+        a_run(tmp_path / f"{method}-{k}-{seed}", k=k, seed=seed, method=method, forget_digest=draw)
+        for (k, seed), draw in draws.items()
+        for method in ("one", "two")
+    ]
+    assert compare(read_runs(runs)).warnings == []
+    alone = a_run(tmp_path / "alone", k=4, seed=2, method="one", forget_digest="d4")
+    (warning,) = compare(read_runs([*runs, alone])).warnings
+    assert "different images" in warning
+
+
+def test_each_number_of_images_has_a_table_and_a_best_of_its_own(tmp_path):
+    runs = [
+        a_run(tmp_path / f"{title}-{k}", k=k, method=title, method_title=title, acc_test=accuracy)
+        for title, k, accuracy in (("A", 4, 91.0), ("B", 4, 90.0), ("A", 64, 88.0), ("B", 64, 89.0))
+    ]
+    found = page(tmp_path, *runs)
+    said = " ".join(compare(read_runs(runs)).facts)
+    assert "k = 4, A" in said
+    assert "k = 64, B" in said
+    assert [group.heading for group in grouped(read_runs(runs))] == ["k = 4", "k = 64"]
+    assert found.text.count("One row for each run, k = 4") == 1
+    assert found.text.count("One row for each run, k = 64") == 1
+
+
+def test_a_method_that_failed_once_is_not_the_best(tmp_path):
+    runs = [
+        a_run(tmp_path / f"{title}{seed}", k=4, seed=seed, method_title=title, method=title,
+              acc_test=accuracy, acc_forget=left)
+        for title, seed, accuracy, left in (
+            ("A", 0, 91.7, 0.0), ("A", 1, 91.7, 50.0), ("B", 0, 90.0, 0.0), ("B", 1, 89.0, 0.0)
+        )
+    ]  # fmt: skip
+    (fact,) = [fact for fact in compare(read_runs(runs)).facts if "most accuracy" in fact]
+    assert "B (mean of 2 seeds)" in fact
 
 
 def test_the_same_folders_give_the_same_bytes(tmp_path):
@@ -683,6 +723,9 @@ HIDDEN = """[...document.querySelectorAll('h1, h2')]
     .filter(e => e.getBoundingClientRect().width < 1 || e.getBoundingClientRect().height < 1)
     .map(e => e.textContent)"""
 BROKEN = "[...document.images].filter(i => !i.complete || i.naturalWidth < 1).length"
+CUT = """[...document.querySelectorAll('table.compare')].filter(t => t.checkVisibility()
+    && t.scrollWidth > t.parentElement.clientWidth).map(t => t.caption.textContent)"""
+CUES = """[...document.querySelectorAll('.sideways')].filter(p => p.checkVisibility()).length"""
 CLIPPED = """[...document.querySelectorAll('.cams li, .ties .of, .steps li, dd, p')]
     .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
     .map(e => e.textContent.slice(0, 60))"""
@@ -693,6 +736,11 @@ def test_a_browser_shows_it_on_a_desk_a_phone_and_paper(tmp_path):
     runs = [audited(a_run(tmp_path / f"r{i}", k=12, seed=i, acc_test=90.0 - i)) for i in range(3)]
     several = write_report(runs, tmp_path / "several.html")
     with chromium() as browser:
+        with opened(browser, several, viewport={"width": 1000, "height": 800}) as (tab, _):
+            assert tab.evaluate(CUT) == []  # every column is there
+            assert tab.evaluate(CUES) == 0
+        with opened(browser, several, viewport={"width": 360, "height": 800}) as (tab, _):
+            assert tab.evaluate(CUES) > 0
         for path in (one, several):
             for width in (1280, 360):
                 size = {"width": width, "height": 800}

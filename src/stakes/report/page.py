@@ -75,6 +75,7 @@ def render(
     shown = list(found) if one else compare.ordered(found)
     if reference is not None:
         shown.append(reference)
+    groups = [] if one else compare.grouped(found, reference)
     page = (
         _environment()
         .get_template("one.html.j2" if one else "several.html.j2")
@@ -83,9 +84,10 @@ def render(
             runs=shown,
             reference=reference,
             limit=IMAGES if one else IMAGES_EACH,
-            summary=None if one else compare.compare(compare.ordered(found), reference),
+            summary=None if one else compare.compare(found, reference),
             charts=[] if one else tradeoffs.trade_offs(shown) + figures.comparison_charts(shown),
-            repeats=[] if one else compare.repeats(found),
+            groups=groups,
+            repeated=any(len(line["seeds"]) > 1 for group in groups for line in group.means),
             plates=plates,
             audited=any(
                 compare.compared(r, key) is not None for r in shown for key in compare.TRACED

@@ -13,14 +13,12 @@ from stakes.report.figures.drawing import (
     Drawing,
     Methods,
     dress,
-    legend,
     line_look,
     mark_look,
     methods_legend,
     render,
-    short,
 )
-from stakes.report.figures.svg import INK, SERIES, style, thin
+from stakes.report.figures.svg import INK, SERIES, legend, short, style, thin
 from stakes.report.run_folder import RunFolder, minus
 from stakes.rows import Stat, stat
 

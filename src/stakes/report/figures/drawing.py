@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -17,7 +16,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from stakes.report.figures.svg import BAD, CARD, GOOD, INK, RC, SERIES, style, to_svg
+from stakes.report.figures.svg import (
+    BAD,
+    CARD,
+    GOOD,
+    INK,
+    RC,
+    SERIES,
+    clean,
+    legend,
+    short,
+    style,
+    to_svg,
+)
 from stakes.report.figures.tradeoffs import marker
 from stakes.report.run_folder import Record, RunFolder, thumbnail
 
@@ -25,8 +36,6 @@ from stakes.report.run_folder import Record, RunFolder, thumbnail
 Methods = Mapping[str, Sequence[RunFolder]]
 BEFORE = "Before"
 WIDTH = 6.4  # inches
-COLUMNS = 4  # of a legend
-ENTRY, SIGN = 40.0, 5.0  # points that a legend's entry takes, and each sign of its label
 FRAMES = {"forget": BAD, "retain": GOOD}  # of images to forget, and of retained ones
 
 
@@ -97,42 +106,6 @@ def methods_legend(
         if i in drawn
     ]
     legend(figure, handles)
-
-
-def legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Put a legend below the figure."""
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=legend_columns(handles, figure.get_figwidth()),
-        frameon=False,
-        labelcolor=INK,
-    )
-
-
-def legend_columns(handles: Sequence[Artist], width: float) -> int:
-    """As many columns of a legend as its longest label leaves room for, in so many inches."""
-    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-    return max(1, min(COLUMNS, int(72 * width / (ENTRY + SIGN * longest)), len(handles)))
-
-
-def clean(text: object) -> str:
-    r"""Text without what no XML file may hold, such as the bytes of a name that is no text.
-
-    >>> clean("a\x07b\udcff") == "a\ufffdb\ufffd"
-    True
-    """
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in str(text))
-
-
-def short(text: object, most: int) -> str:
-    """Clean text of at most so many characters.
-
-    >>> short("aquarium fish", 9), short("cat", 9)
-    ('aquarium…', 'cat')
-    """
-    words = clean(text)
-    return words if len(words) <= most else f"{words[: most - 1].rstrip()}…"
 
 
 def examples_by_method(

@@ -23,15 +23,13 @@ from stakes.report.figures.drawing import (
     Drawing,
     Methods,
     examples_by_method,
-    legend_columns,
     line_look,
     place_image,
     place_text,
     render,
-    short,
     show_image,
 )
-from stakes.report.figures.svg import CARD, INK, SERIES
+from stakes.report.figures.svg import CARD, INK, SERIES, legend_columns, short
 from stakes.report.run_folder import Record, RunFolder, number
 
 SHOWN = 3  # images to forget, and retained ones, with Grad-CAM
@@ -86,7 +84,7 @@ def radar(methods: Methods, name: str) -> Drawing | None:
         Line2D([], [], label=short(label, 40), **_look(methods, label))
         for label in (BEFORE, *found)
     ]
-    across = legend_columns(handles, WIDTH)
+    across = legend_columns([str(handle.get_label()) for handle in handles], WIDTH)
     heights = [2.7, 0.5, 0.2 * -(-len(handles) // across) + 0.1]
 
     def draw(figure: Figure) -> None:

@@ -14,9 +14,10 @@ from stakes.report.figures.charts import (
     sensitivity,
 )
 from stakes.report.figures.copies import copies_against_accuracy
-from stakes.report.figures.drawing import Drawing, Methods, clean
+from stakes.report.figures.drawing import Drawing, Methods
 from stakes.report.figures.images import confusion, radar, saliency_sheet
 from stakes.report.figures.retrieval import retrieval_bars, retrieval_sheet
+from stakes.report.figures.svg import clean
 from stakes.report.run_folder import RunFolder
 
 #: Number in the paper, or a name -> what draws it, given the runs by method and a name for its ids.

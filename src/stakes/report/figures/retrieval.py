@@ -16,13 +16,11 @@ from stakes.report.figures.drawing import (
     Methods,
     dress,
     examples_by_method,
-    legend,
     place_image,
     place_text,
     render,
-    short,
 )
-from stakes.report.figures.svg import GRID, INK, SERIES, style
+from stakes.report.figures.svg import GRID, INK, SERIES, legend, short, style
 from stakes.report.run_folder import Record, thumbnail
 from stakes.rows import stat
 

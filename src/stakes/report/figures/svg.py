@@ -1,7 +1,6 @@
 """Charts as small SVG text that takes its colours and its font from the page around it.
 
-A chart holds numbers and fixed words only: names that came with the data stand in a legend that
-the page writes (and escapes) itself. Colours are drawn as stand-ins and then replaced by CSS
+Colours are drawn as stand-ins and then replaced by CSS
 variables, so that one drawing serves light, dark and print.
 """
 
@@ -14,9 +13,11 @@ from html import escape
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from stakes.report.run_folder import RunFolder
 
@@ -25,6 +26,9 @@ DASHES: tuple[tuple[int, ...], ...] = ((), (6, 2), (2, 2), (6, 2, 2, 2))
 STYLES = COLOURS * len(DASHES)
 POINTS = 400
 SIZE = (3.7, 2.4)  # inches of 72 units; small, so that text stays readable on a phone
+COLUMNS, LINE = 4, 0.18  # of a legend, and inches a line
+ENTRY, SIGN = 40.0, 5.0  # points that a legend's entry takes, and each sign of its label
+LONGEST = 40  # signs of a label
 
 INK, GRID, CARD, GOOD, BAD = "#010203", "#010204", "#010205", "#010206", "#010207"
 SERIES = tuple(f"#0102{16 + i:02x}" for i in range(COLOURS))
@@ -61,22 +65,11 @@ class Line:
     y: list[float]
 
 
-class Key(NamedTuple):
-    """A row of a legend: words, colour number, and the dashes of a line or the path of a mark."""
-
-    name: str
-    colour: int
-    dash: str
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawing with what stands around it."""
+class Chart(NamedTuple):
+    """A drawing and its title."""
 
     title: str
     svg: str
-    legend: list[Key]
 
 
 def run_charts(run: RunFolder, name: str) -> list[Chart]:
@@ -127,8 +120,7 @@ def consistency_chart(runs: Sequence[RunFolder], name: str) -> list[Chart]:
     )
     label = "cosine; 1 = unchanged"
     svg = line_chart(lines, describe=f"{title}. {told}.", name=name, label=label)
-    legend = [Key(line.name, *style(line.style)) for line in lines] if len(lines) > 1 else []
-    return [Chart(title, svg, legend)]
+    return [Chart(title, svg)]
 
 
 def _lines(run: RunFolder, names: dict[str, str]) -> list[Line]:
@@ -144,8 +136,7 @@ def _curves(title: str, lines: list[Line], name: str) -> Chart | None:
         for line in lines
     )
     svg = line_chart(lines, describe=f"{title}. {told}.", name=name, percent=title.endswith("%"))
-    legend = [Key(line.name, *style(line.style)) for line in lines] if len(lines) > 1 else []
-    return Chart(title, svg, legend)
+    return Chart(title, svg)
 
 
 def style(index: int) -> tuple[int, str]:
@@ -184,14 +175,15 @@ def line_chart(
     """Lines over steps, or whatever ``label`` says, as SVG text.
 
     Args:
-        lines: what to draw; their names are not drawn.
+        lines: what to draw; where there are several, a legend names them.
         describe: what a reader who cannot see the chart is told.
         name: unique in the page; becomes part of every id in the SVG.
         percent: fix the vertical axis to 0..100.
         label: of the horizontal axis.
     """
     with mpl.rc_context({**RC, "svg.hashsalt": name}):
-        figure, axes = new_axes(label)
+        names = [line.name for line in lines] if len(lines) > 1 else []
+        figure, axes = new_axes(label, names)
         for line in lines:
             colour, dash = style(line.style)
             pattern = (0, tuple(map(int, dash.split()))) if dash != "none" else "solid"
@@ -200,12 +192,27 @@ def line_chart(
             axes.plot(x, y, color=SERIES[colour], ls=pattern, lw=1.6, marker=marker, clip_on=False)
         if percent:
             axes.set_ylim(0, 100)
+        if names:
+            legend(figure, [named(*pair) for pair in zip(axes.lines, names, strict=True)])
         return to_svg(figure, describe, name)
 
 
-def new_axes(x_label: str) -> tuple[Figure, Axes]:
-    """An empty figure; to be drawn upon, and written, under :data:`RC`."""
-    figure = Figure(figsize=SIZE, layout="constrained")
+def named(line: Line2D, name: str) -> Line2D:
+    """A line with its name for a legend."""
+    line.set_label(short(name, LONGEST))
+    return line
+
+
+def new_axes(x_label: str, names: Sequence[str] = ()) -> tuple[Figure, Axes]:
+    """An empty figure; to be drawn upon, and written, under :data:`RC`.
+
+    Args:
+        x_label: of the horizontal axis.
+        names: for the legend that it is to have room for.
+    """
+    width, height = SIZE
+    across = legend_columns([short(name, LONGEST) for name in names], width)
+    figure = Figure((width, height + LINE * -(-len(names) // across)), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     axes.set_xlabel(x_label)
@@ -215,6 +222,42 @@ def new_axes(x_label: str) -> tuple[Figure, Axes]:
     axes.ticklabel_format(useOffset=False)
     axes.locator_params(axis="x", nbins=6)
     return figure, axes
+
+
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Put a legend below the figure."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=legend_columns([str(h.get_label()) for h in handles], figure.get_figwidth()),
+        frameon=False,
+        labelcolor=INK,
+    )
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """As many columns of a legend as its longest label leaves room for, in so many inches."""
+    longest = max(map(len, labels), default=0)
+    return max(1, min(COLUMNS, int(72 * width / (ENTRY + SIGN * longest)), len(labels)))
+
+
+def clean(text: object) -> str:
+    r"""Text without what no XML file may hold, such as the bytes of a name that is no text.
+
+    >>> clean("a\x07b\udcff") == "a\ufffdb\ufffd"
+    True
+    """
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in str(text))
+
+
+def short(text: object, most: int) -> str:
+    """Clean text of at most so many characters.
+
+    >>> short("aquarium fish", 9), short("cat", 9)
+    ('aquarium…', 'cat')
+    """
+    words = clean(text)
+    return words if len(words) <= most else f"{words[: most - 1].rstrip()}…"
 
 
 def to_svg(figure: Figure, describe: str, name: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from stakes.report.figures.svg import (
     CARD,
@@ -12,10 +13,10 @@ from stakes.report.figures.svg import (
     INK,
     RC,
     SERIES,
-    SIZE,
     STYLES,
     Chart,
-    Key,
+    legend,
+    named,
     new_axes,
     style,
     to_svg,
@@ -23,15 +24,7 @@ from stakes.report.figures.svg import (
 from stakes.report.run_folder import RunFolder
 
 WIDE = 10.0  # points between the changes of accuracy beyond which small ones could not be told
-#: matplotlib's marker -> the same shape as a path in a box of 12 by 12, for the legend.
-MARKS = {
-    "o": "M6 1.5a4.5 4.5 0 1 0 .01 0z",
-    "s": "M2 2h8v8H2z",
-    "D": "M6 .5 11.5 6 6 11.5 .5 6z",
-    "^": "M6 1 11.2 10.5H.8z",
-    "v": "M6 11 .8 1.5h10.4z",
-    "P": "M4 1h4v3h3v4H8v3H4V8H1V4h3z",
-}
+MARKS = "osD^vP"  # matplotlib's markers
 
 
 #: What was forgotten, as an axis says it -> the percentage of it.
@@ -66,9 +59,9 @@ def _chart(
         describe=f"{title}. {told}.",
         name=f"all-kept-{what.replace(' ', '-')}",
         label=f"{what} no longer recognised, %",
+        names=[f"{i + 1}  {runs[i].title}" for i, _, _ in points],
     )
-    keys = [Key(f"{i + 1}  {runs[i].title}", *style(i), MARKS[marker(i)]) for i, _, _ in points]
-    return Chart(title, svg, keys)
+    return Chart(title, svg)
 
 
 def marker(index: int) -> str:
@@ -77,20 +70,30 @@ def marker(index: int) -> str:
     >>> len({(style(i)[0], marker(i)) for i in range(STYLES)})
     24
     """
-    return list(MARKS)[(index + index // COLOURS) % len(MARKS)]
+    return MARKS[(index + index // COLOURS) % len(MARKS)]
 
 
 def scatter_chart(
-    points: Sequence[tuple[int, float, float]], *, describe: str, name: str, label: str
+    points: Sequence[tuple[int, float, float]],
+    *,
+    describe: str,
+    name: str,
+    label: str,
+    names: Sequence[str] = (),
 ) -> str:
-    """Marks (series, percentage, y) with their numbers, counted from 1, as SVG text."""
+    """Marks (series, percentage, y) with their numbers, counted from 1, as SVG text.
+
+    ``names`` of all of them, if given, stand in a legend.
+    """
     with mpl.rc_context({**RC, "svg.hashsalt": name}):
-        figure, axes = new_axes(label)
+        figure, axes = new_axes(label, names)
         for i, x, y in points:
             axes.plot(
                 [x], [y], marker(i), markersize=8, color=SERIES[style(i)[0]], mec=CARD, mew=0.5,
                 zorder=3, clip_on=False,
             )  # fmt: skip
+        if names:
+            legend(figure, [named(m, text) for m, text in zip(axes.lines, names, strict=True)])
         axes.axhline(0, color=INK, lw=0.8)
         axes.set_xlim(-5, 105)
         _scale(axes, [y for _, _, y in points])
@@ -98,9 +101,10 @@ def scatter_chart(
         figure.set_layout_engine("none")  # what is placed now stays where it is
         places = [axes.transData.transform((x, y)) * 72 / figure.dpi for _, x, y in points]
         taken = [(float(x), float(y), 4.0) for x, y in places]
+        low = axes.bbox.y0 * 72 / figure.dpi
         for (i, *_), (x, y) in zip(points, places, strict=True):
             number = str(i + 1)
-            place = _beside(float(x), float(y), 2.8 * len(number), taken)
+            place = _beside((float(x), float(y)), 2.8 * len(number), taken, low, figure)
             taken.append((*place, 2.8 * len(number)))
             axes.annotate(
                 number,
@@ -128,17 +132,22 @@ def _scale(axes: Axes, changes: Sequence[float]) -> None:
 
 
 def _beside(
-    x: float, y: float, half: float, taken: Sequence[tuple[float, float, float]]
+    mark: tuple[float, float],
+    half: float,
+    taken: Sequence[tuple[float, float, float]],
+    low: float,
+    figure: Figure,
 ) -> tuple[float, float]:
     """The middle of a label ``2 half`` wide near a mark, clear of what is ``taken`` already.
 
-    As near to the right or left of the mark as there is room; all in points.
+    As near to the right or left of the mark as there is room above ``low``; all in points.
     """
-    width, height = (72 * side for side in SIZE)
+    x, y = mark
+    width, height = (72 * side for side in figure.get_size_inches())
     tried = itertools.product((6, 20, 34, 48), range(-150, 151, 3), (1, -1))
     for away, rise, side in sorted(tried, key=lambda place: place[0] + abs(place[1])):
         u, v = x + side * (away + half), y + rise
-        inside = half < u < width - half and 36 < v < height - 6
+        inside = half < u < width - half and low < v < height - 6
         if inside and all(abs(u - a) >= half + b + 1 or abs(v - c) >= 8 for a, c, b in taken):
             return u, v
     return x, y
