@@ -122,11 +122,11 @@ def _most_kept(found: Sequence[RunFolder], done: Sequence[RunFolder]) -> list[st
             continue
         (title, _), (most, run) = max(costs.items(), key=lambda item: item[1][0].mean)
         which = f"mean of {most.n} seeds" if most.n > 1 else f"run {shown.index(id(run)) + 1}"
-        words = f"{title} ({which}): {points(most.mean)} points"
-        said.append(words if len(groups) == 1 else f"{heading(run, groups)}, {words}")
+        where = "" if len(groups) == 1 else f"at {heading(run, groups)} "
+        said.append(f"{where}by {title} ({which}): {points(most.mean)} points")
     if not said or len(said) > MOST_GROUPS:
         return []
-    return [f"Of those that did, the most accuracy was kept by {'; '.join(said)}."]
+    return [f"Of those that did, the most accuracy was kept {'; '.join(said)}."]
 
 
 def heading(run: RunFolder, groups: Iterable[tuple[object, int | None]]) -> str:

@@ -27,7 +27,7 @@ STYLES = COLOURS * len(DASHES)
 POINTS = 400
 SIZE = (3.7, 2.4)  # inches of 72 units; small, so that text stays readable on a phone
 COLUMNS, LINE = 4, 0.18  # of a legend, and inches a line
-ENTRY, SIGN = 40.0, 5.0  # points that a legend's entry takes, and each sign of its label
+ENTRY, SIGN = 34.0, 5.0  # points that a legend's entry takes, and each sign of its label
 LONGEST = 40  # signs of a label
 
 INK, GRID, CARD, GOOD, BAD = "#010203", "#010204", "#010205", "#010206", "#010207"
