@@ -13,9 +13,9 @@ import time
 import torch
 
 from stakes import Classifier, ForgetSet, StructGuard
+from stakes.anchors.anchors import Anchors
 from stakes.methods import StructGuardPaper
 from stakes.methods.task import Task
-from stakes.progress import silent
 from stakes.training.precision import autocast
 
 NETWORKS = [
@@ -52,7 +52,9 @@ def main():
         side = classifier.input_size
         images = torch.rand(batch, 3, side, side)
         forget = ForgetSet(images, torch.zeros(batch, dtype=torch.int64), ("",) * batch)
-        run = Task(classifier, forget, "head", 0, silent, "auto")
+        run = Task(
+            classifier, forget, Anchors.from_head(classifier.head.weight, classifier.class_names)
+        )
         forward = seconds_an_image(run.live, images, False, arguments.repeat)
         whole = seconds_an_image(run.live, images, True, arguments.repeat)
         with run.shallow(default.depth):

@@ -8,7 +8,6 @@ import torch
 from stakes import ForgetSet, StructGuard
 from stakes.methods.structguard.default import NEXT_CHOICES, Objective
 from stakes.methods.task import Task
-from stakes.progress import silent
 from stakes.training.criteria import CRITERIA, EXACT, Goal, deep_lead
 from stakes.training.losses import margins
 from stakes.training.targets import next_choices
@@ -70,7 +69,7 @@ def test_with_deep_every_image_ends_deep_and_where_it_was_sent(classifier, forge
     logits = found.classifier(forget.images)
     assert min(ranks(logits, forget.labels)) > 2
     assert (logits.softmax(1).gather(1, forget.labels[:, None]) < 1 / 4).all()
-    task = Task(classifier, forget, anchors, 0, silent, "auto")  # which has its own order
+    task = Task(classifier, forget, anchors)  # which has its own order
     answers = found.classifier(task.forget.images).argmax(1)
     assert answers.tolist() == Objective(deep, task).sent_to.tolist()
     # The way back stops where that still just holds, which is not where the paper's would.
@@ -82,9 +81,7 @@ def test_the_answers_of_deep_cannot_be_foretold(classifier, train_images, anchor
     deep = StructGuard(criterion="deep")
     guessed = total = 0
     for seed in range(40):
-        task = Task(
-            classifier, ForgetSet.random(train_images, 10, seed), anchors, seed, silent, "auto"
-        )
+        task = Task(classifier, ForgetSet.random(train_images, 10, seed), anchors, seed)
         sent = Objective(deep, task).sent_to
         first = (
             classifier(task.forget.images)
@@ -97,7 +94,7 @@ def test_the_answers_of_deep_cannot_be_foretold(classifier, train_images, anchor
 
 
 def test_a_check_says_what_is_missing_to_the_criterion(classifier, forget, anchors):
-    task = Task(classifier, forget, anchors, 0, silent, "auto")
+    task = Task(classifier, forget, anchors)
     deep = task.monitor(goal=Goal(CRITERIA["deep"].lead))
     with torch.no_grad():  # the true class second, everywhere
         task.live.head.weight.zero_()

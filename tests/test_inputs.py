@@ -8,7 +8,11 @@ from PIL import Image
 
 from conftest import CLASSES, blobs
 from stakes import Anchors, Classifier, InputError
+from stakes.anchors import anchors as anchor_files
+from stakes.anchors import sources
 from stakes.anchors.sources import resolve_anchors
+from stakes.data import datasets
+from stakes.methods import NegGrad
 from stakes.runs.inputs import Inputs, load, pick_device
 from test_cli import furnish, write_images
 
@@ -34,6 +38,36 @@ def test_the_classes_of_the_data_in_the_order_of_their_names(place):
     assert (loaded.classifier(images).argmax(1) == labels).all()
     assert loaded.anchors.class_names == names
     assert loaded.anchors.card["name"] == "head"
+
+
+def test_data_and_anchors_are_loaded_once(place, tmp_path, monkeypatch):
+    calls = []
+
+    def counted(module, name):
+        whole = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *given, **more: calls.append(name) or whole(*given, **more)
+        )
+
+    counted(datasets, "class_files")
+    counted(sources, "prototypes")
+    monkeypatch.setitem(
+        datasets.DATASETS, "counted", lambda *given: calls.append("loader") or whole(*given)
+    )
+    whole = datasets.DATASETS["digits"]
+    loaded = load(inputs(place, anchors="prototypes"))
+    NegGrad(max_steps=1)(loaded.classifier, loaded.forget, anchors=loaded.anchors)
+    assert calls == ["class_files", "class_files", "prototypes"]  # training and test
+    calls.clear()
+    load(inputs(place, data="counted", weights="random", input_size=16))
+    assert calls == ["loader"]
+    calls.clear()
+    file = tmp_path / "mine.safetensors"
+    loaded.anchors.save(file)
+    counted(anchor_files, "check_file")
+    forget = str(place / "data" / "test")
+    load(inputs(place, data=None, anchors=str(file), forget=forget))
+    assert calls == ["check_file"]
 
 
 def test_named_classes_give_the_order_of_the_outputs(place, tmp_path):

@@ -5,16 +5,20 @@ import torch
 from torch import nn
 
 from stakes import Classifier, InputError, StructGuard
+from stakes.anchors.anchors import Anchors
 from stakes.data.augment import mixed
 from stakes.methods import probing
 from stakes.methods.structguard.default import Objective
 from stakes.methods.task import Task
-from stakes.progress import silent
 from stakes.training.inversion import Whitening, has_statistics, inverted
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def head_anchors(classifier: Classifier) -> Anchors:
+    return Anchors.from_head(classifier.head.weight, classifier.class_names)
 
 
 class Blobs(nn.Module):
@@ -168,7 +172,9 @@ def test_probes_are_mixtures_of_what_was_chosen(norm, settings, kind, forget, mo
     classifier = Classifier.wrap(network, input_size=8)
     method = StructGuard(**settings)
     phases = []
-    run = Task(classifier, forget, "head", 0, lambda *told: phases.append(told[:3]), "auto")
+    run = Task(
+        classifier, forget, head_anchors(classifier), progress=lambda *told: phases.append(told[:3])
+    )
     objective = Objective(method, run)
     assert objective.probes.kind == kind
     images, _, _ = objective.probes._mixed
@@ -183,7 +189,7 @@ def test_a_share_of_the_probes_is_of_the_images_themselves_where_copies_go(
     monkeypatch.setattr(probing, "TURNED", share)
     classifier = Classifier.wrap(Blobs(nn.BatchNorm2d), input_size=8)
     method = StructGuard(criterion="views", probes="mixed", probe_batch=40)
-    objective = Objective(method, Task(classifier, forget, "head", 0, silent, "auto"))
+    objective = Objective(method, Task(classifier, forget, head_anchors(classifier)))
     monkeypatch.setattr(probing, "rotate_recolour", lambda images, generator: 2 + 0 * images)
     monkeypatch.setattr(probing, "perturb_pixels", lambda images, generator: images / 2)
     images = objective.probes.draw().images
@@ -197,7 +203,7 @@ def test_probes_are_neither_turned_nor_altered_where_the_images_alone_go(forget,
     for name in ("rotate_recolour", "perturb_pixels"):
         monkeypatch.setattr(probing, name, lambda *_: pytest.fail("changed"))
     method = StructGuard(probe_batch=40)
-    objective = Objective(method, Task(classifier, forget, "head", 0, silent, "auto"))
+    objective = Objective(method, Task(classifier, forget, head_anchors(classifier)))
     assert len(objective.probes.draw().images) == 40
 
 

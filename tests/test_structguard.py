@@ -9,7 +9,6 @@ from stakes import InputError, StructGuard
 from stakes.data.views import mirror, random_view
 from stakes.methods import task
 from stakes.methods.structguard import default
-from stakes.progress import silent
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
 from stakes.training.monitor import Check
@@ -27,7 +26,7 @@ VIEWS = QUICK | {
 
 @pytest.fixture
 def run(classifier, forget, anchors) -> task.Task:
-    return task.Task(classifier, forget, anchors, 0, silent, "auto")
+    return task.Task(classifier, forget, anchors)
 
 
 def known(classifier, forget, views) -> float:

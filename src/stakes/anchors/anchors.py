@@ -164,11 +164,14 @@ class Anchors:
     def select(self, class_names: Sequence[str]) -> "Anchors":
         """Take the rows of these classes, in this order and under these names.
 
-        Upper case, ``_``, ``-`` and spaces make no difference.
+        Upper case, ``_``, ``-`` and spaces make no difference. Of these very classes they are the
+        same anchors.
 
         Raises:
             InputError: some of them have no anchor; says which, and what the anchors are for.
         """
+        if tuple(class_names) == self.class_names:
+            return self
         rows = {_key(name): row for row, name in enumerate(self.class_names)}
         missing = [name for name in class_names if _key(name) not in rows]
         if missing:

@@ -1,11 +1,12 @@
 """Data sets by name (DATASETS) and from folders: a training set, a test set, class names."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -74,47 +75,114 @@ def load_data(
         InputError: no such data, an unusable layout, or classes that do not fit ``class_names``.
     """
     check_size(size)
+    found = find_data(source, root=root, download=download)
+    return found.splits(size=size, class_names=class_names, read=read)
+
+
+class Found(Protocol):
+    """A data set that is there: its classes are known, and it can be read in any order of them."""
+
+    class_names: tuple[str, ...]
+
+    def splits(
+        self,
+        *,
+        size: int | None = None,
+        class_names: Sequence[str] | None = None,
+        read: Reader | None = None,
+    ) -> Splits:
+        """Its images; the arguments are those of :func:`load_data`."""
+        ...
+
+
+def find_data(
+    source: str | Path, *, root: str | Path | None = None, download: bool = False
+) -> Found:
+    """Find a data set whose classes are needed before it can be read (see :func:`load_data`).
+
+    Raises:
+        InputError: no such data, or an unusable layout.
+    """
     if str(source) in DATASETS:
-        root = expanded(root or CACHE)
-        splits = DATASETS[str(source)](root, download, size if read is None else None)
-        for images in (splits.train, splits.test):
-            if isinstance(images, ImageArray):
-                images.read = read
-        return splits if class_names is None else _reordered(splits, class_names, str(source))
+        return _Named(str(source), expanded(root or CACHE), download)
     folder = expanded(source)
     if not folder.is_dir():
         raise InputError(
             f"{source}: no such folder, and no data set of that name; "
             f"give a folder or one of {', '.join(DATASETS)}"
         )
-    return _from_folder(folder, size, class_names, read)
+    return _Folder(folder)
 
 
-def _from_folder(
-    folder: Path, size: int | None, class_names: Sequence[str] | None, read: Reader | None
-) -> Splits:
-    train_folder, test_folder = layout(folder)
-    train = class_files(train_folder, folder)
-    test = class_files(test_folder, folder) if test_folder else {}
-    lacks, more = sorted(train.keys() - test.keys()), sorted(test.keys() - train.keys())
-    if test and (lacks or more):
-        raise InputError(
-            f"{test_folder}: its classes differ from those of {train_folder}"
-            + (f"; missing: {some(lacks)}" if lacks else "")
-            + (f"; only here: {some(more)}" if more else "")
-            + "; give both the same class folders"
-        )
-    names = list(train) if class_names is None else list(class_names)
-    label = {name: class_index(name, names, train_folder) for name in train}
-    everything = [path for files in (*train.values(), *test.values()) for path in files]
-    side = common_side(everything, size) if read is None else None
+class _Named:
+    """A data set of DATASETS, loaded at its own size."""
 
-    def images(part: Mapping[str, list[str]]) -> ImageFiles:
-        paths = [path for files in part.values() for path in files]
-        labels = [label[name] for name, files in part.items() for _ in files]
-        return ImageFiles(paths, labels, side, exact=read is None, root=folder, read=read)
+    def __init__(self, name: str, root: Path, download: bool) -> None:
+        self._name, self._root = name, root
+        self._own = DATASETS[name](root, download, None)
+        self.class_names = self._own.class_names
 
-    return Splits(images(train), images(test) if test else None, tuple(names))
+    def splits(
+        self,
+        *,
+        size: int | None = None,
+        class_names: Sequence[str] | None = None,
+        read: Reader | None = None,
+    ) -> Splits:
+        size, own = None if read else size, self._own
+        if size is not None and not isinstance(own.train, ImageArray):
+            own = DATASETS[self._name](self._root, False, size)
+        train, test = (_sized(images, size, read) for images in (own.train, own.test))
+        assert train is not None
+        splits = Splits(train, test, own.class_names)
+        return splits if class_names is None else _reordered(splits, class_names, self._name)
+
+
+def _sized(images: Images | None, size: int | None, read: Reader | None) -> Images | None:
+    """The same images at another size, or as a reader makes them; pixels are shared."""
+    if not isinstance(images, ImageArray):
+        return copy(images)
+    return ImageArray(images.pixels, images.labels, size, prefix=images.prefix, read=read)
+
+
+class _Folder:
+    """A folder of class folders, listed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._train_folder, test_folder = layout(folder)
+        self._train = class_files(self._train_folder, folder)
+        self._test = class_files(test_folder, folder) if test_folder else {}
+        self.class_names = tuple(self._train)
+        lacks = sorted(self._train.keys() - self._test.keys())
+        more = sorted(self._test.keys() - self._train.keys())
+        if self._test and (lacks or more):
+            raise InputError(
+                f"{test_folder}: its classes differ from those of {self._train_folder}"
+                + (f"; missing: {some(lacks)}" if lacks else "")
+                + (f"; only here: {some(more)}" if more else "")
+                + "; give both the same class folders"
+            )
+
+    def splits(
+        self,
+        *,
+        size: int | None = None,
+        class_names: Sequence[str] | None = None,
+        read: Reader | None = None,
+    ) -> Splits:
+        names = list(self.class_names if class_names is None else class_names)
+        label = {name: class_index(name, names, self._train_folder) for name in self._train}
+        everything = [path for f in (*self._train.values(), *self._test.values()) for path in f]
+        side = common_side(everything, size) if read is None else None
+
+        def images(part: Mapping[str, list[str]]) -> ImageFiles:
+            paths = [path for files in part.values() for path in files]
+            labels = [label[name] for name, files in part.items() for _ in files]
+            exact = read is None
+            return ImageFiles(paths, labels, side, exact=exact, root=self._folder, read=read)
+
+        return Splits(images(self._train), images(self._test) if self._test else None, tuple(names))
 
 
 def _reordered(splits: Splits, class_names: Sequence[str], source: str) -> Splits:

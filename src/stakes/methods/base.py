@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
+from stakes.anchors.sources import resolve_anchors
 from stakes.data.adapter import Data, as_images
 from stakes.data.forget import ForgetSet
 from stakes.errors import InputError, check_seed
@@ -100,7 +101,8 @@ class Method(ABC):
         if surrogates is not None:
             self.check_surrogates()
         anchor_map: MapKind = getattr(self, "anchor_map", "auto")
-        task = Task(classifier, forget, anchors, seed, progress, anchor_map)
+        found = resolve_anchors(classifier, anchors, forget, seed)
+        task = Task(classifier, forget, found, seed, progress, anchor_map)
         if self.needs_retain and retain is not None:
             task.take_retained(as_images(retain), getattr(self, "retain_samples", 0))
         if surrogates is not None:

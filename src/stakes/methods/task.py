@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from stakes.anchors.anchors import Anchors
-from stakes.anchors.sources import resolve_anchors
 from stakes.data.adapter import Data
 from stakes.data.augment import mixed
 from stakes.data.forget import ForgetSet
@@ -25,7 +24,7 @@ from stakes.errors import InputError
 from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import Reader
-from stakes.progress import Progress, Stopwatch
+from stakes.progress import Progress, Stopwatch, silent
 from stakes.rows import Outcome
 from stakes.training.batches import Batches
 from stakes.training.checkpoint import Checkpoint, surroundings
@@ -98,10 +97,10 @@ class Task:
         self,
         classifier: Classifier,
         forget: ForgetSet,
-        anchors: Anchors | str | None,
-        seed: int,
-        progress: Progress,
-        anchor_map: MapKind,
+        anchors: Anchors,
+        seed: int = 0,
+        progress: Progress = silent,
+        anchor_map: MapKind = "auto",
     ) -> None:
         self.original = classifier.copy().eval().requires_grad_(False)
         self.live = classifier.copy().eval()
@@ -115,7 +114,7 @@ class Task:
         self.timed = self._stopwatch.timed
         self.checkpoint = Checkpoint()
         self.stakes = place_anchors(
-            resolve_anchors(classifier, anchors, forget, seed).vectors.to(classifier.device),
+            anchors.vectors.to(classifier.device),
             self.original.head.weight,
             kind=anchor_map,
             seed=seed,

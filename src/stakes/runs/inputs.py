@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from stakes.anchors.anchors import Anchors
 from stakes.anchors.descriptions import read_classes
 from stakes.anchors.sources import made_from_network, resolve_anchors
-from stakes.data.datasets import DATASETS, Splits, load_data
+from stakes.data.datasets import DATASETS, Found, Splits, find_data
 from stakes.data.folders import counted
 from stakes.data.forget import ForgetSet
 from stakes.data.forget_words import parse_forget
@@ -130,7 +130,8 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
     _check(inputs)
     _check_trained(inputs)
     device = pick_device(inputs.device)
-    names = _class_names(inputs)
+    found = _found(inputs)
+    given, names = _named(inputs, found)
     refuse_both(inputs.transform, {name: getattr(inputs, name) for name in CHOICES})
     own = None if inputs.transform is None else own_transform(inputs.transform)
     classifier = Classifier.load(
@@ -150,16 +151,7 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
         classifier.preprocessing = as_chosen(classifier, delivered, words)
     names, read = classifier.class_names, classifier.preprocessing
     side = sides(classifier.input_size)[0]
-    splits = None
-    if inputs.data is not None:
-        splits = load_data(
-            inputs.data,
-            root=inputs.data_root,
-            download=inputs.download,
-            size=side,
-            class_names=names,
-            read=read,
-        )
+    splits = None if found is None else found.splits(size=side, class_names=names, read=read)
     free = psutil.virtual_memory().available / 2
     forget = parse_forget(
         inputs.forget,
@@ -170,7 +162,7 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
         read=read,
         max_bytes=int(free if inputs.max_memory is None else inputs.max_memory * 2**30),
     )
-    anchors = resolve_anchors(classifier, inputs.anchors, forget, inputs.seed)
+    anchors = resolve_anchors(classifier, given, forget, inputs.seed)
     agreed = None
     if own is not None:
         images = originals(forget, inputs.forget, None if splits is None else splits.train)
@@ -208,18 +200,30 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _class_names(inputs: Inputs) -> Sequence[str] | None:
-    """The classes in the order of the outputs; None where the model itself names them."""
-    order = str(inputs.classes)
-    if inputs.classes is not None and order not in ORDERS:
-        return read_classes(inputs.classes)
-    if _names_its_classes(inputs):
+def _found(inputs: Inputs) -> Found | None:
+    """The data set, its images not read yet."""
+    if inputs.data is None:
         return None
-    if inputs.data is not None:
-        found = load_data(inputs.data, root=inputs.data_root, download=inputs.download)
-        return _ordered(found.class_names, inputs)
-    if inputs.anchors is not None and not made_from_network(inputs.anchors):
-        return Anchors.load(inputs.anchors).class_names
+    return find_data(inputs.data, root=inputs.data_root, download=inputs.download)
+
+
+def _named(
+    inputs: Inputs, found: Found | None
+) -> tuple[Anchors | str | None, Sequence[str] | None]:
+    """The anchors, loaded where they alone name the classes; and the classes.
+
+    The classes are in the order of the outputs; None where the model itself names them.
+    """
+    order, anchors = str(inputs.classes), inputs.anchors
+    if inputs.classes is not None and order not in ORDERS:
+        return anchors, read_classes(inputs.classes)
+    if _names_its_classes(inputs):
+        return anchors, None
+    if found is not None:
+        return anchors, _ordered(found.class_names, inputs)
+    if anchors is not None and not made_from_network(anchors):
+        loaded = Anchors.load(anchors)
+        return loaded, loaded.class_names
     raise InputError(
         "the classes are not known: add --data, --classes FILE (one name a line, in the order of "
         "the network's outputs), or --anchors of these classes"
