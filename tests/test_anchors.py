@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from stakes.anchors import encoders as module
-from stakes.anchors.anchors import Anchors, build, make_anchors
+from stakes.anchors.anchors import Anchors
 from stakes.anchors.descriptions import SHIPPED, read_descriptions
-from stakes.anchors.encoders import Encoder
+from stakes.anchors.encoder import Encoder
+from stakes.anchors.making import build, make_anchors
 from stakes.errors import InputError
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship"]

@@ -15,9 +15,9 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from stakes.anchors import language_model as attributes
-from stakes.anchors.anchors import make_anchors
 from stakes.anchors.descriptions import read_classes, read_descriptions, read_written
 from stakes.anchors.language_model import PROMPTS, answer_of, describe
+from stakes.anchors.making import make_anchors
 from stakes.cli import commands as cli
 from stakes.errors import InputError
 from test_anchors import letters

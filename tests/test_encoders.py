@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stakes.anchors import encoders
-from stakes.anchors.encoders import ENCODERS, Encoder, load_clip, load_sbert, load_siglip
+from stakes.anchors.encoder import Encoder
+from stakes.anchors.encoders import ENCODERS, load_clip, load_sbert, load_siglip
 from stakes.errors import InputError
 from stakes.files import file_digest
 

@@ -14,7 +14,8 @@ from stakes.data.decode import thumbnail
 from stakes.data.forget_words import parse_forget
 from stakes.data.images import ImageArray
 from stakes.data.views import VIEWS
-from stakes.evaluation.evaluate import evaluate, select
+from stakes.evaluation.evaluate import evaluate
+from stakes.evaluation.selection import select
 from stakes.models.projector import Projector
 
 

@@ -8,8 +8,7 @@ from PIL import Image
 
 from conftest import CLASSES, blobs
 from stakes import Anchors, Classifier, InputError
-from stakes.anchors import anchors as anchor_files
-from stakes.anchors import sources
+from stakes.anchors import anchor_file, sources
 from stakes.anchors.sources import resolve_anchors
 from stakes.data import datasets
 from stakes.methods import NegGrad
@@ -64,7 +63,7 @@ def test_data_and_anchors_are_loaded_once(place, tmp_path, monkeypatch):
     calls.clear()
     file = tmp_path / "mine.safetensors"
     loaded.anchors.save(file)
-    counted(anchor_files, "check_file")
+    counted(anchor_file, "check_file")
     forget = str(place / "data" / "test")
     load(inputs(place, data=None, anchors=str(file), forget=forget))
     assert calls == ["check_file"]

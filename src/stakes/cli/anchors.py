@@ -1,9 +1,9 @@
 """``stakes describe`` and ``stakes anchors``: from class names to semantic anchors."""
 
-from stakes.anchors.anchors import build
 from stakes.anchors.descriptions import read_classes
 from stakes.anchors.language_model import PromptKind
 from stakes.anchors.language_model import describe as describe_classes
+from stakes.anchors.making import build
 from stakes.progress import Terminal
 from stakes.runs.words import Place, Switch, Whole
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stakes.methods.probing import PASSES, AdversarialFields, Pairs, adversarial_terms
+from stakes.methods.adversarial import PASSES, AdversarialFields, Pairs, adversarial_terms
 from stakes.methods.task import Task, Unlearned
 
 

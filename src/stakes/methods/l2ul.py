@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from stakes.methods.adversarial import PASSES, AdversarialFields, Pairs, adversarial_terms
 from stakes.methods.base import hyper
-from stakes.methods.probing import PASSES, AdversarialFields, Pairs, adversarial_terms
 from stakes.methods.task import Task, Unlearned
 from stakes.training.importance import mean_gradient_magnitude, min_max
 from stakes.training.losses import quadratic

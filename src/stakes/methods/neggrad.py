@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 
 import torch
 
+from stakes.methods.adversarial import PASSES
 from stakes.methods.base import Method, ascent_terms, hyper
-from stakes.methods.probing import PASSES
 from stakes.methods.task import Task, Unlearned
 
 

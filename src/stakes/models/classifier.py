@@ -1,45 +1,23 @@
 """The classifier: a network split into features and a linear head, with its preprocessing."""
 
 import copy
-import dataclasses
-import json
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stakes.errors import InputError, quoted
-from stakes.files import tensor_digest, write_bytes, write_text
-from stakes.models import hf
-from stakes.models.cards import (
-    CARD_FORMAT,
-    IN_MEMORY,
-    card_preprocessing,
-    made_by,
-    read_card,
-    saved_file,
-    without_stakes,
-)
-from stakes.models.checks import (
-    agreed_size,
-    check_size,
-    fitting,
-    names_of,
-    per_channel,
-    plain_numbers,
-    usable_device,
-    wanted_classes,
-)
-from stakes.models.heads import find_head, logits_of, replace, split
+from stakes.files import tensor_digest
+from stakes.models.cards import IN_MEMORY
+from stakes.models.checks import check_size, fitting, names_of, per_channel, usable_device
+from stakes.models.heads import logits_of, replace, split
+from stakes.models.loading import Wanted, load_network, parts_of
 from stakes.models.lookup import Lookup
-from stakes.models.specs import Built, build, fit
-from stakes.models.transforms import Transform
-from stakes.models.weights import read_safetensors, read_weights
+from stakes.models.saving import card, saved_state, write
+from stakes.models.specs import Built
 from stakes.preprocessing import Reader, Size, sides
 from stakes.texts import expanded
 
@@ -97,7 +75,7 @@ class Classifier(nn.Module):
         self.spec, self.weights, self.recipe = built.spec, weights, built.recipe
         self.input_size, self.preprocessor = built.input_size, built.preprocessor
         self.preprocessing = fitting(built, parts.channels)
-        self._stated = built.mean, built.std
+        self.stated = built.mean, built.std
         self.body, self.head, self.head_name = parts.body, parts.head, parts.head_name
         self._grey, self._channels_last = parts.channels == 1, parts.channels_last
         self.register_module("projector", None)
@@ -179,20 +157,7 @@ class Classifier(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 over the weights as they are saved, what the plain network lacks among them."""
-        return tensor_digest(self._saved_state())
-
-    def _saved_state(self) -> dict[str, Tensor]:
-        state = self.network_state()
-        if self.spec.startswith("hf:"):
-            state = hf.hub_names(self.network(), state)
-        for part in self._parts():
-            for name, tensor in self.get_submodule(part).state_dict().items():
-                state[f"{part}.{name}"] = tensor.detach()
-        return state
-
-    def _parts(self) -> list[str]:
-        """What is there that the plain network lacks."""
-        return [name for name in ("projector", "lookup") if getattr(self, name) is not None]
+        return tensor_digest(saved_state(self))
 
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and its card ``model.json`` into ``folder``.
@@ -201,42 +166,11 @@ class Classifier(nn.Module):
         without stakes; the card says how. A transformers network also gets its configuration
         files. Each file is written beside its place and renamed, for its owner alone.
         """
-        folder = Path(folder)
-        tensors = {
-            name: tensor.cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in self._saved_state().items()
-        }
-        content = safetensors.torch.save(tensors, metadata={"format": "pt"})
-        write_bytes(folder / "model.safetensors", content)
-        card = self.card() | {"digest": tensor_digest(tensors)}
-        if self.spec.startswith("hf:"):
-            stated = [plain_numbers(per_channel(numbers, "").float()) for numbers in self._stated]
-            own = card["mean"], card["std"]
-            changed = None if list(own) == stated else own
-            texts = hf.files(self.body, self.class_names, self.preprocessor, changed)
-            for name, text in texts.items():
-                write_text(folder / name, text)
-        write_text(folder / "model.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+        write(self, Path(folder))
 
     def card(self) -> dict[str, Any]:
         """What ``model.json`` says, but for the digest."""
-        return {
-            "format": CARD_FORMAT,
-            "stakes": version("stakes"),
-            "spec": self.spec,
-            "weights": self.weights,
-            "num_classes": self.num_classes,
-            "class_names": list(self.class_names),
-            "input_size": self.input_size,
-            "mean": plain_numbers(self.mean),
-            "std": plain_numbers(self.std),
-            "preprocessing": None if self.preprocessing is None else self.preprocessing.card(),
-            "head_name": self.head_name,
-            "feature_width": self.feature_width,
-            "projector": None if self.projector is None else {"width": self.feature_width},
-            "lookup": None if self.lookup is None else {"images": len(self.lookup.answers)},
-            "recipe": without_stakes(self.spec, self.recipe, self._parts()),
-        }
+        return card(self)
 
     @classmethod
     def load(
@@ -283,54 +217,30 @@ class Classifier(nn.Module):
             InputError: unknown model, unreadable or unfitting weights, no single linear head,
                 an impossible number of classes or size; the message says which.
         """
-        if isinstance(spec, nn.Module):
-            raise InputError("a network in memory is given to Classifier.wrap, not to load")
-        if not isinstance(spec, str | Path):
-            raise InputError(f"unknown model {quoted(spec)}; give a text such as timm:resnet18")
         target = usable_device(device)
-        weights = None if weights is None else expanded(weights)
-        settings: dict[str, Any] = {"class_names": class_names, "mean": mean, "std": std}
-        if isinstance(preprocessing, Transform):
-            settings |= {"mean": preprocessing.mean, "std": preprocessing.std}
-            input_size = agreed_size(preprocessing, input_size, mean, std)
-        if input_size is not None:
-            check_size(input_size)
-        wanted = wanted_classes(num_classes, class_names)
-        saved = saved_file(spec)
-        if saved is not None:
-            if weights is not None:
-                raise InputError(
-                    f"{spec} is a saved classifier: it brings its own weights, so leave out others"
-                )
-            return cls._reload(saved, wanted, input_size, settings, preprocessing).to(target)
-        code = None if weights is None else made_by(str(spec), weights)
-        if code is not None:
-            own = Path(str(weights))
-            return cls._reload(own, wanted, input_size, settings, preprocessing, code).to(target)
-        file = None if weights is None else expanded(weights)
-
-        def made(classes: int | None) -> Built:
-            found = build(
-                str(spec), num_classes=classes, input_size=input_size, weights=file, seed=seed
+        loaded = load_network(
+            Wanted(
+                spec,
+                weights=None if weights is None else expanded(weights),
+                weights_key=weights_key,
+                num_classes=num_classes,
+                class_names=class_names,
+                input_size=input_size,
+                mean=mean,
+                std=std,
+                preprocessing=preprocessing,
+                seed=seed,
             )
-            own = found.preprocessing if preprocessing is None else preprocessing
-            return dataclasses.replace(found, preprocessing=own)
-
-        built = made(wanted)
-        source = built.weights if file is None else file
-        if source is not None:
-            state = read_weights(source, built.network.state_dict(), weights_key)
-            classes = _classes_in(state, built, str(source), wanted)
-            if classes is not None:
-                built = made(classes)
-            built = _fitted(built, state, str(source))
-        origin = f"random (seed {seed})" if source is None else str(source)
-        classifier = cls(built, weights=origin, **settings)
+        )
+        classifier = cls(loaded.built, weights=loaded.weights, **loaded.settings)
         if num_classes not in (None, classifier.num_classes):
             raise InputError(
                 f"{spec} has {classifier.num_classes} classes, not {num_classes}; "
                 "its factory needs an argument num_classes to have others"
             )
+        classifier.spec = loaded.spec
+        for name, part in parts_of(loaded, classifier.feature_width).items():
+            setattr(classifier, name, part.to(classifier.head.weight).eval())
         return classifier.to(target)
 
     @classmethod
@@ -385,78 +295,3 @@ class Classifier(nn.Module):
         else:
             how = "load one: Classifier.load(SPEC, weights=FILE)"
         raise InputError(f"{what} is a {kind}, not a Classifier; {how}")
-
-    @classmethod
-    def _reload(
-        cls,
-        file: Path,
-        wanted: int | None,
-        input_size: int | Size | None,
-        settings: Mapping[str, Any],
-        preprocessing: Reader | None,
-        code: str | None = None,
-    ) -> Self:
-        """A saved classifier; ``input_size`` and ``settings`` win over its card where given."""
-        card = read_card(file.with_name("model.json"), code)
-        if wanted not in (None, card["num_classes"]):
-            raise InputError(f"{file} has {card['num_classes']} classes, not {wanted}")
-        state = read_safetensors(file)
-        if tensor_digest(state) != card["digest"]:
-            raise InputError(
-                f"{file} is not the file its card model.json describes (another digest); "
-                "take both from the same run"
-            )
-        spec = card["spec"]
-        built = build(
-            f"hf:{file.parent}" if spec.startswith("hf:") else spec,
-            num_classes=card["num_classes"],
-            input_size=input_size or card["input_size"],
-        )
-        if preprocessing is None:
-            preprocessing = card_preprocessing(card, built.preprocessing, file, input_size)
-        built = dataclasses.replace(built, preprocessing=preprocessing)
-        more = tuple(f"{part}." for part in ("projector", "lookup") if card.get(part) is not None)
-        own = {n: t for n, t in state.items() if not n.startswith(more)}
-        given = {key: card[key] if value is None else value for key, value in settings.items()}
-        classifier = cls(_fitted(built, own, str(file)), weights=card["weights"], **given)
-        classifier.spec = spec
-        for prefix in more:
-            part = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-            _add(classifier, prefix.removesuffix("."), part, file)
-        return classifier
-
-
-def _add(classifier: Classifier, part: str, state: dict[str, Tensor], file: Path) -> None:
-    """Add a saved part that the plain network lacks."""
-    from stakes.models.projector import Projector  # only here: structure builds on classifiers
-
-    try:
-        if part == "lookup":
-            made: nn.Module = Lookup(state["features"], state["answers"])
-        else:
-            made = Projector.like(classifier.feature_width, state)
-    except (KeyError, RuntimeError) as error:
-        raise InputError(
-            f"the {part} in {file} does not fit the network; take the card and the weights from "
-            "the same run"
-        ) from error
-    setattr(classifier, part, made.to(classifier.head.weight).eval())
-
-
-def _fitted(built: Built, state: Mapping[str, Tensor], source: str) -> Built:
-    return dataclasses.replace(built, network=fit(built, state, source))
-
-
-def _classes_in(
-    state: Mapping[str, Tensor], built: Built, source: str, wanted: int | None
-) -> int | None:
-    """How many classes the weights are for, where ``built`` has to be made anew for them."""
-    head = find_head(built.network, input_size=built.input_size, name=built.spec)
-    weight = state.get(f"{head}.weight")
-    if weight is None or weight.ndim != 2:
-        return None  # fit() will say what does not fit
-    if len(weight) == built.network.get_submodule(head).out_features:
-        return None
-    if wanted is not None:
-        raise InputError(f"{source} has {len(weight)} classes, not {wanted}")
-    return len(weight)

@@ -17,8 +17,9 @@ from stakes.data.images import Images
 from stakes.errors import first_line
 from stakes.evaluation.again import found_in_data, found_in_words
 from stakes.evaluation.audit import Evidence
-from stakes.evaluation.evaluate import evaluate, select
+from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.examples import Structure
+from stakes.evaluation.selection import select
 from stakes.files import tensor_digest, write_bytes, write_text
 from stakes.methods import Method, Unlearned, method_name
 from stakes.models.checks import plain_numbers

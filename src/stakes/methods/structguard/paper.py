@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from stakes.methods.adversarial import PASSES, Pairs, PGDFields
 from stakes.methods.base import hyper
-from stakes.methods.probing import PASSES, Pairs, PGDFields
 from stakes.methods.structguard.paths import descend
 from stakes.methods.task import Task, Unlearned
 from stakes.models.projector import Projector

@@ -1,0 +1,130 @@
+"""Accuracy on test and retained images: over all of them, by class, and on classes as a whole."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stakes.data.images import Images, batches
+from stakes.data.retain import Drawn
+from stakes.evaluation.audit import KEPT, Sample
+from stakes.evaluation.scores import WHEN, BeforeAfter, Scored, correct, joined, percent, score
+from stakes.models.classifier import Classifier
+from stakes.progress import Progress
+
+Row = dict[str, Any]
+EMPTY = torch.zeros(0, dtype=torch.int64)
+
+
+def accuracies(
+    networks: Mapping[str, Classifier],
+    samples: Mapping[str, Images | None],
+    selected: Mapping[str, Drawn],
+    forgotten: Sequence[int],
+    progress: Progress,
+) -> tuple[Row, list[dict[str, Any]], dict[str, Sample | None]]:
+    """Score the test and retained images that were selected.
+
+    Returns:
+        Accuracies over all of them, and over classes ``forgotten`` as a whole and the others; test
+        accuracies by class; and what the networks make of some of the images, by sample.
+    """
+    names = networks[""].class_names
+    row: Row = {}
+    classes: list[dict[str, Any]] = [
+        {"name": name, "n_test": 0, "acc_test_before": None, "acc_test": None} for name in names
+    ]
+    kept: dict[str, Sample | None] = dict.fromkeys(samples)
+    tested = dict.fromkeys(networks, EMPTY), EMPTY
+    for name, images in samples.items():
+        chosen = selected[name].places if name in selected else []
+        if images is None or not chosen:
+            row |= _unmeasured(name, networks)
+            continue
+        digest = hashlib.sha256()
+        right, labels, scored = _score(
+            networks, images, chosen, f"scoring {name}", progress, digest.update
+        )
+        row |= _measured(name, right) | {f"{name}_digest": digest.hexdigest()}
+        kept[name] = Sample(scored, images, chosen)
+        if name == "test":
+            _fill_classes(classes, right, labels)
+            tested = right, labels
+    row |= _whole_classes(*tested, forgotten)
+    row["forgotten_classes"] = [names[i] for i in forgotten] or None
+    return row, classes, kept
+
+
+def _unmeasured(name: str, networks: Mapping[str, Classifier]) -> Row:
+    """The part of the row for a sample of no images."""
+    lost = {f"n_{name}_lost": None, f"n_{name}_gained": None, f"{name}_digest": None}
+    return {f"n_{name}": 0, **{f"acc_{name}{suffix}": None for suffix in networks}, **lost}
+
+
+def _measured(name: str, right: Mapping[str, Tensor]) -> Row:
+    """The part of the row for a sample: which images each network gets right, bool (n,)."""
+    was, now = right["_before"], right[""]
+    return {
+        f"n_{name}": len(now),
+        **{f"acc_{name}{suffix}": percent(hits) for suffix, hits in right.items()},
+        f"n_{name}_lost": int((was & ~now).sum()),
+        f"n_{name}_gained": int((now & ~was).sum()),
+    }
+
+
+@torch.no_grad()
+def _score(
+    networks: Mapping[str, Classifier],
+    images: Images,
+    chosen: list[int],
+    phase: str,
+    progress: Progress,
+    note: Callable[[bytes], None],
+) -> tuple[dict[str, Tensor], Tensor, BeforeAfter]:
+    """Score the chosen images by each network, reading each image once.
+
+    ``note`` is given the pixels and labels in their order: the digest says what was scored.
+
+    Returns:
+        Which each network gets right: bool (n,) by suffix; the labels (n,); and what the networks
+        before and after make of the first ``KEPT`` images.
+    """
+    right: dict[str, list[Tensor]] = {suffix: [] for suffix in networks}
+    kept: dict[str, list[Scored]] = {suffix: [] for suffix in WHEN}
+    done = 0
+    for pixels, truth in batches(images, chosen):
+        note(pixels.numpy().tobytes() + truth.numpy().tobytes())
+        for suffix, network in networks.items():
+            scored = score(network, pixels.to(network.device), truth)
+            right[suffix].append(correct(scored.logits, truth))
+            if suffix in kept and done < KEPT:
+                kept[suffix].append(scored)
+        done += len(truth)
+        progress(phase, done, len(chosen))
+    hits = {suffix: torch.cat(parts) for suffix, parts in right.items()}
+    return hits, images.labels[chosen], {suffix: joined(parts) for suffix, parts in kept.items()}
+
+
+def _fill_classes(
+    classes: list[dict[str, Any]], right: Mapping[str, Tensor], labels: Tensor
+) -> None:
+    for index, row in enumerate(classes):
+        mine = labels == index
+        if mine.any():
+            row["n_test"] = int(mine.sum())
+            row["acc_test_before"] = percent(right["_before"][mine])
+            row["acc_test"] = percent(right[""][mine])
+
+
+def _whole_classes(right: Mapping[str, Tensor], labels: Tensor, forgotten: Sequence[int]) -> Row:
+    """Test accuracy on classes forgotten as a whole and on all others; None without such."""
+    gone = torch.isin(labels, torch.tensor(forgotten, dtype=torch.int64))
+    row: Row = {}
+    for name, mine in (("forgotten", gone), ("kept", ~gone)):
+        measured = bool(forgotten) and bool(mine.any())
+        for suffix, hits in right.items():
+            key = f"acc_test_{name}_classes{suffix}"
+            row[key] = percent(hits[mine]) if measured else None
+    return row
