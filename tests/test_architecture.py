@@ -13,7 +13,7 @@ HOUSE = """
     cli
     demo
     runs
-    methods evaluation
+    methods evaluation sidecar
     training anchors
     models data report
     preprocessing

@@ -10,7 +10,8 @@ from stakes.data.augment import mixed
 from stakes.methods import probing
 from stakes.methods.structguard.default import Objective
 from stakes.methods.task import Task
-from stakes.training.inversion import Whitening, has_statistics, inverted
+from stakes.training.inversion import Whitening, inverted
+from stakes.training.moments import has_statistics
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stakes.data.adapter import Data, as_images
-from stakes.data.digests import pixel_digests
+from stakes.data.duplicates import Finder
 from stakes.data.folders import files_below, is_image
 from stakes.data.forget import ForgetSet
 from stakes.data.images import ImageFiles, Images
@@ -122,10 +122,17 @@ class Surrogates:
 
 
 def copies(pixels: Tensor, forget: ForgetSet) -> Tensor:
-    """Whether each of uint8 images (n, 3, h, w) is a copy of an image to forget: bool (n,)."""
-    gone = set(forget.pixel_digests())
-    parts = (pixel_digests(part.float() / 255) for part in pixels.split(CHUNK))
-    return torch.tensor([digest in gone for part in parts for digest in part], dtype=torch.bool)
+    """Whether each of uint8 images (n, 3, h, w) is, or nearly is, one to forget: bool (n,).
+
+    Saved again, resized, mirrored and slightly cropped images are found too (see
+    :mod:`stakes.data.duplicates`).
+    """
+    finder, found = Finder(forget.images), torch.zeros(len(pixels), dtype=torch.bool)
+    for start in range(0, len(pixels), CHUNK):
+        part = pixels[start : start + CHUNK].float() / 255
+        pairs = finder.search(part, range(start, start + len(part)))
+        found[[pair.among for pair in pairs]] = True
+    return found
 
 
 def _opened(data: Data, size: Size, read: Reader | None) -> tuple[Images, str]:

@@ -14,7 +14,8 @@ from stakes.errors import InputError
 from stakes.methods.adversarial import attacked
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task
-from stakes.training.inversion import Whitening, has_statistics, inverted
+from stakes.training.inversion import Whitening, inverted
+from stakes.training.moments import has_statistics
 
 PGD_MARGIN = 0.5  # logits by which the default's PGD probes lead: none stops on the boundary
 INVERTED, INVERSION_STEPS = 512, 100  # images made from BatchNorm statistics, steps for them

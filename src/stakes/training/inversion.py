@@ -1,25 +1,21 @@
 """Stand-ins for the absent data, made from what a network's BatchNorm layers remember of it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from stakes.training.moments import Layers, Moments, mismatch, placed, running, watched
 from stakes.training.schedule import Schedule
 from stakes.training.steps import take_steps
 
 STEP, DECAYS = 0.1, 0.3  # Adam's learning rate, and the last part of the steps, in which it decays
 STATISTICS_WEIGHT, RANGE_WEIGHT = 10.0, 100.0
+FEATURES_WEIGHT = 1.0  # of the squared distance from the features asked for, in variances
 FAINTEST = 1e-3  # of the strongest frequency: a fainter one counts as strong as this
-
-
-def has_statistics(network: nn.Module) -> bool:
-    """Whether any layer keeps running statistics of the data that the network was trained on."""
-    return any(_remembers(module) for module in network.modules())
 
 
 class Whitening:
@@ -75,6 +71,8 @@ def inverted(
     generator: torch.Generator,
     batch_size: int = 256,
     passes: AbstractContextManager[object] | None = None,
+    moments: Moments | None = None,
+    features: Tensor | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """Change images until the network's BatchNorm layers see in them what they saw in training.
@@ -99,22 +97,32 @@ def inverted(
         generator: a CPU generator, for the moves.
         batch_size: images whose statistics are matched together.
         passes: entered around each pass through the network (see :mod:`stakes.training.precision`).
+        moments: of layers, where they were kept beside the network (see
+            :func:`stakes.training.moments.observed`), in place of what BatchNorm layers keep.
+        features: (n, d) that the head is to read in each image, where such are given: their
+            squared distance, in variances, is then added. The network has to be a classifier.
         progress: called with (steps done, steps in all).
 
     Returns:
         (n, 3, h, w) in [0, 1].
 
     Raises:
-        ValueError: no layer keeps statistics (see :func:`has_statistics`).
+        ValueError: no layer keeps statistics, and no moments are given.
     """
-    if not has_statistics(network):
+    layers = running(network) if moments is None else placed(network, moments)
+    if not layers:
         raise ValueError("no BatchNorm layer of the network keeps running statistics")
+    spread = 1.0 if features is None else float(features.var(0, correction=0).sum())
     batches = list(zip(start.split(batch_size), targets.split(batch_size), strict=True))
     made = []
     progress(0, len(batches) * steps)
     for index, (images, classes) in enumerate(batches):
         coefficients = whitening.coefficients(images).requires_grad_()
-        terms = _Terms(network, coefficients, classes, whitening, generator, passes)
+        first = index * batch_size
+        aim = None if features is None else features[first : first + len(images)]
+        terms = _Terms(
+            network, coefficients, classes, whitening, generator, passes, layers, aim, spread
+        )
         optimizer = torch.optim.Adam([coefficients], lr=STEP, betas=(0.5, 0.9))
         schedule = Schedule(
             optimizer, size=lambda step: STEP * min(1.0, (steps - step + 1) / (DECAYS * steps))
@@ -135,45 +143,38 @@ class _Terms:
     whitening: Whitening
     generator: torch.Generator
     passes: AbstractContextManager[object] | None
+    layers: Layers
+    aim: Tensor | None
+    spread: float
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         shown = self.whitening.images(self.coefficients)
-        with self.passes or nullcontext(), _mismatches(self.network) as found:
-            logits = self.network(_moved(shown, self.generator))
-        return {
+        found: list[Tensor] = []
+
+        def see(layer: nn.Module, x: Tensor) -> None:
+            found.append(mismatch(layer, x, self.layers[layer]))
+
+        with self.passes or nullcontext(), watched(self.layers, see):
+            moved = _moved(shown, self.generator)
+            if self.aim is None:
+                logits = self.network(moved)
+            else:
+                features, logits = _both(self.network, moved)
+        terms = {
             "class": F.cross_entropy(logits.float(), self.classes),
             "statistics": STATISTICS_WEIGHT * torch.stack(found).mean(),
             "range": RANGE_WEIGHT * (shown - shown.clamp(0, 1)).square().mean(),
         }
+        if self.aim is not None:
+            far = (features - self.aim).square().sum(1).mean() / self.spread
+            terms["features"] = FEATURES_WEIGHT * far
+        return terms
 
 
-@contextmanager
-def _mismatches(network: nn.Module) -> Iterator[list[Tensor]]:
-    """How far the inputs of each layer with statistics are from them, in passes of the block."""
-    found: list[Tensor] = []
-
-    def check(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, _BatchNorm)
-        assert module.running_mean is not None
-        assert module.running_var is not None
-        # Rows of channels: sums over rows are far faster than sums over images and positions.
-        rows = inputs[0].movedim(1, -1).flatten(0, -2).float()
-        mean = rows.mean(0)
-        variance = (rows.square().mean(0) - mean.square()).clamp_min(0) + module.eps
-        kept = module.running_var + module.eps
-        far = (mean - module.running_mean).square() + (variance.sqrt() - kept.sqrt()).square()
-        found.append((far / kept).mean())
-
-    hooks = [m.register_forward_pre_hook(check) for m in network.modules() if _remembers(m)]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _remembers(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and module.running_mean is not None
+def _both(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and logits, of a classifier that gives both."""
+    features, logits = network.both(images)  # type: ignore[operator]
+    return features.float(), logits
 
 
 def _moved(images: Tensor, generator: torch.Generator) -> Tensor:

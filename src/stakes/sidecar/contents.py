@@ -1,0 +1,105 @@
+"""What a sidecar holds, and its file."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from stakes.data.surrogates import Surrogates
+from stakes.errors import InputError, first_line
+from stakes.files import write_bytes
+from stakes.texts import check_file, expanded
+
+FORMAT = "stakes sidecar 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Sidecar:
+    """Aggregates of training data, and synthetic images fitted to them; no training image.
+
+    Attributes:
+        images: synthetic, uint8 (n, 3, h, w).
+        labels: (n,) the classes that they were made for.
+        means: (c, d) mean features of each class.
+        covariances: (c, d, d) of each class's features, or (1, d, d) of all around the means
+            of their classes, where those of each class would take too much room.
+        counts: (c,) training images of each class.
+        moments: name of a layer -> mean and variance of its input (2, channels).
+        card: what it was made of: ``weights_digest``, ``training_images``, and what was measured
+            (see :func:`stakes.sidecar.membership.membership`).
+    """
+
+    images: Tensor
+    labels: Tensor
+    means: Tensor
+    covariances: Tensor
+    counts: Tensor
+    moments: dict[str, Tensor]
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def surrogates(self, source: str = "a sidecar") -> Surrogates:
+        """The synthetic images as surrogate data."""
+        return Surrogates(self.images, source, len(self.images))
+
+    def save(self, path: str | Path) -> int:
+        """Write one ``.safetensors`` file, statistics at half width; its size in bytes.
+
+        Raises:
+            InputError: the name does not end in .safetensors.
+        """
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"sidecar {path}: give a name that ends in .safetensors")
+        tensors = {
+            "images": self.images.contiguous(),
+            "labels": self.labels,
+            "counts": self.counts,
+            "means": self.means.half(),
+            "covariances": self.covariances.half(),
+            **{f"moments.{name}": value.half() for name, value in self.moments.items()},
+        }
+        content = save(tensors, {"stakes": json.dumps({"format": FORMAT, "card": self.card})})
+        write_bytes(path, content)
+        return len(content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Sidecar":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: no such file, or another one.
+        """
+        place = expanded(path)
+        check_file(place, "sidecar")
+        try:
+            with safe_open(place, "pt") as file:
+                written = json.loads((file.metadata() or {}).get("stakes", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if written.get("format") != FORMAT:
+                raise ValueError("no sidecar, or one of another version")
+            moments = {
+                name.removeprefix("moments."): value.float()
+                for name, value in tensors.items()
+                if name.startswith("moments.")
+            }
+            found = cls(
+                images=tensors["images"],
+                labels=tensors["labels"],
+                means=tensors["means"].float(),
+                covariances=tensors["covariances"].float(),
+                counts=tensors["counts"],
+                moments=moments,
+                card=written["card"],
+            )
+        except (SafetensorError, ValueError, KeyError, AttributeError, OSError) as error:
+            raise InputError(
+                f"sidecar {path}: cannot be read ({first_line(error)}); make it with "
+                "`stakes sidecar`"
+            ) from error
+        if found.images.dtype != torch.uint8 or found.images.ndim != 4:
+            raise InputError(f"sidecar {path}: its images are damaged; make it again")
+        return found
