@@ -1,4 +1,4 @@
-"""The command line: unlearn, evaluate, describe, anchors, report, demo, bench.
+"""The command line: unlearn, evaluate, describe, anchors, sidecar, report, demo, bench.
 
 A command's module is imported when it is called: most need torch, which takes seconds to import,
 and ``stakes --help`` needs none.
@@ -34,6 +34,10 @@ COMMANDS = {
         "Let a language model write the visual attributes of your classes, to make anchors of.",
     ),
     "anchors": ("anchors", "Make semantic anchors from class descriptions with a text encoder."),
+    "sidecar": (
+        "sidecar",
+        "Make a sidecar: what may be kept of training data once it is gone, and stands in for it.",
+    ),
     "report": ("report", "Make one page from one or several run folders."),
     "demo": (
         "demo",

@@ -16,6 +16,7 @@ from stakes.runs.inputs import RANDOM, Inputs, Loaded, load
 from stakes.runs.record import Request, record
 from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
 from stakes.runs.words import EVIDENCE, MACHINE, OUTPUT, TO_FORGET, Place, Switch, Whole
+from stakes.sidecar import Sidecar
 
 
 def unlearn(
@@ -25,6 +26,7 @@ def unlearn(
     method: Annotated[str, TO_FORGET] = "structguard",
     preset: Annotated[str | None, TO_FORGET] = None,
     surrogates: Annotated[Place | None, TO_FORGET] = None,
+    sidecar: Annotated[Place | None, TO_FORGET] = None,
     reference: Annotated[Place | None, EVIDENCE] = None,
     eval_samples: Annotated[Whole | None, EVIDENCE] = None,
     images: Annotated[bool, EVIDENCE] = True,
@@ -52,6 +54,8 @@ def unlearn(
         surrogates: a folder of unlabelled images, in any folders below, that stand in for the
             training data; any lawful ones, the nearer to the data the better; never scored, and
             copies of images to forget are left out
+        sidecar: a file of `stakes sidecar`, made while the training data was there; its synthetic
+            images serve as surrogates
         reference: a network to compare the result with, such as one trained without the images: a
             folder that stakes wrote, or its model.safetensors; only scored
         eval_samples: score at most this many test and as many retained images; by default all
@@ -69,7 +73,7 @@ def unlearn(
     chosen = method_class(method, preset)(**fields)
     (check_free if dry_run else check_out)(out, overwrite)
     check_apart(out, inputs.forget, inputs.data, surrogates)
-    if surrogates is not None:
+    if surrogates is not None or sidecar is not None:
         chosen.check_surrogates()
     check_delivered(Path(inputs.model))
     if chosen.needs_retain and inputs.data is None:
@@ -84,7 +88,7 @@ def unlearn(
         eval_samples=eval_samples,
         thumbnails=images,
         reference=reference_network(reference, loaded.classifier),
-        surrogates=None if surrogates is None else _read(surrogates, loaded, inputs.seed),
+        surrogates=_read(surrogates, sidecar, loaded, inputs.seed),
         force=force or str(inputs.weights) == RANDOM,
         asked={"preset": preset, "command": command_line},
     )
@@ -118,9 +122,20 @@ def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:
         print(told(found))
 
 
-def _read(folder: Path, loaded: Loaded, seed: int) -> Surrogates:
-    """Surrogate data at the size of the images to forget."""
+def _read(
+    folder: Path | None, sidecar: Path | None, loaded: Loaded, seed: int
+) -> Surrogates | None:
+    """Surrogate data at the size of the images to forget, from a folder or a sidecar."""
     height, width = loaded.forget.images.shape[2:]
+    if folder is not None and sidecar is not None:
+        raise InputError("--surrogates and --sidecar: give one of them")
+    if sidecar is not None:
+        kept = Sidecar.load(sidecar)
+        if kept.card.get("weights_digest") != loaded.classifier.digest():
+            raise InputError(f"--sidecar {sidecar} was made for other weights: make it for these")
+        return kept.surrogates(str(sidecar), (height, width))
+    if folder is None:
+        return None
     return Surrogates.of(folder, (height, width), read=loaded.classifier.preprocessing, seed=seed)
 
 

@@ -95,6 +95,31 @@ def flip_and_crop(
     return torch.stack(made)
 
 
+def whole_pixels(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (n, 3, h, w), half of them mirrored, each moved by whole pixels, edges reflected.
+
+    By one to an eighth of the shorter side, both across and down. Draws come from the CPU
+    generator.
+
+    >>> x = torch.rand(5, 3, 8, 8)
+    >>> whole_pixels(x, torch.Generator().manual_seed(0)).shape
+    torch.Size([5, 3, 8, 8])
+    """
+    count, (height, width) = len(images), images.shape[2:]
+    reach = max(1, min(height, width) // 8)
+    mirrored = (torch.rand(count, generator=generator) < 0.5).to(images.device)
+    far = torch.randint(1, reach + 1, (count, 2), generator=generator)
+    back = torch.randint(0, 2, (count, 2), generator=generator) * 2 - 1
+    start = (reach + far * back).to(images.device)
+    turned = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    framed = F.pad(turned, (reach,) * 4, mode="reflect")
+    rows = start[:, :1] + torch.arange(height, device=images.device)
+    columns = start[:, 1:] + torch.arange(width, device=images.device)
+    each = torch.arange(count, device=images.device)[:, None, None]
+    moved = framed[each, :, rows[:, :, None], columns[:, None, :]]  # (n, h, w, 3)
+    return moved.permute(0, 3, 1, 2).contiguous()
+
+
 def rotate_recolour(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images (n, 3, h, w) rotated by 90, 180 or 270 degrees, their colours permuted.
 

@@ -9,20 +9,25 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from stakes.data.augment import jitter
+from stakes.data.augment import jitter, whole_pixels
 
 
 def random_view(images: Tensor, generator: torch.Generator) -> Tensor:
     """One fresh view of each image (n, 3, h, w) in [0, 1], to train on.
 
-    Every view is mirrored or not, moved by up to an eighth of the side, scaled by up to a tenth,
-    and :func:`perturb_pixels`. Draws come from the CPU generator.
+    Every view is mirrored or not and moved by up to an eighth of the side. Half of them are moved
+    by whole pixels, and stay as sharp as the images are; the others are scaled by up to a tenth
+    besides, which blurs them a little. Were all blurred, a network could tell them from sharp
+    copies. Then :func:`perturb_pixels`. Draws come from the CPU generator.
 
     >>> x = torch.rand(5, 3, 8, 8)
     >>> random_view(x, torch.Generator().manual_seed(0)).shape
     torch.Size([5, 3, 8, 8])
     """
-    return perturb_pixels(jitter(images, torch.arange(len(images)), generator), generator)
+    everyone = torch.arange(len(images))
+    blurred, sharp = jitter(images, everyone, generator), whole_pixels(images, generator)
+    half = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    return perturb_pixels(torch.where(half[:, None, None, None], blurred, sharp), generator)
 
 
 def perturb_pixels(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """What a sidecar holds, and its file."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from stakes.data.surrogates import Surrogates
 from stakes.errors import InputError, first_line
 from stakes.files import write_bytes
+from stakes.preprocessing import Size
 from stakes.texts import check_file, expanded
 
 FORMAT = "stakes sidecar 1"
@@ -42,9 +43,10 @@ class Sidecar:
     moments: dict[str, Tensor]
     card: dict[str, Any] = field(default_factory=dict)
 
-    def surrogates(self, source: str = "a sidecar") -> Surrogates:
-        """The synthetic images as surrogate data."""
-        return Surrogates(self.images, source, len(self.images))
+    def surrogates(self, source: str = "a sidecar", size: Size | None = None) -> Surrogates:
+        """The synthetic images as surrogate data, at a size (height, width)."""
+        size = size or (self.images.shape[2], self.images.shape[3])
+        return replace(Surrogates.of(self.images, size), source=source)
 
     def save(self, path: str | Path) -> int:
         """Write one ``.safetensors`` file, statistics at half width; its size in bytes.

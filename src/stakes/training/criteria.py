@@ -48,9 +48,9 @@ class Criterion:
 CRITERIA: dict[CriterionName, Criterion] = {
     "exact": Criterion(margins),
     "deep": Criterion(deep_lead),
-    "views": Criterion(margins, views=True),
+    "views": Criterion(deep_lead, views=True),
 }
-"""The paper's (misclassified), and what goes beyond it: in depth, or in breadth."""
+"""The paper's (misclassified), and what goes beyond it: in depth, then in breadth as well."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from stakes.training.criteria import EXACT, Goal
 from stakes.training.losses import margins
 from stakes.training.structure import affinities, drift
 
+SLACK = 0.2  # of the views: as many more meet a criterion once the learning rate has decayed
+
 
 @dataclass(frozen=True)
 class Check:
@@ -38,6 +40,12 @@ class Check:
         """Whether every forget image meets the criterion, and the share needed of their views."""
         met, views = int((self.view_leads < 0).sum()), len(self.view_leads)
         return bool((self.leads < 0).all()) and (views == 0 or met / views >= self.needed)
+
+    @property
+    def nearly(self) -> bool:
+        """Whether it is forgotten but for a few of the views, which settling will bring."""
+        met, views = int((self.view_leads < 0).sum()), len(self.view_leads)
+        return bool((self.leads < 0).all()) and (views == 0 or met / views >= self.needed - SLACK)
 
     @property
     def views_accuracy(self) -> float | None:

@@ -111,12 +111,16 @@ class Schedule(State):
         """
         if self._too_far(check.drift) and self.back_off(step):
             return Decision.ROLLED_BACK
-        return Decision.DONE if self._done(step, check.forgotten) else Decision.GO_ON
+        return Decision.DONE if self._done(step, check) else Decision.GO_ON
 
-    def _done(self, step: int, forgotten: bool) -> bool:
-        """Whether to stop after a check; begins, or breaks off, the settling."""
+    def _done(self, step: int, check: Check) -> bool:
+        """Whether to stop after a check; begins, or breaks off, the settling.
+
+        Settling brings some more views, so that the first begins where nearly all are forgotten.
+        """
+        forgotten = check.forgotten
         if self._start is None:
-            if forgotten and self._settle:
+            if (forgotten or (check.nearly and not self._end)) and self._settle:
                 length = max(self._least, math.ceil(self._settle * step))
                 self._start, self._end = step, step + length
             return forgotten and not self._settle

@@ -35,14 +35,13 @@ from stakes.training.targets import next_choices, second_choices
 
 WATCHED_VIEWS = 8  # of each forget image: drawn once, looked at and never trained on
 VIEWS_PER_IMAGE = 3  # fresh ones in every step
-VIEWS_WEIGHT = 0.5  # of their deletion to begin with; the run changes it (see ViewsScale)
+VIEWS_WEIGHT = 1.0  # of their deletion to begin with; the run changes it (see ViewsScale)
 COHORTS = 8  # where copies are to be forgotten too, or a step cannot take all images
 COHORT_STEPS = 30  # from one cohort's turn to the next; all have theirs in half of max_steps
 WARMUP = 20  # steps over which the learning rate grows to its full value
 SETTLE_LEAST = 30  # steps: a run that was quick needs as many to recover in
 CHECK_EVERY = 10  # steps: a look takes about as long as one
 BACKOFFS = 5  # halvings of the learning rate: what drifts too far at 1/32 of it is a bad start
-SURROGATES = 0.75  # share of the probes that are surrogate data, where such are given
 NEXT_CHOICES = 4  # that a destination is drawn from: one guess in four is right
 MANY, ALL = "more images than a step takes", "a step takes all images"
 
@@ -71,17 +70,17 @@ class StructGuard(ProbeFields):
     criterion: CriterionName = hyper(
         "exact",
         "when an image counts as forgotten: it is misclassified (the paper's); deep: its class is "
-        "not among the first two and no likelier than a blind guess; views: mirrored, moved, "
-        "scaled, noisy, darker, brighter and compressed copies of it are misclassified too",
+        "not among the first two and no likelier than a blind guess; views: deep for its mirrored, "
+        "moved, scaled, noisy, darker, brighter and compressed copies too",
     )
     views_needed: float = hyper(
-        0.92, "share of eight watched views an image that has to meet the criterion", high=1
+        0.9, "share of eight watched views an image that has to meet the criterion", high=1
     )
     cohorts: int = hyper(
         0,
         "parts of the forget images that are asked to go one after the other; until its turn a "
-        "part is held as retained data is; 0: 8 where copies are to be forgotten too or a step "
-        "cannot take all images, else 1",
+        "part is held as retained data is; 0: 8 where copies are to be forgotten without surrogate "
+        "data or a step cannot take all images, else 1",
     )
     forget_batch: int = hyper(128, "forget images a step", low=1)
     deletion: Literal["hinge", "ce"] = hyper("hinge", "deletion loss; ce is the paper's -CE")
@@ -89,8 +88,8 @@ class StructGuard(ProbeFields):
         "auto",
         "class that the hinge pushes an image to: the wrong one that is strongest by then; the "
         "second choice of the original; one drawn from its next choices, which cannot be foretold; "
-        "auto: drawn where criterion is deep, else second where a step cannot take all images, "
-        "else strongest",
+        "auto: drawn where criterion is deep or views, else second where a step cannot take all "
+        "images, else strongest",
     )
     margin: float = hyper(
         0.3, "lead of a wrong class, in logits, that the hinge asks for to begin with"
@@ -182,8 +181,7 @@ class StructGuard(ProbeFields):
         balance = objective.balance
         halved = ", ".join(map(str, schedule.halved_at))
         return {
-            "probes": objective.probes.kind,
-            "probes_why": objective.probes.why,
+            **objective.kind_of_probes(),
             "cohorts": objective.cohorts,
             "cohorts_why": objective.cohorts_why,
             "towards": objective.towards,
@@ -229,10 +227,7 @@ class Objective:
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of this step, already weighted; their plain sum is minimised."""
         task = self._task
-        probes = self.probes.draw()
-        if self.surrogates is not None:
-            count = self.settings.probe_batch - len(probes.images)
-            probes = joined([self.surrogates.draw(count), probes])
+        probes = self._held()
         batch = next(self._batches)
         asked = batch < self._asked(step)
         pick, waiting = batch[asked], batch[~asked]
@@ -261,14 +256,25 @@ class Objective:
     def _sources(self) -> tuple[ProbeSource, SurrogateProbes | None]:
         """Where probes come from: the forget images or the network, and surrogates if given."""
         settings, task = self.settings, self._task
-        if task.surrogates is not None:
-            few = round((1 - SURROGATES) * settings.probe_batch)
-            kind = "mixed" if settings.probes == "auto" else settings.probes
-            settings = replace(settings, probe_batch=max(1, few), probes=kind)
-        probes = ProbeSource(settings, task, self._autocast, hold_copies=not self._copies)
-        if task.surrogates is None:
+        given, alone = task.surrogates, not self._copies
+        if given is not None:  # they are the probes: none are to be made from the network
+            settings = replace(settings, probes="mixed", pool=0)
+        probes = ProbeSource(settings, task, self._autocast, hold_copies=alone)
+        if given is None:
             return probes, None
-        return probes, SurrogateProbes(task.surrogates, task, probes.answers)
+        return probes, SurrogateProbes(given, task, probes.answers, alter=not alone)
+
+    def kind_of_probes(self) -> dict[str, str]:
+        """Which probes a step holds, and why, for the row."""
+        if self.surrogates is not None:
+            return {"probes": "surrogates", "probes_why": "as given"}
+        return {"probes": self.probes.kind, "probes_why": self.probes.why}
+
+    def _held(self) -> ProbeBatch:
+        """What is held in a step."""
+        if self.surrogates is None:
+            return self.probes.draw()
+        return self.surrogates.draw(self.settings.probe_batch // 2)
 
     def _asked(self, step: int) -> int:
         """How many forget images have had their turn in this step."""
@@ -319,7 +325,7 @@ class Objective:
         settings, k = self.settings, len(self._task.forget)
         if settings.cohorts:
             return min(k, settings.cohorts), "as given"
-        if self._copies:
+        if self._copies and self.surrogates is None:
             return min(k, COHORTS), "copies are to be forgotten too"
         return (min(k, COHORTS), MANY) if self._many else (1, ALL)
 
@@ -331,7 +337,7 @@ class Objective:
         """
         if self.settings.towards != "auto":
             return self.settings.towards, "as given"
-        if self.settings.criterion == "deep":
+        if CRITERIA[self.settings.criterion].lead is not margins:
             return "drawn", "new answers are not to be foretold"
         return ("second", MANY) if self._many else ("strongest", ALL)
 

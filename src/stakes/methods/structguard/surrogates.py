@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stakes.data.augment import mixed
 from stakes.data.surrogates import Surrogates
+from stakes.data.views import random_view
 from stakes.methods.probing import ProbeBatch, joined
 from stakes.methods.task import Task
 
@@ -27,12 +28,19 @@ class SurrogateProbes:
         given: the images.
         task: whose forget images, network and generator.
         answers: images (n, 3, h, w) to a batch with the original's answers.
+        alter: whether half of a draw is altered as copies are, where copies of the forget images
+            are to be forgotten, so that alterations do not tell these from what is held.
     """
 
     def __init__(
-        self, given: Surrogates, task: Task, answers: Callable[[Tensor], ProbeBatch]
+        self,
+        given: Surrogates,
+        task: Task,
+        answers: Callable[[Tensor], ProbeBatch],
+        *,
+        alter: bool,
     ) -> None:
-        self._given, self._task, self._answers = given, task, answers
+        self._given, self._task, self._answers, self._alter = given, task, answers, alter
         features, logits = [], []
         for start in range(0, len(given), BATCH):
             found = answers(self._images(torch.arange(start, min(start + BATCH, len(given)))))
@@ -44,12 +52,14 @@ class SurrogateProbes:
         self._weights = weights(self._features, self._logits, near).cpu()
 
     def draw(self, count: int) -> ProbeBatch:
-        """``count`` of them, drawn by their weights; of few images, half are fresh mixtures."""
-        fresh = count // 2 if len(self._given) < FEW else 0
+        """``count`` of them, drawn by their weights, half of them altered or freshly mixed."""
+        few = len(self._given) < FEW
+        fresh = count // 2 if few or self._alter else 0
         parts = [self._held(count - fresh)]
         if fresh:
-            some = self._images(self._drawn(fresh))
-            parts.append(self._answers(mixed(some, fresh, self._task.generator)))
+            generator, some = self._task.generator, self._images(self._drawn(fresh))
+            made = mixed(some, fresh, generator) if few else some
+            parts.append(self._answers(random_view(made, generator) if self._alter else made))
         return joined(parts)
 
     def _held(self, count: int) -> ProbeBatch:

@@ -1,0 +1,110 @@
+"""A sidecar: what it holds, that no training image is in it, its file, and its use."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from conftest import blobs
+from stakes import InputError, StructGuard
+from stakes.cli.commands import main
+from stakes.data.images import ImageArray
+from stakes.sidecar import Sidecar, make, membership
+from stakes.sidecar.membership import auc
+
+
+@pytest.fixture(scope="module")
+def made(trained, train_images) -> Sidecar:
+    return make(trained, train_images, count=40, steps=40)
+
+
+def test_it_holds_the_statistics_of_the_data(made, trained, train_images):
+    images, labels = train_images.load(range(160)), train_images.labels
+    features = trained.features(images).detach()
+    assert made.counts.tolist() == [40] * 4
+    for label in range(4):
+        own = features[labels == label].double()
+        assert torch.allclose(made.means[label].double(), own.mean(0), atol=1e-4)
+        covariance = torch.cov(own.T, correction=0)
+        assert torch.allclose(made.covariances[label].double(), covariance, atol=1e-4)
+    assert set(made.moments) == {"body.bn1", "body.bn2"}
+    inputs = trained.body.conv1((images - trained.mean) / trained.std).detach()
+    expected = torch.stack([inputs.mean((0, 2, 3)), inputs.var((0, 2, 3), correction=0)])
+    assert torch.allclose(made.moments["body.bn1"], expected, atol=1e-4)
+
+
+def test_its_images_are_like_the_data_to_the_network_and_none_of_it(made, trained, train_images):
+    shown = made.images.float() / 255
+    assert (trained(shown).argmax(1) == made.labels).float().mean() > 0.8
+    training = train_images.load(range(160)).flatten(1)
+    nearest = torch.cdist(shown.flatten(1), training).amin(1)
+    between = torch.cdist(training, training) + 1e9 * torch.eye(160)
+    assert nearest.min() > 0.7 * between.amin(1).min()
+
+
+def test_a_sidecar_gives_nobody_away(made, trained, train_images, test_images):
+    found = membership(made, trained, train_images, test_images)
+    assert found["n"] == 80
+    assert 0.35 < found["pixels"] < 0.65
+    # the same test finds images that were put into one
+    leaky = Sidecar(train_images.pixels[:80], *[getattr(made, n) for n in (
+        "labels", "means", "covariances", "counts", "moments")])  # fmt: skip
+    members = ImageArray(train_images.pixels[:80], train_images.labels[:80])
+    assert membership(leaky, trained, members, test_images)["pixels"] == 1.0
+
+
+def test_the_area_under_the_curve_counts_pairs():
+    one, two = torch.randint(0, 5, (30,)), torch.randint(0, 5, (20,))
+    pairs = (one[:, None] > two).double() + 0.5 * (one[:, None] == two).double()
+    assert auc(one, two) == pytest.approx(float(pairs.mean()))
+
+
+def test_its_file_is_read_as_it_was_written(made, tmp_path):
+    size = made.save(tmp_path / "one.safetensors")
+    assert size == (tmp_path / "one.safetensors").stat().st_size
+    read = Sidecar.load(tmp_path / "one.safetensors")
+    assert torch.equal(read.images, made.images)
+    assert torch.allclose(read.means, made.means, atol=1e-2)
+    assert read.card == made.card
+    assert read.surrogates().digest() == made.surrogates().digest()
+    assert made.surrogates(size=(16, 16)).pixels.shape == (40, 3, 16, 16)
+    with pytest.raises(InputError, match="ends in"):
+        made.save(tmp_path / "one.bin")
+    (tmp_path / "other.safetensors").write_bytes(b"nothing")
+    for name, told in (("other", "cannot be read"), ("missing", "no such file")):
+        with pytest.raises(InputError, match=told):
+            Sidecar.load(tmp_path / f"{name}.safetensors")
+
+
+def test_a_run_holds_its_images(made, classifier, forget, anchors):
+    settings = {"lr": 5e-3, "depth": 1.0, "max_steps": 3, "probe_batch": 32}
+    result = StructGuard(**settings)(
+        classifier, forget, anchors=anchors, surrogates=made.surrogates("one.safetensors")
+    )
+    assert result.surrogates.row()["surrogates"] == "one.safetensors"
+    assert result.surrogates.row()["surrogates_count"] == 40
+
+
+def test_the_command_makes_one_and_unlearn_takes_it(tmp_path, capsys):
+    pixels, labels = blobs(24, 3)
+    for i, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+        place = tmp_path / "data" / ("train" if i < 16 else "test") / "abcd"[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{i}.png")
+    network = ["--model", "stakes:digits_cnn", "--weights", "random", "--data", tmp_path / "data"]
+    out = tmp_path / "one.safetensors"
+    words = ["sidecar", *network, "--images", 8, "--steps", 2, "--out", out]
+    assert main([str(word) for word in words]) in (0, None)
+    assert "8 synthetic images" in capsys.readouterr().out
+    assert Sidecar.load(out).card["membership"]["n"] == 8
+    words = ["unlearn", *network, "--forget", "random:2", "--sidecar", out, "--max-steps", 2]
+    words += ["--quiet", "--out", tmp_path / "run"]
+    assert main([str(word) for word in words]) in (0, 3)
+    row = json.loads((tmp_path / "run" / "row.json").read_text())
+    assert (row["surrogates"], row["surrogates_count"]) == (str(out), 8)
+    kept = Sidecar.load(out)
+    kept.card["weights_digest"] = "of other weights"
+    kept.save(out)
+    assert main([str(word) for word in [*words[:-1], tmp_path / "other"]]) == 2
+    assert "made for other weights" in capsys.readouterr().err
