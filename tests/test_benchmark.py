@@ -17,7 +17,7 @@ from stakes import Classifier, load_data
 from stakes.cli import commands as cli
 from stakes.errors import InputError
 from stakes.files import tensor_digest
-from stakes.runs import benchmark, runner
+from stakes.runs import benchmark, process
 from stakes.runs.benchmark import bench, share_out
 from stakes.runs.folder import checkpoint_beside
 from stakes.runs.recipe import read_recipe
@@ -58,8 +58,8 @@ def notes(tmp_path, monkeypatch):
     row = {"unlearned_digest": tensor_digest(tensors), "k": 4, "acc_test": 90.0, "acc_forget": 0}
     (result / "row.json").write_text(json.dumps(row))
     (result / "evidence.json").write_text(json.dumps({"forget": [{"name": "one"}]}))
-    monkeypatch.setattr(runner, "STAKES", [sys.executable, str(tmp_path / "stand_in.py")])
-    monkeypatch.setattr(runner, "POLL", 0.02)
+    monkeypatch.setattr(process, "STAKES", [sys.executable, str(tmp_path / "stand_in.py")])
+    monkeypatch.setattr(process, "POLL", 0.02)
     monkeypatch.setenv("RESULT", str(result))
     monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -219,7 +219,8 @@ def test_how_cores_and_gpus_are_shared_out(
 
 def test_the_estimate_takes_the_cells_most_alike(tmp_path, make):
     cells = make(networks=("a", "b"), seeds=(0, 1)).cells
-    lines = Runner(cells, tmp_path, [{}, {}], 0, io.StringIO())
+    lines = Runner(cells, tmp_path, io.StringIO())
+    lines._at_once = 2
     lines.todo, lines.done = cells, cells[:2]
     lines._seconds = [(cells[0], 10.0), (cells[1], 30.0)]
     assert [lines._expected(cell) for cell in cells] == [10.0, 30.0, 10.0, 30.0]
@@ -254,11 +255,11 @@ def test_some_cells_are_run_and_the_table_says_that_it_is_partial(tmp_path, make
 
 
 def test_a_stop_leaves_a_table_of_what_is_finished(tmp_path, make, notes, monkeypatch):
-    recipe, out, log = make(seeds=(0, 1, 2)), tmp_path / "out", io.StringIO()
+    recipe, out, log = make(seeds=(0, 1, 2), lr=4.0), tmp_path / "out", io.StringIO()
     finish = Runner._finish
 
-    def stop(self, item):
-        finish(self, item)
+    def stop(self, *ended):
+        finish(self, *ended)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Runner, "_finish", stop)
@@ -370,13 +371,13 @@ def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(tmp_path):
     (tmp_path / "trial.toml").write_text(text)
     out = tmp_path / "out"
     words = [sys.executable, "-m", "stakes", "bench", str(tmp_path / "trial.toml"), "--out", out]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    bench = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     log = out / "cells" / "saved-neggrad-k4-s0.log"
     wait_for(lambda: log.exists() and "% still recognised" in log.read_text())
-    (child,) = psutil.Process(process.pid).children()
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=runner.GRACE - 2)[1]  # it was asked, not killed
-    assert process.returncode == benchmark.INTERRUPTED
+    (child,) = psutil.Process(bench.pid).children()
+    bench.send_signal(signal.SIGINT)
+    said = bench.communicate(timeout=process.GRACE - 2)[1]  # it was asked, not killed
+    assert bench.returncode == benchmark.INTERRUPTED
     assert "stopped after 0 of 2 cells" in said
     assert not child.is_running()
     assert list((out / "runs").iterdir()) == []

@@ -21,6 +21,8 @@ def bench(
     jobs: Whole | None = None,
     threads: Whole | None = None,
     dry_run: Switch = False,
+    cluster: Text | None = None,
+    need: tuple[str, ...] = (),
 ) -> int:
     """Run every network, method, k and seed of a recipe, each as one `stakes unlearn`; tabulate.
 
@@ -37,6 +39,9 @@ def bench(
         jobs: cells at once; by default one a GPU, or one for every four cores from eight on
         threads: of each cell; by default its share of the cores
         dry_run: only print every cell, whether it is finished, and its command
+        cluster: run the cells by Dask: local, the address of a scheduler (tcp://HOST:PORT), or its
+            scheduler file
+        need: NAME=AMOUNT, such as GPU=1, of a worker's resources for each cell; repeatable
     """
     from stakes.runs.benchmark import bench as run_bench  # only here: it imports the report
 
@@ -46,4 +51,13 @@ def bench(
     found = read_recipe(recipe, {key: value for key, _, value in pairs})
     if columns is not None:
         found = replace(found, columns=check_columns([key.strip() for key in columns.split(",")]))
-    return run_bench(found, out, jobs=jobs, threads=threads, only=only, dry_run=dry_run)
+    return run_bench(
+        found,
+        out,
+        jobs=jobs,
+        threads=threads,
+        only=only,
+        dry_run=dry_run,
+        cluster=cluster,
+        need=need,
+    )

@@ -19,9 +19,11 @@ import torch
 from stakes.errors import InputError
 from stakes.files import PRIVATE_FOLDER, locked, make_folder
 from stakes.runs.choice import chosen
+from stakes.runs.pool import Here, Pool
 from stakes.runs.recipe import Recipe
 from stakes.runs.runner import Runner, command, unfinished
 from stakes.runs.tabulate import write_tables
+from stakes.runs.threads import cores
 
 FAILED, INTERRUPTED = 1, 130
 CORES_A_JOB = 4
@@ -37,6 +39,8 @@ def bench(
     threads: int | None = None,
     only: Sequence[str] = (),
     dry_run: bool = False,
+    cluster: str | None = None,
+    need: Sequence[str] = (),
     log: TextIO | None = None,
 ) -> int:
     """Run what is not finished yet, then write tables, figures and report.html.
@@ -55,10 +59,13 @@ def bench(
         only: run the cells that one of these words describes (see
             :func:`stakes.runs.choice.chosen`).
         dry_run: only print the cells with their commands, and which would be run.
+        cluster: a Dask scheduler to run them by (see :func:`stakes.runs.cluster.connected`).
+        need: NAME=AMOUNT of a worker's resources for each cell.
         log: where progress goes; standard error by default.
 
     Returns:
-        The exit code: 0, 1 where a cell failed, 130 where it was interrupted.
+        The exit code: 0, 1 where a cell failed or the cluster was lost, 130 where it was
+        interrupted.
 
     Raises:
         InputError: ``out`` is something else, or in use by another benchmark.
@@ -70,24 +77,28 @@ def bench(
     if threads is not None and threads < 1:
         raise InputError(f"--threads {threads}: give at least 1")
     cells = chosen(recipe.cells, only)
-    places = share_out(jobs, threads or recipe.threads)
+    threads = threads or recipe.threads
+    places = share_out(jobs, threads)
     if dry_run:
         own = f"OMP_NUM_THREADS={places[0]['OMP_NUM_THREADS']}"
         for cell in cells:
             print(f"# {unfinished(cell, out) or 'finished'}; {own}\n{command(cell, out)}")
         return 0
+    fixed = str(threads) if threads else os.environ.get("OMP_NUM_THREADS")
     with _locked(out) as lock:
-        runner = Runner(cells, out, places, lock, log)
+        runner = Runner(cells, out, log)
         try:
             with _stoppable():
-                runner.run()
+                with _pool(out, places, lock, cluster, need, fixed, log) as pool:
+                    runner.run(pool)
                 written = write_tables(recipe, out)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ConnectionError) as stopped:
             ran = f"{len(runner.done)} of {len(runner.todo)} cells"
-            print(f"stopped after {ran}; the same command goes on from there", file=log)
+            lost = f"{stopped}: " if isinstance(stopped, ConnectionError) else ""
+            print(f"{lost}stopped after {ran}; the same command goes on from there", file=log)
             if write_tables(recipe, out):
                 print(f"partial table   {out / 'table.md'}", file=log)
-            return INTERRUPTED
+            return FAILED if lost else INTERRUPTED
     if written:
         print(f"table   {out / 'table.md'}\nreport  {out / 'report.html'}")
         for path in sorted(out.glob("figure-*.svg")):
@@ -113,16 +124,36 @@ def check_folder(out: Path) -> None:
             )
 
 
+@contextlib.contextmanager
+def _pool(
+    out: Path,
+    places: Sequence[dict[str, str]],
+    lock: int,
+    cluster: str | None,
+    need: Sequence[str],
+    threads: str | None,
+    log: TextIO,
+) -> Iterator[Pool]:
+    """Where the cells are to run: this machine, or a cluster."""
+    if cluster is None:
+        yield Here(places, lock)
+        return
+    from stakes.runs.cluster import connected  # only here: it is an extra
+
+    with connected(cluster, need, places, threads, log) as pool:
+        pool.clear(str(out.resolve()))
+        yield pool
+
+
 def share_out(jobs: int | None, threads: int | None = None) -> list[dict[str, str]]:
     """What each of the cells that run at once adds to its environment: its threads and its GPU."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
     if not torch.cuda.is_available():
         gpus = []
-    jobs = jobs or len(gpus) or (cores // CORES_A_JOB if cores >= 2 * CORES_A_JOB else 1)
-    own = str(threads or os.environ.get("OMP_NUM_THREADS") or max(1, cores // jobs))
+    found = cores()
+    jobs = jobs or len(gpus) or (found // CORES_A_JOB if found >= 2 * CORES_A_JOB else 1)
+    own = str(threads or os.environ.get("OMP_NUM_THREADS") or max(1, found // jobs))
     places = [{"OMP_NUM_THREADS": own, "MKL_NUM_THREADS": own} for _ in range(jobs)]
     if jobs > 1 and len(gpus) > 1:
         for i, place in enumerate(places):

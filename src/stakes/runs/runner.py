@@ -1,19 +1,17 @@
-"""Cells of a benchmark as processes: what is finished, running several at once, stopping.
+"""Cells of a benchmark: which are finished, running the others, and the account of it.
 
-DIR/runs/CELL is what ``stakes unlearn`` wrote, DIR/cells/CELL.json says how the cell went and
-DIR/cells/CELL.log what it printed. A cell that failed is recorded in DIR/failed/CELL.txt.
+Each cell is a process of its own (see :mod:`stakes.runs.process`); where it runs is for the pool to
+say (see :mod:`stakes.runs.pool`). A cell that failed is recorded in DIR/failed/CELL.txt.
 """
 
-import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -23,15 +21,16 @@ import psutil
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from stakes.errors import InputError
-from stakes.files import private, tensor_digest, write_text
+from stakes.errors import InputError, first_line
+from stakes.files import hidden, tensor_digest, write_bytes, write_text
 from stakes.report.formats import duration
 from stakes.report.run_folder import read_run
+from stakes.runs.pool import Pool
+from stakes.runs.process import TOKEN, Ended, Look, Work
 from stakes.runs.recipe import Cell
 from stakes.runs.sound import INCOMPLETE
 
-STAKES = (sys.executable, "-m", "stakes")
-POLL, HEARTBEAT, GRACE = 0.2, 30.0, 15.0  # seconds
+HEARTBEAT = 30.0  # seconds
 LAST_LINES = 20
 VERSION = version("stakes")
 
@@ -65,41 +64,8 @@ def unfinished(cell: Cell, out: Path) -> str | None:
     return None
 
 
-@dataclass
-class Running:
-    """A cell that is being run.
-
-    Attributes:
-        number: of the cell among those to run.
-        place: which of the places for cells it has.
-        facts: what its record says from the start: the command and the fingerprint.
-        start: monotonic seconds.
-        peak: most memory seen, MiB.
-    """
-
-    cell: Cell
-    number: int
-    place: int
-    facts: Mapping[str, object]
-    process: subprocess.Popen[bytes]
-    start: float = field(default_factory=time.monotonic)
-    peak: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Wall-clock seconds since it began."""
-        return time.monotonic() - self.start
-
-    def weigh(self) -> None:
-        """Take note of the memory that its processes hold now."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            first = psutil.Process(self.process.pid)
-            held = sum(p.memory_info().rss for p in [first, *first.children(recursive=True)])
-            self.peak = max(self.peak, held / 2**20)
-
-
 class Runner:
-    """Runs the cells that are not finished, several at once, and keeps the account.
+    """Runs the cells that are not finished, and keeps the account.
 
     Attributes:
         todo: the cells that had to be run.
@@ -107,24 +73,35 @@ class Runner:
         failed: those that failed.
     """
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        out: Path,
-        places: Sequence[dict[str, str]],
-        lock: int,
-        log: TextIO,
-    ) -> None:
-        self.cells, self.out, self.places = list(cells), out, list(places)
-        self._lock, self._log = lock, log
+    def __init__(self, cells: Sequence[Cell], out: Path, log: TextIO) -> None:
+        self.cells, self.out, self._log = list(cells), out, log
+        self._top = str(out.resolve())
         self.todo: list[Cell] = []
         self.done: list[Cell] = []
         self.failed: list[Cell] = []
-        self._running: list[Running] = []
+        self._looks: dict[str, Look] = {}
+        self._at_once = 1
         self._seconds: list[tuple[Cell, float]] = []
 
-    def run(self) -> None:
-        """Run them all; on an exception, such as Ctrl-C, stop the running ones first."""
+    def run(self, pool: Pool) -> None:
+        """Run them all there; on an exception, such as Ctrl-C, stop the running ones first.
+
+        Raises:
+            ConnectionError: the pool was lost, and with it the cells that it was running.
+        """
+        self._choose(pool)
+        token = os.urandom(16).hex()
+        write_text(self.out / "cells" / TOKEN, token)
+        pending: dict[Future[Ended], Cell] = {}
+        try:
+            for cell in self.todo:
+                pending[pool.submit(self._work(cell, token))] = cell
+            self._follow(pool, pending)
+        finally:
+            self._stop(pool, pending)
+
+    def _choose(self, pool: Pool) -> None:
+        """Which cells there are to run, and why."""
         for cell in self.cells:
             reason = unfinished(cell, self.out)
             if reason is None:
@@ -133,83 +110,96 @@ class Runner:
                 self.todo.append(cell)
                 if reason != "not run yet":
                     self._say(f"{cell.name}: to be run again, {reason}")
-        threads = self.places[0]["OMP_NUM_THREADS"]
         self._say(
             f"{len(self.cells)} cells, {len(self.cells) - len(self.todo)} finished before, "
-            f"{len(self.todo)} to run, {len(self.places)} at once with {threads} threads each"
+            f"{len(self.todo)} to run, {pool.words}"
         )
-        waiting = list(enumerate(self.todo, 1))
-        free = list(range(len(self.places)))
-        heard = time.monotonic()
-        try:
-            while waiting or self._running:
-                while waiting and free:
-                    self._start(*waiting.pop(0), free.pop(0))
-                time.sleep(POLL)
-                for item in list(self._running):
-                    item.weigh()
-                    if item.process.poll() is not None:
-                        self._running.remove(item)
-                        free.append(item.place)
-                        self._finish(item)
-                if time.monotonic() - heard > HEARTBEAT:
-                    heard = time.monotonic()
-                    for item in self._running:
-                        self._say(f"{item.cell.name}: {_used(item)}; {self._last_line(item.cell)}")
-        finally:
-            self._stop()
 
-    def _start(self, number: int, cell: Cell, place: int) -> None:
-        folder = self.out / "runs" / cell.name
+    def _work(self, cell: Cell, token: str) -> Work:
         facts = {"command": command(cell, self.out), "fingerprint": cell.fingerprint()}
-        facts["version"] = VERSION
-        self._write(cell, facts, state="running")
-        self._say(f"[{number}/{len(self.todo)}] {cell.name}: started")
-        with open(self._path(cell, "log"), "wb", opener=private) as output:
-            process = subprocess.Popen(
-                [*STAKES, *cell.arguments(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | self.places[place] | {"PYTHONUNBUFFERED": "1"},
-                process_group=0,  # Ctrl-C comes to us alone, once, and we pass it on
-                pass_fds=[self._lock],  # a cell that outlives us keeps the folder locked
-            )
-        self._running.append(Running(cell, number, place, facts, process))
+        return Work(
+            cell.name,
+            tuple(cell.arguments(self.out / "runs" / cell.name)),
+            self._top,
+            facts | {"version": VERSION},
+            {},
+            str(Path.cwd()),
+            token,
+        )
 
-    def _finish(self, item: Running) -> None:
-        cell, code = item.cell, item.process.returncode
+    def _follow(self, pool: Pool, pending: dict[Future[Ended], Cell]) -> None:
+        """Say what happens until all have ended."""
+        heard = time.monotonic()
+        while pending:
+            self._at_once = pool.slots()
+            ended, _ = wait(pending, pool.every, FIRST_COMPLETED)
+            for future in ended:
+                cell = pending.pop(future)
+                if future.cancelled():
+                    raise ConnectionError("the scheduler is lost")
+                self._finish(cell, future)
+            looks = pool.looks(self._top) if pending else {}
+            for name in looks.keys() - self._looks.keys():
+                self._say(f"{self._head(name)}: started")
+            self._looks = looks
+            if time.monotonic() - heard > HEARTBEAT:
+                heard = time.monotonic()
+                for name, look in looks.items():
+                    self._say(f"{name}: {_used(look)}; {look.last}")
+                if pending and not looks:
+                    self._say(f"{len(pending)} cells wait for a place to run")
+
+    def _finish(self, cell: Cell, future: Future[Ended]) -> None:
         self.done.append(cell)
-        facts = {"exit_code": code, "seconds": item.seconds, "memory_mb": item.peak}
-        done = code in (0, INCOMPLETE)  # the table tells what was not forgotten
-        self._write(cell, item.facts, state="finished" if done else "failed", **facts)
-        reason = unfinished(cell, self.out) if done else _ending(code)
-        head = f"[{item.number}/{len(self.todo)}] {cell.name}"
+        error = future.exception()
+        if error is None:
+            ended = future.result()
+            self._take(ended.files)
+            reason = _ending(ended.code) or unfinished(cell, self.out)
+        else:  # the machine itself failed, or could not begin
+            ended = Ended(-1, 0.0, 0.0, False, "")
+            reason = f"it could not be run: {type(error).__name__}: {first_line(error)}"
         note = self.out / "failed" / f"{cell.name}.txt"
+        used = _used(Look(ended.seconds, ended.peak, ended.last))
         if reason is None:
             note.unlink(missing_ok=True)
-            self._seconds.append((cell, item.seconds))
-            self._say(f"{head}: done in {_used(item)}{self._time_left()}")
+            self._seconds.append((cell, ended.seconds))
+            self._say(f"{self._head(cell.name)}: done in {used}{self._time_left()}")
             return
         self.failed.append(cell)
-        self._write(cell, item.facts, state="failed", **facts)
-        self._note_failure(note, item, reason)
-        self._say(f"{head}: FAILED ({reason}) after {_used(item)}; {self._last_line(cell)}")
+        facts = read_record(cell, self.out) | {"state": "failed"}
+        write_text(self._path(cell, "json"), json.dumps(facts, indent=1) + "\n")
+        self._note_failure(note, cell, f"{reason} after {used}")
+        self._say(f"{self._head(cell.name)}: FAILED ({reason}) after {used}; {ended.last}")
 
-    def _note_failure(self, path: Path, item: Running, reason: str) -> None:
-        lines = self._path(item.cell, "log").read_text(encoding="utf-8", errors="replace")
+    def _take(self, files: Mapping[str, bytes]) -> None:
+        """Put what came from a machine without this folder where it belongs, the record last."""
+        results = {name: data for name, data in files.items() if name.startswith("runs/")}
+        for place in {self.out / "runs" / Path(name).parts[1] for name in results}:
+            arriving = hidden(place, "arriving")
+            shutil.rmtree(arriving, ignore_errors=True)
+            for name, data in results.items():
+                write_bytes(arriving / Path(*Path(name).parts[2:]), data)
+            shutil.rmtree(place, ignore_errors=True)
+            arriving.rename(place)
+        for name in sorted(files.keys() - results.keys(), reverse=True):
+            write_bytes(self.out / name, files[name])
+
+    def _note_failure(self, path: Path, cell: Cell, reason: str) -> None:
+        log = self._path(cell, "log")
+        lines = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
         last = "\n".join(lines.splitlines()[-LAST_LINES:])
-        said = f"{command(item.cell, self.out)}\n{reason} after {_used(item)}\n\n{last}\n"
-        write_text(path, said)
+        write_text(path, f"{command(cell, self.out)}\n{reason}\n\n{last}\n")
 
     def _time_left(self) -> str:
         """An estimate from the cells most like those that are left."""
         left = [cell for cell in self.todo if cell not in self.done]
         if not left:
             return ""
-        spent = sum(item.seconds for item in self._running)
+        spent = sum(look.seconds for look in self._looks.values())
         needed = max(sum(self._expected(cell) for cell in left) - spent, 0.0)
-        return f"; {len(left)} left, about {_span(needed / min(len(self.places), len(left)))}"
+        at_once = max(1, min(self._at_once, len(left)))
+        return f"; {len(left)} left, about {_span(needed / at_once)}"
 
     def _expected(self, cell: Cell) -> float:
         """Seconds that the cells most like this one took, on average."""
@@ -220,30 +210,29 @@ class Runner:
                 return fmean(took)
         return 0.0
 
-    def _stop(self) -> None:
-        """Interrupt what still runs; what does not end in time is killed."""
-        for item in self._running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(item.process.pid, signal.SIGINT)
-        deadline = time.monotonic() + GRACE
-        for item in self._running:
+    def _stop(self, pool: Pool, pending: Mapping[Future[Ended], Cell]) -> None:
+        """Stop what still runs, asking first; asked again, at once."""
+        number: int | None = None
+        left = {future for future in pending if not future.done()}
+        while left:
             try:
-                item.process.wait(max(0.0, deadline - time.monotonic()))
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(item.process.pid, signal.SIGKILL)
-                item.process.wait()
-            self._say(f"{item.cell.name}: stopped after {_used(item)}")
-
-    def _write(self, cell: Cell, facts: Mapping[str, object], **more: object) -> None:
-        write_text(self._path(cell, "json"), json.dumps({**facts, **more}, indent=1) + "\n")
+                pool.stop(self._top, number)
+                for future in left:
+                    future.cancel()
+                ended, _ = wait([future for future in left if not future.done()], 1.0)
+                for future in ended:
+                    if future.exception() is None:
+                        self._say(f"{pending[future].name}: stopped")
+                left = {future for future in left if not future.done()}
+            except KeyboardInterrupt:
+                number = signal.SIGKILL
 
     def _path(self, cell: Cell, suffix: str) -> Path:
         return self.out / "cells" / f"{cell.name}.{suffix}"
 
-    def _last_line(self, cell: Cell) -> str:
-        text = self._path(cell, "log").read_text(encoding="utf-8", errors="replace")
-        return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    def _head(self, name: str) -> str:
+        number = next(i for i, cell in enumerate(self.todo, 1) if cell.name == name)
+        return f"[{number}/{len(self.todo)}] {name}"
 
     def _say(self, text: str) -> None:
         print(text, file=self._log, flush=True)
@@ -258,17 +247,19 @@ def read_record(cell: Cell, out: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _ending(code: int) -> str:
-    """What the exit code of a process means."""
+def _ending(code: int) -> str | None:
+    """What the exit code of a process means; None for one that wrote its result."""
+    if code in (0, INCOMPLETE):
+        return None  # the table tells what was not forgotten
     if code > 0:
         return f"exit code {code}"
     killed = f"killed by {signal.Signals(-code).name}"
     return f"{killed}, perhaps for want of memory" if code == -signal.SIGKILL else killed
 
 
-def _used(item: Running) -> str:
+def _used(look: Look) -> str:
     free = psutil.virtual_memory().available / 2**20
-    return f"{_span(item.seconds)}, at most {item.peak:,.0f} MiB ({free:,.0f} MiB free)"
+    return f"{_span(look.seconds)}, at most {look.peak:,.0f} MiB ({free:,.0f} MiB free)"
 
 
 def _span(seconds: float) -> str:

@@ -1,0 +1,186 @@
+"""A benchmark by Dask: a killed worker, a lost scheduler, a folder that is not shared.
+
+The workers are real; what they run is a stand-in for `stakes unlearn`, so that a test takes
+seconds. ``benchmarks/cluster_storm.py`` does the same with real runs.
+"""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cluster_storm import finished, free_port, scheduler, worker
+from stakes.errors import InputError
+from stakes.files import tensor_digest
+from stakes.runs import process
+from stakes.runs.benchmark import FAILED, bench
+from stakes.runs.process import Work, run_cell
+from stakes.runs.recipe import read_recipe
+
+pytest.importorskip("distributed")
+CELL = """
+import json, os, pathlib, shutil, sys, time
+words = sys.argv[1:]
+out = pathlib.Path(words[words.index("--out") + 1])
+time.sleep(float(words[words.index("--lr") + 1]))
+shutil.rmtree(out, ignore_errors=True)
+shutil.copytree(os.environ["RESULT"], out)
+row = json.loads((out / "row.json").read_text())
+row["seed"] = words[words.index("--seed") + 1]
+row["threads"] = os.environ["OMP_NUM_THREADS"]
+(out / "row.json").write_text(json.dumps(row))
+print("all done")
+"""
+PRELOAD = """
+from stakes.runs import process
+process.STAKES = ({python!r}, {script!r})
+process.POLL = 0.05
+"""
+
+
+@pytest.fixture
+def preload(tmp_path, monkeypatch):
+    """A module that lets workers, and this process, run the stand-in."""
+    result, script = tmp_path / "result", tmp_path / "cell.py"
+    script.write_text(CELL)
+    result.mkdir()
+    tensors = {"weight": torch.ones(2, 3)}
+    save_file(tensors, result / "model.safetensors")
+    row = {"unlearned_digest": tensor_digest(tensors), "k": 4, "acc_test": 90.0, "acc_forget": 0}
+    (result / "row.json").write_text(json.dumps(row))
+    (result / "evidence.json").write_text(json.dumps({"forget": [{"name": "one"}]}))
+    monkeypatch.setenv("RESULT", str(result))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(process, "STAKES", (sys.executable, str(script)))
+    module = tmp_path / "preload.py"
+    module.write_text(PRELOAD.format(python=sys.executable, script=str(script)))
+    return str(module)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def make(seconds: float, cells: int = 12):
+        path = tmp_path / "trial.toml"
+        path.write_text(
+            f'forget = "random:{{k}}"\nk = [4]\nseeds = {list(range(cells))}\n'
+            f'[[network]]\nmodel = "good"\n[[method]]\nmethod = "neggrad"\nlr = {seconds}\n'
+        )
+        return read_recipe(path)
+
+    return make
+
+
+def test_a_worker_and_then_the_scheduler_killed(tmp_path, preload, recipe):
+    twelve, out, log, port = recipe(0.5), tmp_path / "sweep", io.StringIO(), free_port()
+    assert bench(twelve, tmp_path / "serial", jobs=1, log=io.StringIO()) == 0
+    address, code = f"tcp://127.0.0.1:{port}", []
+    with scheduler(port) as lost, ExitStack() as stack:
+        killed = stack.enter_context(worker(port, "--preload", preload))
+        sweep = threading.Thread(
+            target=lambda: code.append(bench(twelve, out, cluster=address, log=log))
+        )
+        sweep.start()
+        wait_for(lambda: finished(out) >= 2, sweep)
+        stack.enter_context(worker(port, "--preload", preload))
+        killed.send_signal(signal.SIGKILL)
+        wait_for(lambda: finished(out) >= 5, sweep)
+        lost.send_signal(signal.SIGKILL)
+        sweep.join()
+        assert code == [FAILED]
+        assert "the same command goes on" in log.getvalue()
+        done = finished(out)
+        assert 5 <= done < 12
+        assert "done in" in log.getvalue()
+    log = io.StringIO()
+    with scheduler(port), worker(port, "--preload", preload):
+        assert bench(twelve, out, cluster=address, log=log) == 0
+    assert f"{done} finished before, {12 - done} to run" in log.getvalue()
+    assert (out / "rows.jsonl").read_bytes() == (tmp_path / "serial" / "rows.jsonl").read_bytes()
+
+
+def test_results_come_back_where_the_folder_is_not_shared(tmp_path, preload):
+    """The worker finds no token in the folder: it gives back all files and leaves none."""
+    out = tmp_path / "elsewhere"
+    words = ("--seed", "3", "--lr", "0", "--out", str(out / "runs" / "one"))
+    work = Work("one", words, str(out), {"command": "c"}, {}, str(tmp_path), token="here")
+    ended = run_cell(work)
+    assert ended.code == 0
+    assert ended.last == "all done"
+    assert json.loads(ended.files["runs/one/row.json"])["seed"] == "3"
+    assert json.loads(ended.files["cells/one.json"])["state"] == "finished"
+    assert {"runs/one/model.safetensors", "cells/one.log"} <= ended.files.keys()
+    assert not [path for path in out.rglob("*") if path.is_file()]
+    (out / "cells" / process.TOKEN).write_text("here")
+    assert run_cell(work).files == {}
+    assert (out / "runs" / "one" / "row.json").is_file()
+
+
+def test_files_that_came_back_make_a_finished_cell(tmp_path, preload, recipe, monkeypatch):
+    """The runner writes what a machine without the folder has sent, and verifies it."""
+    two, out = recipe(1e-9, cells=2), tmp_path / "out"
+    far = process.run_cell
+
+    def away(work):
+        there = tmp_path / "there"
+        words = tuple(word.replace(str(out), str(there)) for word in work.words)
+        return far(Work(work.name, words, str(there), work.facts, work.environment, work.cwd, "x"))
+
+    monkeypatch.setattr(process, "run_cell", away)
+    assert bench(two, out, log=io.StringIO()) == 0
+    assert len((out / "rows.jsonl").read_text().splitlines()) == 2
+    assert [path.name for path in (out / "runs").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_cell_ends_with_the_process_that_started_it(tmp_path):
+    """Whoever holds the other end of its standard input is gone: it ends, too."""
+    cell = subprocess.Popen(
+        [sys.executable, "-c", LEASHED], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert cell.stdout.readline() == b"ready\n"
+    assert cell.poll() is None
+    cell.stdin.close()
+    assert cell.wait(20) == -signal.SIGTERM
+
+
+LEASHED = """
+import threading, time
+from stakes.runs.process import _end_with_parent
+threading.Thread(target=_end_with_parent, daemon=True).start()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "need", "said"),
+    [
+        ("tcp://127.0.0.1:9", (), "no scheduler answers"),
+        ("no/such.json", (), "no such file"),
+        ("local", ("GPU",), "--need GPU"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tmp_path, recipe, monkeypatch, address, need, said):
+    monkeypatch.setattr("stakes.runs.cluster.ANSWER", 1.0)
+    with pytest.raises(InputError, match=said):
+        bench(recipe(1e-9), tmp_path / "out", cluster=address, need=need, log=io.StringIO())
+
+
+def test_without_dask_it_says_what_to_install(tmp_path, recipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r'pip install "stakes\[cluster\]"'):
+        bench(recipe(1e-9), tmp_path / "out", cluster="local", log=io.StringIO())
+
+
+def wait_for(condition, thread, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition() and thread.is_alive():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
