@@ -48,7 +48,7 @@ def main():
     print("| network | side | forward | with backward | last third | default step | paper step |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for spec, classes, batch in NETWORKS:
-        classifier = Classifier.load(spec, num_classes=classes)
+        classifier = Classifier.load(spec, weights="random", num_classes=classes)
         side = classifier.input_size
         images = torch.rand(batch, 3, side, side)
         forget = ForgetSet(images, torch.zeros(batch, dtype=torch.int64), ("",) * batch)

@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     splits = load_data(data, size=SIZE)
     assert splits.test is not None
     classifier = Classifier.load(
-        MODEL, class_names=splits.class_names, input_size=SIZE, seed=asked.seed
+        MODEL, weights="random", class_names=splits.class_names, input_size=SIZE, seed=asked.seed
     )
     shown: dict[str, Images] = {"train": splits.train, "test": splits.test}
     if asked.forget is not None:

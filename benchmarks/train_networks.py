@@ -245,8 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{folder} is finished")
         return
     classifier = Classifier.load(
-        plan.model, class_names=splits.class_names, input_size=plan.size, mean=MEAN, std=STD,
-        seed=asked.seed, device=asked.device,
+        plan.model, weights="random", class_names=splits.class_names, input_size=plan.size,
+        mean=MEAN, std=STD, seed=asked.seed, device=asked.device,
     )  # fmt: skip
     job = {
         "plan": json.dumps(asdict(plan)),

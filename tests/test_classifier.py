@@ -71,7 +71,7 @@ def wrap(**varied):
     ],
 )
 def test_head_is_found_and_the_parts_give_the_plain_network(spec, head, width, size):
-    classifier = Classifier.load(spec, class_names=NAMES, input_size=size)
+    classifier = Classifier.load(spec, weights="random", class_names=NAMES, input_size=size)
     assert (classifier.head_name, classifier.feature_width) == (head, width)
     assert (classifier.num_classes, classifier.class_names) == (5, NAMES)
     assert classifier.spec == spec
@@ -204,11 +204,22 @@ def test_networks_that_do_not_end_in_one_linear_layer(make, message):
     assert "\n" not in str(caught.value)
 
 
+def test_an_architecture_alone_is_refused_until_the_word_random_asks_for_it():
+    for spec in ("timm:resnet10t", "torchvision:resnet18"):
+        with pytest.raises(InputError, match=f'{spec} names an architecture.*weights="random"'):
+            Classifier.load(spec, num_classes=2, input_size=32)
+    one, same = (Classifier.load("timm:resnet10t", weights="random", seed=3) for _ in range(2))
+    assert one.weights == "random (seed 3)"
+    assert one.digest() == same.digest()
+
+
 def test_distilled_network_of_timm_is_refused():
     with pytest.raises(InputError, match=r"several heads \(head, head_dist\)"):
-        Classifier.load("timm:deit_tiny_distilled_patch16_224", num_classes=5, input_size=32)
+        Classifier.load(
+            "timm:deit_tiny_distilled_patch16_224", num_classes=5, input_size=32, weights="random"
+        )
     with pytest.raises(InputError, match=r"torchvision:squeezenet1_1 has no linear head"):
-        Classifier.load("torchvision:squeezenet1_1", input_size=64)
+        Classifier.load("torchvision:squeezenet1_1", input_size=64, weights="random")
 
 
 # images
@@ -237,10 +248,12 @@ def test_gradients_reach_pixels_of_any_size():
 
 
 def test_what_each_kind_of_network_expects(tmp_path):
-    tv = Classifier.load("torchvision:resnet18", num_classes=2)
+    tv = Classifier.load("torchvision:resnet18", num_classes=2, weights="random")
     assert tv.input_size == 224
     torch.testing.assert_close(tv.mean.flatten(), torch.tensor(IMAGENET[0]))
-    vit = Classifier.load("timm:vit_tiny_patch16_224", num_classes=2, input_size=48)
+    vit = Classifier.load(
+        "timm:vit_tiny_patch16_224", num_classes=2, input_size=48, weights="random"
+    )
     assert vit.input_size == 48
     assert vit.mean.flatten().tolist() == vit.std.flatten().tolist() == [0.5] * 3
     own = Classifier.load("stakes:digits_cnn", mean=0.3, input_size=8)
@@ -449,7 +462,8 @@ def test_own_file(tmp_path, monkeypatch):
     ],
 )
 def test_saved_weights_give_equal_bits_here_and_in_the_plain_library(tmp_path, spec, size, plain):
-    classifier = Classifier.load(spec, class_names=NAMES, input_size=size, mean=0.5, std=0.2)
+    given = {"class_names": NAMES, "input_size": size, "mean": 0.5, "std": 0.2}
+    classifier = Classifier.load(spec, weights="random", **given)
     classifier.save(tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "model.json",
@@ -474,7 +488,9 @@ def test_saved_weights_give_equal_bits_here_and_in_the_plain_library(tmp_path, s
 
 
 def test_card_and_its_recipe(tmp_path):
-    classifier = Classifier.load("timm:resnet18", class_names=NAMES, input_size=32)
+    classifier = Classifier.load(
+        "timm:resnet18", class_names=NAMES, input_size=32, weights="random"
+    )
     classifier.save(tmp_path)
     card = json.loads((tmp_path / "model.json").read_text())
     assert card["spec"] == "timm:resnet18"

@@ -651,6 +651,30 @@ def test_what_the_machine_refuses_is_one_line(base, capsys, monkeypatch):
         refused(base, message, capsys, code=1)
 
 
+def test_a_fault_of_ours_keeps_its_traceback_and_says_where_to_report_it(place, tmp_path):
+    program = "import sys; from stakes.cli import unlearn, commands; "
+    program += "unlearn.record = lambda *a, **k: {}['row']; sys.exit(commands.main())"
+    words = ["unlearn", "--model", "stakes:digits_cnn", "--weights", f"{place}/net.th"]
+    words += ["--input-size", "8", "--data", f"{place}/data", "--forget", "random:3"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words, "--out", "OUT"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    error = done.stderr[done.stderr.index("Traceback") :]
+    assert "KeyError: 'row'" in error
+    assert re.search(
+        r"fault of stakes 0\.1\.0, not of your input\. Please report it.* to \w", error
+    )
+
+
+def test_a_fault_of_the_users_code_is_one_line(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def make():\n    return {}['net']\n")
+    words = ["unlearn", "--model", "mine.py:make", "--data", f"{place}/data"]
+    refused([*words, "--forget", "random:3", "--out", "OUT"], "mine.py", capsys)
+
+
 def test_without_arguments_and_unknown_commands(capsys):
     assert cli.main([]) == 0
     assert "unlearn" in capsys.readouterr().out

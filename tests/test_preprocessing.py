@@ -47,7 +47,7 @@ TIMM = {
 
 @pytest.mark.parametrize("name", TIMM)
 def test_as_timm_evaluates_bit_by_bit(name):
-    classifier = Classifier.load(f"timm:{name}", num_classes=2, **TIMM[name])
+    classifier = Classifier.load(f"timm:{name}", num_classes=2, **TIMM[name], weights="random")
     plain = timm.create_model(name, num_classes=2)
     size = (3, *sides(classifier.input_size)) if TIMM[name] else None
     arguments = {"input_size": size}
@@ -66,7 +66,7 @@ def test_every_crop_mode_of_timm_bit_by_bit(mode, size, share, monkeypatch):
         "crop_mode": mode, "crop_pct": share, "input_size": (3, *size), "interpolation": "bicubic",
     }  # fmt: skip
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: made)
-    classifier = Classifier.load("timm:resnet10t")
+    classifier = Classifier.load("timm:resnet10t", weights="random")
     config = timm.data.resolve_model_data_config(made)
     transform = timm.data.create_transform(**config, is_training=False)
     assert classifier.input_size == (64 if size == (64, 64) else size)
@@ -80,7 +80,7 @@ def test_every_crop_mode_of_timm_bit_by_bit(mode, size, share, monkeypatch):
 )
 def test_as_torchvision_evaluates_bit_by_bit(name, monkeypatch):
     monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: Tiny())
-    classifier = Classifier.load(f"torchvision:{name}")
+    classifier = Classifier.load(f"torchvision:{name}", weights="random")
     transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     assert [classifier.input_size] == transform.crop_size
     for shape in SHAPES:
@@ -90,7 +90,7 @@ def test_as_torchvision_evaluates_bit_by_bit(name, monkeypatch):
 
 def test_inception_normalises_inside_as_with_its_public_weights():
     spec = "torchvision:inception_v3,aux_logits=False"
-    ours = Classifier.load(spec, num_classes=2, input_size=96)
+    ours = Classifier.load(spec, weights="random", num_classes=2, input_size=96)
     recipe = ours.card()["recipe"].partition(";")[0].removeprefix("net = ")
     plain = eval(recipe, {"torchvision": torchvision}).eval()
     assert plain.transform_input
@@ -102,7 +102,9 @@ def test_inception_normalises_inside_as_with_its_public_weights():
         wanted = plain(transform(image)[None])
         got = ours(ours.preprocessing(image)[None] / 255)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
-    without = Classifier.load(f"{spec},transform_input=False", num_classes=2, input_size=96)
+    without = Classifier.load(
+        f"{spec},transform_input=False", weights="random", num_classes=2, input_size=96
+    )
     assert not without.body.transform_input
 
 
@@ -113,15 +115,17 @@ def test_the_name_of_the_weight_file_says_which_preprocessing(tmp_path, monkeypa
         torch.save(Tiny().state_dict(), tmp_path / name)
         read = Classifier.load("torchvision:resnet50", weights=tmp_path / name).preprocessing
         assert read.before_crop == (scaled, scaled)
-    one = Classifier.load("torchvision:resnet50,weights=IMAGENET1K_V1")
+    one = Classifier.load("torchvision:resnet50,weights=IMAGENET1K_V1", weights="random")
     assert one.preprocessing.before_crop == (256, 256)
     assert one.spec == "torchvision:resnet50,weights=IMAGENET1K_V1"
     with pytest.raises(InputError, match="no weights 'V9'; it has IMAGENET1K_V1, IMAGENET1K_V2"):
-        Classifier.load("torchvision:resnet50,weights=V9")
+        Classifier.load("torchvision:resnet50,weights=V9", weights="random")
 
 
 def test_a_network_with_one_channel_is_shown_grey():
-    classifier = Classifier.load("timm:resnet10t,in_chans=1", num_classes=2, input_size=64)
+    classifier = Classifier.load(
+        "timm:resnet10t,in_chans=1", num_classes=2, input_size=64, weights="random"
+    )
     plain = timm.create_model("resnet10t", in_chans=1, num_classes=2).eval()
     plain.load_state_dict(classifier.network_state())
     assert classifier.mean.flatten().tolist() == pytest.approx([0.449] * 3)
@@ -287,7 +291,7 @@ def test_images_that_come_out_in_other_sizes_are_named(tmp_path):
 
 
 def test_the_card_holds_it_and_older_cards_mean_the_centred_square(tmp_path):
-    classifier = Classifier.load("timm:resnet10t", num_classes=2)
+    classifier = Classifier.load("timm:resnet10t", num_classes=2, weights="random")
     choices = {"resize": "squash", "interpolation": "bilinear"}
     classifier.preprocessing = choose(classifier.preprocessing, (176, 176), **choices)
     classifier.save(tmp_path)

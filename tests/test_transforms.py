@@ -107,14 +107,16 @@ def test_one_channel():
         transforms.Normalize(0.3, 0.2),
     ])  # fmt: skip
     read = transform(code)
-    grey = Classifier.load("timm:resnet10t,in_chans=1", num_classes=2, preprocessing=read)
+    grey = Classifier.load(
+        "timm:resnet10t,in_chans=1", num_classes=2, preprocessing=read, weights="random"
+    )
     assert read.mean == (0.3,) * 3
     assert read.std == (0.2,) * 3
     found = agreement(grey, [odd(30, 40)])
     assert found.pixels < 1e-6
     assert found.logits < 1e-4
     with pytest.raises(InputError, match="gives images of 1 channels, the network takes 3"):
-        Classifier.load("timm:resnet10t", num_classes=2, preprocessing=read)
+        Classifier.load("timm:resnet10t", num_classes=2, preprocessing=read, weights="random")
 
 
 def test_a_transform_that_keeps_the_size_of_images(tmp_path):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import metadata
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Codes: 1 for what the machine refuses, 2 for input that cannot be used, 3 for a run that was
     written without having forgotten everything, 128 and the signal's number for an interruption.
+    A fault of this package keeps its traceback, and says where to report it.
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -87,10 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(128 + number, "; ".join(notes))
     except (RuntimeError, MemoryError) as error:
         if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):  # the latter: torch's
+            error.add_note(_ours())
             raise
         return _fail(FAILED, f"out of memory: {str(error) or 'smaller batches need less'}")
     except OSError as error:
         return _fail(FAILED, f"cannot continue: {error}")
+    except Exception as error:
+        error.add_note(_ours())
+        raise  # with its traceback
     return code if isinstance(code, int) else 0
 
 
@@ -98,6 +104,18 @@ def _fail(code: int, message: str) -> int:
     line = printable(shortened(" ".join(message.split()), LONGEST))
     print(f"stakes: {line}", file=sys.stderr)
     return code
+
+
+def _ours() -> str:
+    """What to do about a fault of this package."""
+    about = metadata("stakes")
+    keys = ("Project-URL", "Home-page", "Maintainer-email", "Maintainer", "Author")
+    found = [value for key in keys for value in about.get_all(key) or ()]
+    where = found[0].rpartition(", ")[2] if found else "its maintainers"
+    return (
+        f"This is a fault of stakes {about['Version']}, not of your input. Please report it, with "
+        f"the lines above and the command, to {where}; nothing is half written."
+    )
 
 
 @contextmanager

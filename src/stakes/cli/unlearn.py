@@ -9,10 +9,11 @@ from stakes.data.surrogates import Surrogates
 from stakes.errors import InputError
 from stakes.methods import Method, method_class
 from stakes.models.agreement import compared
+from stakes.models.specs import RANDOM
 from stakes.progress import Terminal, silent
 from stakes.runs.folder import check_apart, check_free, check_out, resumable
 from stakes.runs.forecast import forecast, told
-from stakes.runs.inputs import RANDOM, Inputs, Loaded, load
+from stakes.runs.inputs import Inputs, Loaded, load
 from stakes.runs.record import Request, record
 from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
 from stakes.runs.words import EVIDENCE, MACHINE, OUTPUT, TO_FORGET, Place, Switch, Whole

@@ -17,7 +17,7 @@ from stakes.models.heads import logits_of, replace, split
 from stakes.models.loading import Wanted, load_network, parts_of
 from stakes.models.lookup import Lookup
 from stakes.models.saving import card, saved_state, write
-from stakes.models.specs import Built
+from stakes.models.specs import RANDOM, Built
 from stakes.preprocessing import Reader, Size, sides
 from stakes.texts import expanded
 
@@ -195,8 +195,9 @@ class Classifier(nn.Module):
                 ``hf:FOLDER``, ``stakes:NAME`` or
                 ``path/to/file.py:factory`` (code in that file is run); or the folder, or the
                 ``.safetensors`` file in it, that :meth:`save` wrote.
-            weights: weight file; without one, weights are random (but a transformers folder
-                brings its own). Nothing is downloaded, no code in the file is run. What
+            weights: weight file, or the word "random", without which no network of timm or
+                torchvision is random (a transformers folder brings its own weights). Nothing is
+                downloaded, no code in the file is run. What
                 :meth:`save` wrote of a network from own code loads only this way, by
                 ``file.py:factory`` and its ``model.safetensors``, and keeps its card.
             weights_key: which network of the file, where it holds several, such as
@@ -218,10 +219,12 @@ class Classifier(nn.Module):
                 an impossible number of classes or size; the message says which.
         """
         target = usable_device(device)
+        untrained = str(weights) == RANDOM
         loaded = load_network(
             Wanted(
                 spec,
-                weights=None if weights is None else expanded(weights),
+                weights=None if weights is None or untrained else expanded(weights),
+                untrained=untrained,
                 weights_key=weights_key,
                 num_classes=num_classes,
                 class_names=class_names,

@@ -25,11 +25,13 @@ from stakes.preprocessing import Reader, Size
 class Wanted:
     """What a user says of a network, as :meth:`stakes.models.classifier.Classifier.load` takes it.
 
-    None leaves a thing to the network, its weights or its card.
+    None leaves a thing to the network, its weights or its card; ``untrained`` asks for random
+    weights.
     """
 
     spec: str | Path
     weights: Path | None = None
+    untrained: bool = False
     weights_key: str | None = None
     num_classes: int | None = None
     class_names: Sequence[str] | None = None
@@ -100,6 +102,12 @@ def _named(wanted: Wanted, classes: int | None) -> Loaded:
     """A network by its spec, with weights from a file, its library's folder, or at random."""
     built = _made(wanted, classes)
     source = built.weights if wanted.weights is None else wanted.weights
+    library = str(wanted.spec).startswith(("timm:", "torchvision:"))
+    if source is None and library and not wanted.untrained:
+        raise InputError(
+            f"{wanted.spec} names an architecture, whose weights would be random: give "
+            'weights=FILE, or weights="random" to try what an untrained network does'
+        )
     if source is not None:
         state = read_weights(source, built.network.state_dict(), wanted.weights_key)
         others = _classes_in(state, built, str(source), classes)

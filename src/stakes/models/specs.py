@@ -29,6 +29,8 @@ from stakes.models.transforms import Unavailable
 from stakes.preprocessing import Preprocessing, Reader, Size, one_or_both, sides
 from stakes.texts import expanded
 
+RANDOM = "random"
+"""In place of a weight file: a network that has learned nothing."""
 FORMS = "timm:NAME, torchvision:NAME, hf:FOLDER, stakes:NAME or path/to/file.py:factory"
 
 

@@ -21,6 +21,7 @@ from stakes.models.agreement import Agreement, agreement
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.models.hf import read_json
+from stakes.models.specs import RANDOM
 from stakes.models.transforms import own_transform
 from stakes.preprocessing import Interpolation, sides
 from stakes.runs.reading import CHOICES, WORDS, as_chosen, input_size, originals, refuse_both
@@ -39,8 +40,6 @@ from stakes.runs.words import (
 from stakes.texts import expanded
 
 Triple = tuple[float, float, float]
-RANDOM = "random"
-"""In place of a weight file: an untrained network."""
 ORDERS = ("alphabetical", "numerical")
 
 
@@ -136,7 +135,7 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
     own = None if inputs.transform is None else own_transform(inputs.transform)
     classifier = Classifier.load(
         inputs.model,
-        weights=None if str(inputs.weights) == RANDOM else inputs.weights,
+        weights=inputs.weights,
         weights_key=inputs.weights_key,
         class_names=names,
         num_classes=None if names is None else len(names),
