@@ -5,12 +5,13 @@ and ``stakes --help`` needs none.
 """
 
 import io
+import os
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib import import_module
 from importlib.metadata import metadata
 from typing import Any
@@ -23,6 +24,7 @@ from stakes.texts import expanded, printable
 FAILED, USAGE_ERROR = 1, 2
 COMPLETION = "--install-completion"
 LONGEST = 600  # letters of a message
+DIVIDED = ("unlearn", "evaluate")  # what several processes can do together
 #: Command -> its module in this package, and what the list of commands says of it.
 COMMANDS = {
     "unlearn": ("unlearn", "Make a network forget images."),
@@ -72,10 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # no letter ends a run
     app = App()
     try:
-        with _terminable():
+        with _terminable(), ExitStack() as stack:
             if asks_for_method(tokens):
                 return 0
             app = make_app(tokens)
+            stack.enter_context(_joined(tokens))
             code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except InputError as error:
         return _fail(USAGE_ERROR, str(error))
@@ -102,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(code: int, message: str) -> int:
     line = printable(shortened(" ".join(message.split()), LONGEST))
-    print(f"stakes: {line}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    if code != USAGE_ERROR or os.environ.get("LOCAL_RANK", "0") == "0":  # the same in all processes
+        print(f"stakes: {'' if rank == '0' else f'process {rank}: '}{line}", file=sys.stderr)
     return code
 
 
@@ -116,6 +121,17 @@ def _ours() -> str:
         f"This is a fault of stakes {about['Version']}, not of your input. Please report it, with "
         f"the lines above and the command, to {where}; nothing is half written."
     )
+
+
+def _joined(tokens: Sequence[str]) -> AbstractContextManager[None]:
+    """Work with the other processes that torchrun started, if it did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return nullcontext()
+    if not tokens or tokens[0] not in DIVIDED:
+        raise InputError(f"torchrun is for stakes {' and '.join(DIVIDED)}: start this without it")
+    from stakes.training.distributed import joined
+
+    return joined()
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from stakes.evaluation.evaluate import evaluate as score
 from stakes.files import check_file, write_text
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
-from stakes.progress import Terminal
+from stakes.progress import Terminal, silent
 from stakes.runs.inputs import Inputs, load
 from stakes.runs.words import EVIDENCE, NETWORK, OUTPUT, Place, Switch, Whole
+from stakes.training.distributed import is_writer
 
 
 def evaluate(
@@ -58,10 +59,12 @@ def evaluate(
             eval_samples=eval_samples,
             seed=inputs.seed,
             thumbnails=False,
-            progress=progress,
+            progress=progress if is_writer() else silent,
         )
     row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
     row |= {"forget_digest": loaded.forget.digest(), "k": len(loaded.forget), "seed": inputs.seed}
+    if not is_writer():
+        return
     if out is not None:
         write_text(out, json.dumps(row, indent=1) + "\n")
     print(json.dumps(row, indent=1))

@@ -18,6 +18,7 @@ from stakes.runs.record import Request, record
 from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
 from stakes.runs.words import EVIDENCE, MACHINE, OUTPUT, TO_FORGET, Place, Switch, Whole
 from stakes.sidecar import Sidecar
+from stakes.training.distributed import is_writer
 
 
 def unlearn(
@@ -72,7 +73,8 @@ def unlearn(
         fields: hyper-parameters of the method.
     """
     chosen = method_class(method, preset)(**fields)
-    (check_free if dry_run else check_out)(out, overwrite)
+    if is_writer():
+        (check_free if dry_run else check_out)(out, overwrite)
     check_apart(out, inputs.forget, inputs.data, surrogates)
     if surrogates is not None or sidecar is not None:
         chosen.check_surrogates()
@@ -80,6 +82,8 @@ def unlearn(
     if chosen.needs_retain and inputs.data is None:
         raise InputError(f"--method {method} needs retained training data: add --data")
     loaded = load(inputs)
+    chosen.check_processes(loaded.classifier)
+    quiet = quiet or not is_writer()
     if not quiet:
         announce(loaded, inputs.data)
     request = _request(
@@ -104,7 +108,7 @@ def unlearn(
         if resumable(out):
             stopped.add_note("run the same command again to resume")
         raise
-    if json:
+    if json and is_writer():
         print_json(row)
     elif not quiet:
         print(summary(row))
@@ -117,6 +121,8 @@ def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:
     if not request.force:
         check_recognised(request.classifier, request.forget)
     found = forecast(request, out, overwrite)
+    if not is_writer():
+        return
     if json:
         print_json(found)
     else:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stakes.models.classifier import Classifier
+from stakes.training import distributed
 
 
 def grad_cam(network: Classifier, images: Tensor, classes: Tensor) -> Tensor | None:
@@ -30,7 +31,8 @@ def grad_cam(network: Classifier, images: Tensor, classes: Tensor) -> Tensor | N
     kept: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
     try:
-        with torch.enable_grad():  # by the input, so that a frozen network has gradients too
+        # By the input, so that a frozen network has gradients too.
+        with distributed.alone(), torch.enable_grad():
             logits = network(images.detach().clone().requires_grad_())
             total = logits.gather(1, classes[:, None]).sum()
             (gradient,) = torch.autograd.grad(total, kept[-1])

@@ -23,6 +23,7 @@ class Adv(AdversarialFields):
     """
 
     title: ClassVar[str] = "Adv"
+    divisible: ClassVar[bool] = True
 
     def unlearn(self, task: Task) -> Unlearned:
         """Ascend on the images, descend on the probes."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stakes.anchors.anchors import Anchors
 from stakes.anchors.sources import resolve_anchors
@@ -18,6 +19,7 @@ from stakes.methods.fields import check, check_names, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
+from stakes.training import distributed
 from stakes.training.losses import deletion_ce
 from stakes.training.structure import MapKind
 
@@ -34,6 +36,8 @@ class Method(ABC):
         title: its name as the papers write it.
         needs_retain: whether it needs retained data; commands refuse early without it.
         uses_surrogates: whether it can hold surrogate data; other methods refuse any.
+        divisible: whether its steps can be divided among processes: their gradients by weights are
+            all taken by the loop (see :mod:`stakes.training.distributed`).
 
     Raises:
         InputError: no such hyper-parameter, a value of another type, out of bounds or not one of
@@ -43,6 +47,7 @@ class Method(ABC):
     title: ClassVar[str]
     needs_retain: ClassVar[bool] = False
     uses_surrogates: ClassVar[bool] = False
+    divisible: ClassVar[bool] = False
 
     def __new__(cls, **given: Any) -> Self:
         """Refuse unknown names before the dataclass does, which knows no nearest one."""
@@ -96,6 +101,7 @@ class Method(ABC):
         classifier, forget = Classifier.require(classifier), ForgetSet.require(forget)
         forget.check(classifier.num_classes)
         check_seed(seed)
+        self.check_processes(classifier)
         if self.needs_retain and retain is None:
             raise InputError(f"{self.title} needs retained training data")
         if surrogates is not None:
@@ -115,6 +121,22 @@ class Method(ABC):
         """Refuse surrogate data, with an InputError, where the method has no use for them."""
         if not self.uses_surrogates:
             raise InputError(f"{self.title} uses no surrogate data: leave them out")
+
+    def check_processes(self, classifier: Classifier) -> None:
+        """Refuse, with an InputError, several processes where steps cannot be divided."""
+        if distributed.count() == 1:
+            return
+        if not self.divisible:
+            raise InputError(
+                f"{self.title} cannot run on several processes: start it without torchrun"
+            )
+        trained = getattr(self, "batch_norm", "eval") == "train"
+        if trained and any(isinstance(part, _BatchNorm) for part in classifier.modules()):
+            raise InputError(
+                f"{self.title} normalises by the statistics of whole batches (batch_norm train), "
+                "which several processes cannot: add --batch-norm eval, or start it without "
+                "torchrun"
+            )
 
     @abstractmethod
     def unlearn(self, task: Task) -> Unlearned:

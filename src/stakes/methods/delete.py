@@ -24,6 +24,7 @@ class Delete(ForgetSGD):
     """
 
     title: ClassVar[str] = "DELETE"
+    divisible: ClassVar[bool] = True
 
     lr: float = hyper(1e-4, "learning rate of SGD", "public code, ResNet-18 on CIFAR-10")
     epochs: int = hyper(

@@ -27,6 +27,7 @@ class L2UL(AdversarialFields):
     """
 
     title: ClassVar[str] = "L2UL"
+    divisible: ClassVar[bool] = True
 
     reg_weight: float = hyper(1.0, "lambda, weight of the regulariser", "public code of L2UL")
 

@@ -22,6 +22,7 @@ class NegGrad(Method):
     """
 
     title: ClassVar[str] = "NegGrad"
+    divisible: ClassVar[bool] = True
 
     lr: float = hyper(1e-3, "learning rate of SGD", "public code of L2UL", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL", high=1)

@@ -25,6 +25,7 @@ class NPO(ForgetSGD):
     """
 
     title: ClassVar[str] = "NPO"
+    divisible: ClassVar[bool] = True
 
     lr: float = hyper(1e-3, "learning rate of SGD", "as NegGrad", above=0, high=100)
     beta: float = hyper(

@@ -24,6 +24,7 @@ class RandomLabel(ForgetSGD):
     """
 
     title: ClassVar[str] = "Random label"
+    divisible: ClassVar[bool] = True
 
     lr: float = hyper(1e-4, "learning rate of SGD", "public code of DELETE, ResNet-18 on CIFAR-10")
     epochs: int = hyper(

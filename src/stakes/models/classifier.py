@@ -1,9 +1,9 @@
 """The classifier: a network split into features and a linear head, with its preprocessing."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,10 @@ class Classifier(nn.Module):
     std: Tensor
     projector: nn.Module | None
     lookup: Lookup | None
+    #: Divides passes among processes (see :mod:`stakes.training.distributed`); None: each does all.
+    across: ClassVar[Callable[[nn.Module, Callable[[Tensor], Tensor], Tensor], Tensor] | None] = (
+        None
+    )
 
     def __init__(
         self,
@@ -115,6 +119,11 @@ class Classifier(nn.Module):
             raise InputError(f"images are {quoted(images)}; they must be a tensor (n, 3, h, w)")
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images of shape {tuple(images.shape)}; they must be (n, 3, h, w)")
+        across = type(self).across
+        return self._pass(images) if across is None else across(self, self._pass, images)
+
+    def _pass(self, images: Tensor) -> Tensor:
+        """The pass of :meth:`features`."""
         size = sides(self.input_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)

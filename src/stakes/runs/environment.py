@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import torch
 
+from stakes.training import distributed
+
 PACKAGES = ("stakes", "torch", "torchvision", "timm", "numpy", "safetensors")
 
 
@@ -27,6 +29,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # it changes the bits
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.count(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

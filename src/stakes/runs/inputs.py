@@ -38,6 +38,7 @@ from stakes.runs.words import (
     Whole,
 )
 from stakes.texts import expanded
+from stakes.training.distributed import asked_for, local_rank
 
 Triple = tuple[float, float, float]
 ORDERS = ("alphabetical", "numerical")
@@ -183,8 +184,10 @@ def pick_device(name: str) -> torch.device:
     Raises:
         InputError: no such device, or not on this machine.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda" if asked_for() == 1 else f"cuda:{local_rank()}")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

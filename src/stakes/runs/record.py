@@ -27,9 +27,10 @@ from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words, sides
 from stakes.progress import Progress, silent
 from stakes.runs.environment import environment, peak_memory_mb
-from stakes.runs.folder import claim
+from stakes.runs.folder import checkpoint_beside, claim
 from stakes.runs.placing import writing
 from stakes.runs.sound import check_finite, check_recognised
+from stakes.training import distributed
 
 PHASES = ("probes", "importance", "unlearn")
 
@@ -75,8 +76,9 @@ def record(
     """Unlearn, score, and write ``out``: model, card, row, history, evidence, stakes and report.
 
     Where the same run was interrupted before, it goes on from there (see
-    :mod:`stakes.training.checkpoint`). The files are for their owner alone, since they show the
-    images, and on the disk before the checkpoint goes.
+    :mod:`stakes.training.checkpoint`). Of several processes (see
+    :mod:`stakes.training.distributed`), which all call it, one writes. The files are for their
+    owner alone, since they show the images, and on the disk before the checkpoint goes.
 
     Args:
         request: what to do.
@@ -93,12 +95,19 @@ def record(
             any long work, and with nothing written. Or a network that broke down, or files that
             somebody put into ``out`` meanwhile: then the checkpoint stays.
     """
+    if not distributed.is_writer():
+        distributed.wait_for_all()
+        row, *_ = _work(request, checkpoint_beside(out), silent)
+        distributed.wait_for_all()
+        return row
     with claim(out, overwrite) as place:
+        distributed.wait_for_all()  # until the folder is ours
         row, result, evidence = _work(request, place.work, progress)
         with writing(place, overwrite) as folder:
             _write(folder, request, result, row, evidence, progress)
         if result.checkpoint is not None:
             result.checkpoint.unlink(missing_ok=True)
+    distributed.wait_for_all()  # until all is written
     return row
 
 

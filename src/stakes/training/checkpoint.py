@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stakes.errors import InputError, first_line
 from stakes.files import read_own, write_bytes
+from stakes.training import distributed
 from stakes.training.precision import has_bfloat16
 
 EVERY = 30.0  # seconds between two savings; one that takes s > 1 seconds waits s times as long
@@ -105,14 +106,11 @@ class Checkpoint:
         The run goes on where it cannot be written, such as on a full disk: it is not the result.
         """
         start = time.monotonic()
-        if self.path is None or start < self._due:
+        if self.path is None or start < self._due or not distributed.is_writer():
             return
-        states = [thing.state_dict() for thing in self._things]
-        buffer = io.BytesIO()
-        saved = {"job": self._job, "step": step, "history": history, "states": states}
-        torch.save(saved, buffer)
+        content = self._packed(step, history)
         with suppress(OSError, InputError):
-            self._write(self.path, buffer.getvalue())
+            self._write(self.path, content)
         now = time.monotonic()
         self._due = now + EVERY * max(1.0, now - start)
 
@@ -127,6 +125,29 @@ class Checkpoint:
             and what there is to say about it.
         """
         self._begun, self._due = True, time.monotonic() + EVERY
+        if not distributed.is_writer():
+            return self._as_the_writer(b"")
+        step, history, note = self._restored(max_steps)
+        if distributed.count() > 1:
+            self._as_the_writer(self._packed(step, history) if step else b"")
+        return step, history, note
+
+    def _as_the_writer(self, content: bytes) -> tuple[int, list[dict[str, float]], str]:
+        """Begin where the process that reads the file does."""
+        content = distributed.from_writer(content)
+        if not content:
+            return 0, [], ""
+        saved = torch.load(io.BytesIO(content), weights_only=True)
+        _load(self._things, saved["states"])
+        return saved["step"], saved["history"], ""
+
+    def _packed(self, step: int, history: list[dict[str, float]]) -> bytes:
+        states = [thing.state_dict() for thing in self._things]
+        buffer = io.BytesIO()
+        torch.save({"job": self._job, "step": step, "history": history, "states": states}, buffer)
+        return buffer.getvalue()
+
+    def _restored(self, max_steps: int) -> tuple[int, list[dict[str, float]], str]:
         if self.path is None:
             return 0, [], ""
         if not os.path.lexists(self.path):

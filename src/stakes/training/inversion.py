@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stakes.training import distributed
 from stakes.training.moments import Layers, Moments, mismatch, placed, running, watched
 from stakes.training.schedule import Schedule
 from stakes.training.steps import take_steps
@@ -154,7 +155,8 @@ class _Terms:
         def see(layer: nn.Module, x: Tensor) -> None:
             found.append(mismatch(layer, x, self.layers[layer]))
 
-        with self.passes or nullcontext(), watched(self.layers, see):
+        # Every process passes all rows: statistics are of all of them.
+        with distributed.alone(), self.passes or nullcontext(), watched(self.layers, see):
             moved = _moved(shown, self.generator)
             if self.aim is None:
                 logits = self.network(moved)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stakes.training import distributed
 from stakes.training.schedule import Schedule
 
 Terms = Callable[[int], Mapping[str, Tensor]]
@@ -74,13 +75,15 @@ def take_steps(
     """
     schedule = schedule or Schedule(optimizer)
     for number in numbers:
-        parts = terms(number)
+        with distributed.stepping():
+            parts = terms(number)
         loss = torch.stack(list(parts.values())).sum()
         values = torch.stack([value.detach() for value in (loss, *parts.values())]).tolist()
         step = Step(number, values[0], dict(zip(parts, values[1:], strict=True)))
         if step.finite:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            distributed.mean_over_all(p.grad for g in optimizer.param_groups for p in g["params"])
             schedule.set(number)
             before_step(number)
             optimizer.step()

@@ -66,6 +66,7 @@ class StructGuard(ProbeFields):
 
     title: ClassVar[str] = "STRUCTGUARD"
     uses_surrogates: ClassVar[bool] = True
+    divisible: ClassVar[bool] = True
 
     criterion: CriterionName = hyper(
         "exact",

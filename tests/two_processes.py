@@ -1,0 +1,93 @@
+"""What tests/test_distributed.py runs, in one process or in several: it prints nothing."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from conftest import CLASSES, Tiny, blobs
+from stakes import Classifier, ForgetSet
+from stakes.anchors.anchors import Anchors
+from stakes.data.images import ImageArray
+from stakes.evaluation.evaluate import evaluate
+from stakes.methods import L2UL, NegGrad, StructGuard, probing
+from stakes.runs.folder import checkpoint_beside
+from stakes.runs.record import Request, record
+from stakes.training import checkpoint, distributed
+
+SHORT = {"max_steps": 24, "probe_batch": 15, "patience": 4, "precision": "float32"}
+probing.INVERTED, probing.INVERSION_STEPS = 16, 5
+METHODS = {
+    "exact": StructGuard(**SHORT),
+    "deep": StructGuard(criterion="deep", **SHORT),
+    "views": StructGuard(criterion="views", **{**SHORT, "max_steps": 12}),
+    "neggrad": NegGrad(batch_norm="eval", lr=0.02, max_steps=4),
+    "l2ul": L2UL(batch_norm="eval", probes_per_image=3, pgd_iterations=5, max_steps=4),
+}
+
+
+def network() -> Classifier:
+    """Trained a little in the same way in every process."""
+    torch.manual_seed(0)
+    classifier = Classifier.wrap(Tiny(), class_names=CLASSES, input_size=8)
+    images, labels = blobs(160, 0)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=0.02)
+    classifier.train()
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(classifier(images / 255), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return classifier.eval()
+
+
+def request(method: object) -> Request:
+    train, test = ImageArray(*blobs(160, 0), prefix="a"), ImageArray(*blobs(41, 1), prefix="b")
+    vectors = torch.randn(len(CLASSES), 12, generator=torch.Generator().manual_seed(3))
+    anchors = Anchors(nn.functional.normalize(vectors, dim=1), CLASSES, {"encoder": "random"})
+    forget = ForgetSet.from_indices(train, [0, 1, 4, 5, 8, 9, 13])
+    return Request(method, network(), forget, anchors, retain=train, test=test, force=True)
+
+
+def compare(out: Path) -> None:
+    """Every method's weights, and the numbers of an evaluation."""
+    for name, method in METHODS.items():
+        asked = request(method)
+        result = method(asked.classifier, asked.forget, anchors=asked.anchors, seed=0)
+        row, _ = evaluate(
+            asked.classifier, result.classifier, asked.forget, test=asked.test, retain=asked.retain
+        )
+        if distributed.is_writer():
+            state = {
+                key: value.contiguous() for key, value in result.classifier.state_dict().items()
+            }
+            save_file(state, out / f"{name}.safetensors")
+            steps = [step["loss"] for step in result.history[1:]]
+            told = {"row": row, "losses": steps, "end": str(result.stop_reason)}
+            (out / f"{name}.json").write_text(json.dumps(told))
+
+
+def interrupted(out: Path, after: int) -> None:
+    """A run that is recorded; after so many steps it is interrupted, if that is above 0."""
+    checkpoint.EVERY = 0.0
+    asked = request(replace(METHODS["exact"], settle=0.0, pull_back=False, patience=0))
+
+    def progress(phase: str, done: int, total: int, note: str = "") -> None:
+        with open(out.parent / "said", "a") as said:
+            said.write(f"{phase} {done} {note}\n")
+        if after and phase == "unlearning" and done >= after:
+            raise KeyboardInterrupt
+
+    record(asked, out, progress)
+    assert not checkpoint_beside(out).exists()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with distributed.joined():
+        what, out, *more = sys.argv[1:]
+        {"compare": compare, "interrupted": interrupted}[what](Path(out), *map(int, more))
