@@ -55,6 +55,13 @@ class Check:
         return 100.0 * float((~(self.view_margins < 0)).float().mean())
 
     @property
+    def views_left(self) -> float | None:
+        """Percent of the views not known to meet the criterion; None where none are watched."""
+        if not len(self.view_leads):
+            return None
+        return 100.0 * float((~(self.view_leads < 0)).float().mean())
+
+    @property
     def forget_accuracy(self) -> float:
         """Percent of the forget images not known to be misclassified; NaN logits show nothing."""
         return 100.0 * float((~(self.margins < 0)).float().mean())
@@ -63,14 +70,18 @@ class Check:
         """What is still known, for the progress."""
         copies, left = self.views_accuracy, 100.0 * float((~(self.leads < 0)).float().mean())
         more = "" if left == self.forget_accuracy else f", {left:.0f} % not deep enough"
-        more += "" if copies is None else f" ({copies:.0f} % of copies)"
+        if copies is not None:
+            shallow = "" if self.views_left == copies else f", {self.views_left:.0f} % not deep"
+            more += f" ({copies:.0f} % of copies{shallow})"
         return f"{self.forget_accuracy:.0f} % still recognised{more}"
 
     def row(self) -> dict[str, float]:
         """Its part of a history row."""
         row = {"forget_accuracy": self.forget_accuracy, "drift": self.drift}
-        known = self.views_accuracy
-        return row if known is None else row | {"views_accuracy": known}
+        known, left = self.views_accuracy, self.views_left
+        if known is None or left is None:
+            return row
+        return row | {"views_accuracy": known, "views_left": left}
 
 
 class Monitor:
