@@ -291,7 +291,7 @@ def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_every_named_set_has_a_loader() -> None:
-    assert set(DATASETS) == {"cifar10", "cifar100", "digits"}
+    assert {"cifar10", "cifar100", "digits"} <= set(DATASETS)
 
 
 # Real images

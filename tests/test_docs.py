@@ -1,5 +1,6 @@
 """What the documentation says: its Python runs, its commands exist, its files are read."""
 
+import json
 import os
 import re
 import shlex
@@ -14,16 +15,19 @@ import torch
 from PIL import Image
 
 import stakes
-from stakes import Classifier, demo
+from stakes import Classifier, demo, load_data
+from stakes.anchors import encoders
 from stakes.anchors.descriptions import read_descriptions
-from stakes.cli.commands import make_app
+from stakes.cli.commands import main, make_app
+from stakes.data import datasets
 from stakes.methods import probing
 from stakes.models.transforms import own_transform
 from stakes.runs.recipe import find_recipe, read_recipe
+from stakes.runs.sound import INCOMPLETE
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}
-EXECUTED = {"forget-images", "add-a-method", "python", "tour", "preprocessing"}
+EXECUTED = {"forget-images", "add-a-method", "python", "tour", "preprocessing", "extend"}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -213,6 +217,32 @@ def test_every_room_is_on_the_picture_of_the_architecture():
     ]
     assert all(len(set(floor)) == 1 for floor in places)  # one floor, one height
     assert places == sorted(places)
+
+
+# extend.md
+
+
+def test_parts_of_ones_own_work_as_the_page_adds_them(tmp_path, monkeypatch, capsys):
+    measure, data, _, encoder, _ = blocks("extend", "python")
+    entries = [line.strip().rstrip(",") for line in blocks("extend", "python")[2::2]]
+    monkeypatch.chdir(tmp_path)
+    added = {}
+    for module, code, entry in ((datasets, data, entries[0]), (encoders, encoder, entries[1])):
+        names = {**vars(module)}
+        exec(code, names)
+        added |= eval("{" + entry + "}", names)
+    monkeypatch.setitem(datasets.DATASETS, "checkers", added["checkers"])
+    monkeypatch.setitem(encoders.ENCODERS, "letters", added["letters"])
+    assert len(load_data("checkers").train) == 150
+    Path("mine.py").write_text(measure)
+    Path("own.json").write_text(blocks("anchors", "json")[0])
+    run, anchors = (line for line in commands("extend") if line.startswith("stakes"))
+    assert main(shlex.split(anchors)[1:]) == 0
+    quick = run.replace("--data digits", "--data checkers") + " --method neggrad --max-steps 1"
+    assert main(shlex.split(quick)[1:]) in (0, INCOMPLETE)
+    row = json.loads(Path("OUT/row.json").read_text())
+    assert row["confidence"] > 0
+    assert row["n_test"] == 50
 
 
 # add-a-method.md

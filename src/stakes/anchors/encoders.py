@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stakes.anchors.encoder import Encoder
+from stakes.anchors.encoder import Encoder, TextEncoder
 from stakes.anchors.model_folder import (
     files_digest,
     load_model,
@@ -81,12 +81,12 @@ def load_sbert(
     return _encoder("sbert", source, folder, model, embed, width, "mean over tokens")
 
 
-ENCODERS: dict[str, Callable[..., Encoder]] = {
+ENCODERS: dict[str, Callable[..., TextEncoder]] = {
     "clip": load_clip,
     "siglip": load_siglip,
     "sbert": load_sbert,
 }
-"""Name -> loader ``(source, *, download=False) -> Encoder``; ``source``: a folder or hub name."""
+"""Name -> loader ``(source, *, download=False)``; ``source``: what --encoder-path says."""
 
 
 def _encoder(

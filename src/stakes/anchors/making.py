@@ -7,14 +7,14 @@ from pathlib import Path
 from stakes.anchors.anchor_file import check_suffix
 from stakes.anchors.anchors import Anchors, name_key, new_card
 from stakes.anchors.descriptions import Descriptions, check_descriptions, read_descriptions
-from stakes.anchors.encoder import SEPARATOR, Encoder
+from stakes.anchors.encoder import SEPARATOR, TextEncoder
 from stakes.anchors.encoders import ENCODERS
 from stakes.errors import InputError, some
 
 
 def make_anchors(
     descriptions: Mapping[str, Sequence[str]],
-    encoder: Encoder,
+    encoder: TextEncoder,
     *,
     class_names: Sequence[str] | None = None,
     command: str = "",

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stakes.errors import InputError
-from stakes.runs.recipe import read_recipe, shipped_recipes
+from stakes.runs.recipe import own_metrics, read_recipe, shipped_recipes
 from stakes.runs.tables import check_columns
 from stakes.runs.words import Place, Switch, Text, Whole
 
@@ -50,7 +50,8 @@ def bench(
         raise InputError("--set takes key=value, such as --set data=/path/to/images")
     found = read_recipe(recipe, {key: value for key, _, value in pairs})
     if columns is not None:
-        found = replace(found, columns=check_columns([key.strip() for key in columns.split(",")]))
+        keys = [key.strip() for key in columns.split(",")]
+        found = replace(found, columns=check_columns(keys, own_metrics(found.cells)))
     return run_bench(
         found,
         out,

@@ -12,6 +12,7 @@ from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
 from stakes.runs.inputs import Inputs, load
+from stakes.runs.measures import own_measures
 from stakes.runs.words import EVIDENCE, NETWORK, OUTPUT, Place, Switch, Whole
 from stakes.training.distributed import is_writer
 
@@ -22,6 +23,7 @@ def evaluate(
     unlearned: Annotated[Place, NETWORK],
     reference: Place | None = None,
     eval_samples: Annotated[Whole | None, EVIDENCE] = None,
+    metric: Annotated[tuple[str, ...], EVIDENCE] = (),
     out: Annotated[Place | None, OUTPUT] = None,
     overwrite: Annotated[Switch, OUTPUT] = False,
 ) -> None:
@@ -35,6 +37,7 @@ def evaluate(
         reference: a network to compare it with, such as one trained without the images: a folder
             that stakes wrote, or its model.safetensors
         eval_samples: score at most this many test and as many retained images; by default all
+        metric: a measure of your own, path/to/file.py:function; repeatable
         out: a .json file for the row as well
         overwrite: replace that file
     """
@@ -47,13 +50,16 @@ def evaluate(
     after = _reload(unlearned, before)
     if after.class_names != before.class_names:
         raise InputError(f"{unlearned} has other classes than --model {inputs.model}")
+    splits = loaded.splits
+    test, retain = (None, None) if splits is None else (splits.test, splits.train)
     with Terminal() as progress:
         row, _ = score(
             before,
             after,
             loaded.forget,
-            test=None if loaded.splits is None else loaded.splits.test,
-            retain=None if loaded.splits is None else loaded.splits.train,
+            test=test,
+            retain=retain,
+            metrics=own_measures(metric, loaded.forget, test, retain),
             other=_without_parts(after),
             reference=reference_network(reference, before),
             eval_samples=eval_samples,

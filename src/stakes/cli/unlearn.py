@@ -1,5 +1,6 @@
 """``stakes unlearn``: the command that makes a network forget."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from stakes.progress import Terminal, silent
 from stakes.runs.folder import check_apart, check_free, check_out, resumable
 from stakes.runs.forecast import forecast, told
 from stakes.runs.inputs import Inputs, Loaded, load
+from stakes.runs.measures import Measure, own_measures, tried
 from stakes.runs.record import Request, record
 from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
 from stakes.runs.words import EVIDENCE, MACHINE, OUTPUT, TO_FORGET, Place, Switch, Whole
@@ -31,6 +33,7 @@ def unlearn(
     sidecar: Annotated[Place | None, TO_FORGET] = None,
     reference: Annotated[Place | None, EVIDENCE] = None,
     eval_samples: Annotated[Whole | None, EVIDENCE] = None,
+    metric: Annotated[tuple[str, ...], EVIDENCE] = (),
     images: Annotated[bool, EVIDENCE] = True,
     overwrite: Annotated[Switch, OUTPUT] = False,
     force: Annotated[Switch, TO_FORGET] = False,
@@ -61,6 +64,7 @@ def unlearn(
         reference: a network to compare the result with, such as one trained without the images: a
             folder that stakes wrote, or its model.safetensors; only scored
         eval_samples: score at most this many test and as many retained images; by default all
+        metric: a measure of your own, path/to/file.py:function; repeatable
         images: show the forget images in the report, or leave them out
         overwrite: replace OUT if it holds an earlier run
         force: go on even where the network recognises less than half of the images
@@ -96,6 +100,7 @@ def unlearn(
         surrogates=_read(surrogates, sidecar, loaded, inputs.seed),
         force=force or str(inputs.weights) == RANDOM,
         asked={"preset": preset, "command": command_line},
+        metrics=_own(metric, loaded),
     )
     if dry_run:
         _forecast(request, out, overwrite, json)
@@ -127,6 +132,13 @@ def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:
         print_json(found)
     else:
         print(told(found))
+
+
+def _own(words: Sequence[str], loaded: Loaded) -> dict[str, Measure]:
+    """The user's own measures, each tried once before anything long begins."""
+    splits = loaded.splits
+    test, retain = (None, None) if splits is None else (splits.test, splits.train)
+    return tried(own_measures(words, loaded.forget, test, retain), loaded.classifier)
 
 
 def _read(

@@ -38,10 +38,12 @@ from stakes.texts import check_file, expanded, read_text
 
 SHIPPED = Path(__file__).parent / "recipes"
 #: Options of ``stakes unlearn`` beside the inputs and the method's hyper-parameters.
-RUN_OPTIONS = {"eval_samples", "force", "images", "reference", "sidecar", "surrogates"}
+RUN_OPTIONS = {"eval_samples", "force", "images", "metric", "reference", "sidecar", "surrogates"}
 OPTIONS = {item.name for item in fields(Inputs)} - {"forget", "seed"} | RUN_OPTIONS
 #: Options that are off unless they are given, without a form that says so.
 SWITCHES = {"download", "force"}
+#: Options that are given once for each value.
+REPEATED = {"metric"}
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 OF_THE_CELL = ("k", "seed")
 
@@ -73,13 +75,20 @@ class Cell:
         for key, value in self.options.items():
             if key in SWITCHES and not value:
                 continue
-            words += _words(f"--{key.replace('_', '-')}", value)
+            several = isinstance(value, list) and key in REPEATED
+            for each in value if several else [value]:
+                words += _words(f"--{key.replace('_', '-')}", each)
         return [*words, "--out", str(out), "--overwrite"]
 
     def fingerprint(self) -> str:
         """SHA-256 over the options and over the files that they name, but for whole data sets."""
         values = {key: self.options[key] for key in sorted(self.options)}
-        files = {k: _digest(value, k) for k, value in values.items() if isinstance(value, str)}
+        named = [(k, v) for k, own in values.items() for v in (own if k in REPEATED else [own])]
+        files = {
+            k if v == values[k] else f"{k} {v}": _digest(v, k)
+            for k, v in named
+            if isinstance(v, str)
+        }
         text = json.dumps([values, {k: v for k, v in files.items() if v}], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -182,12 +191,18 @@ def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
     )
 
     figures = _known("figures", file.figures, FIGURES)
-    columns = check_columns(file.columns)
+    columns = check_columns(file.columns, own_metrics(cells))
     if file.paper is not None:
         for row in file.paper.row:
             if row.k not in ks:
                 raise InputError(f"[[paper.row]] of {row.method}: k = {row.k}; give one of {ks}")
     return Recipe(file.title or stem, file.note, cells, file.paper, figures, columns, file.threads)
+
+
+def own_metrics(cells: Iterable[Cell]) -> list[str]:
+    """The keys of the measures of one's own that the cells ask for."""
+    words = [word for cell in cells for word in cell.options.get("metric", [])]
+    return list(dict.fromkeys(word.rpartition(":")[2] for word in words))
 
 
 def _cells(

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Request:
         eval_samples: score at most this many test and retained images.
         thumbnails: whether the evidence and the report show the forget images.
         force: go on even where the network recognises less than half of the images.
+        metrics: measures of one's own, as :func:`stakes.evaluate` takes them.
         asked: words for the row: ``dataset``, ``forget``, ``weights``, ``command``.
     """
 
@@ -67,6 +68,7 @@ class Request:
     eval_samples: int | None = None
     thumbnails: bool = True
     force: bool = False
+    metrics: Mapping[str, Callable[[Classifier], float]] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -153,6 +155,7 @@ def _work(
         reference=request.reference,
         structure=Structure(result.stakes, request.anchors.card.get("texts", {})),
         thumbnails=request.thumbnails,
+        metrics=request.metrics,
         progress=progress,
     )
     now = time.perf_counter()
