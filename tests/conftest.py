@@ -21,10 +21,10 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 CLASSES = ("red", "green", "blue", "grey")
 #: Files whose tests start programs or a browser, or take many steps: `make check` leaves them out.
 SLOW = """
-    attributes benchmark checkpoint cli cluster commands criteria demo distributed docs durable
-    example_scripts inversion methods negmerge odd_inputs pace paper_figures preprocessing probes
-    readme record report retain_methods site structguard tradeoffs train_faces train_networks views
-    wheel
+    attributes benchmark checkpoint cli cluster commands costs criteria demo distributed docs
+    durable example_scripts inversion methods negmerge odd_inputs pace paper_figures preprocessing
+    probes readme record report retain_methods site structguard tradeoffs train_faces train_networks
+    views wheel
 """.split()  # noqa: SIM905
 
 

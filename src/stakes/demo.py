@@ -21,6 +21,7 @@ from stakes.training.batches import Batches
 from stakes.training.schedule import OneCycle
 from stakes.training.steps import take_steps
 
+NETWORK = "stakes:digits_cnn"
 SIZE, FORGOTTEN, EPOCHS, BATCH = 16, 16, 12, 64
 RUNS: dict[str, Method] = {"structguard": StructGuard(), "l2ul": L2UL(), "neggrad": NegGrad()}
 
@@ -30,7 +31,7 @@ def train(
 ) -> Classifier:
     """Train a small network on ``images`` until it recognises them: a few seconds on a CPU."""
     classifier = Classifier.load(
-        "stakes:digits_cnn", class_names=class_names, num_classes=len(class_names), seed=seed
+        NETWORK, class_names=class_names, num_classes=len(class_names), seed=seed
     )
     pixels, labels = images.load(range(len(images))), images.labels
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3)

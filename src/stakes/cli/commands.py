@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A fault of this package keeps its traceback, and says where to report it.
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    # Before torch is imported: threads that wait for each other leave the cores to other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no letter ends a run

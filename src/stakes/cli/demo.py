@@ -16,7 +16,11 @@ def demo(*, out: Place = Path("demo"), overwrite: Switch = False, seed: Whole = 
         seed: of every random choice
     """
     check_seed(seed)
-    from stakes.demo import run_demo  # only here: it imports the report
+    from stakes.demo import NETWORK, run_demo  # only here: it imports the report
+    from stakes.models.classifier import Classifier
+    from stakes.runs.threads import fit_threads
+
+    fit_threads(Classifier.load(NETWORK, num_classes=10))
 
     with Terminal() as progress:
         page = run_demo(out, overwrite=overwrite, seed=seed, progress=progress)

@@ -13,6 +13,7 @@ from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
 from stakes.runs.inputs import Inputs, load
 from stakes.runs.measures import own_measures
+from stakes.runs.threads import fit_threads
 from stakes.runs.words import EVIDENCE, NETWORK, OUTPUT, Place, Switch, Whole
 from stakes.training.distributed import is_writer
 
@@ -46,6 +47,7 @@ def evaluate(
     check_delivered(Path(inputs.model))
     check_delivered(unlearned)
     loaded = load(inputs, unlearned)
+    fit_threads(loaded.classifier)
     before = loaded.classifier
     after = _reload(unlearned, before)
     if after.class_names != before.class_names:

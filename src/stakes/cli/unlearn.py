@@ -18,9 +18,10 @@ from stakes.runs.inputs import Inputs, Loaded, load
 from stakes.runs.measures import Measure, own_measures, tried
 from stakes.runs.record import Request, record
 from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
+from stakes.runs.threads import fit_threads
 from stakes.runs.words import EVIDENCE, MACHINE, OUTPUT, TO_FORGET, Place, Switch, Whole
 from stakes.sidecar import Sidecar
-from stakes.training.distributed import is_writer
+from stakes.training.distributed import count, is_writer
 
 
 def unlearn(
@@ -87,9 +88,12 @@ def unlearn(
         raise InputError(f"--method {method} needs retained training data: add --data")
     loaded = load(inputs)
     chosen.check_processes(loaded.classifier)
+    fit_threads(loaded.classifier)
     quiet = quiet or not is_writer()
     if not quiet:
         announce(loaded, inputs.data)
+    if dry_run and count() > 1:
+        raise InputError("--dry-run takes the time of one process: start it without torchrun")
     request = _request(
         chosen,
         inputs,

@@ -1,0 +1,154 @@
+"""How the cost of a step grows: with k, classes, the size of images, and the data that is scored.
+
+    python benchmarks/scaling.py OUT            # k to 4,096, classes to 21,000, 224 pixels
+    python benchmarks/scaling.py OUT --light    # fewer points and steps
+    python benchmarks/scaling.py --profile      # top ten of a step, by torch.profiler
+
+OUT gets scaling.jsonl, scaling.md and scaling.svg. Every point is a process of its own, so that its
+peak memory is its own.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from costs import cost, hardware, network, noise
+from stakes.data.images import ImageArray
+from stakes.evaluation.evaluate import evaluate
+from stakes.runs.environment import peak_memory_mb
+
+NETWORK, SIDE, K = "stakes:cifar_resnet20", 32, 16
+AXES: dict[str, tuple[int, ...]] = {
+    "k": (1, 4, 16, 64, 256, 1024, 4096),
+    "classes": (2, 10, 100, 1000, 21000),
+    "side": (16, 32, 64, 128, 224),
+    "scored": (500, 1000, 2000, 4000, 8000),
+}
+LIGHT: dict[str, tuple[int, ...]] = {
+    "k": (1, 16, 256, 4096),
+    "classes": (2, 100, 1000, 21000),
+    "side": (16, 32, 64, 128),
+    "scored": (500, 1000, 2000),
+}
+WORDS = {
+    "k": "images to forget",
+    "classes": "classes",
+    "side": "side of an image, pixels",
+    "scored": "images scored, seconds in all",
+}
+
+
+def point(axis: str, value: int, steps: int) -> dict[str, Any]:
+    """One point: what is not on the axis is the default."""
+    if axis == "scored":
+        return scoring(value)
+    given = {"k": K, "classes": 10, "side": SIDE} | {axis: value}
+    if axis == "side":
+        steps = max(2, min(steps, steps * 64**2 // value**2))
+    return cost(NETWORK, steps=steps, **given)
+
+
+def scoring(count: int) -> dict[str, Any]:
+    """Seconds to score so many test images before and after, all else included."""
+    made = network(NETWORK, SIDE, 10, "cpu")
+    forget = noise(made, K)
+    pixels = torch.randint(256, (count, 3, SIDE, SIDE), dtype=torch.uint8)
+    images = ImageArray(pixels, torch.arange(count) % 10, prefix="test")
+    start = time.perf_counter()
+    evaluate(made, made.copy(), forget, test=images, thumbnails=False)
+    took = time.perf_counter() - start
+    return {"seconds_step": took, "peak_memory_mb": peak_memory_mb(made.device)}
+
+
+def profile() -> None:
+    """Print the share of the passes, and the ten operations that take most of a step."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watch
+
+    found = cost(NETWORK, k=K, side=SIDE, steps=10)
+    print(f"{hardware('cpu')}\nforward and backward passes: {found['share_passes']:.1f} %")
+    with watch(activities=[ProfilerActivity.CPU]) as seen:
+        cost(NETWORK, k=K, side=SIDE, steps=5)
+    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=10))
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "scaling"
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    for column, axis in enumerate(AXES):
+        mine = [row for row in rows if row["axis"] == axis and "seconds_step" in row]
+        for line, key, label in (
+            (0, "seconds_step", "seconds" if axis == "scored" else "seconds a step"),
+            (1, "peak_memory_mb", "peak memory, MiB"),
+        ):
+            plot = figure.add_subplot(2, 4, 4 * line + column + 1)
+            plot.plot([row["value"] for row in mine], [row[key] for row in mine], "o-", ms=3)
+            plot.set(xscale="log", yscale="log", ylabel=label)
+            plot.set_xlabel(WORDS[axis])
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def table(rows: list[dict[str, Any]], on: str) -> str:
+    lines = [f"{NETWORK}, k = {K}, {SIDE} pixels, 10 classes, but for the axis. {on}", ""]
+    lines += ["| axis | value | seconds a step | peak memory, MiB | passes, % |"]
+    lines += ["|---|---:|---:|---:|---:|"]
+    for row in rows:
+        if "failed" in row:
+            lines.append(f"| {row['axis']} | {row['value']:,} | {row['failed']} | | |")
+            continue
+        share = f"{row['share_passes']:.0f}" if "share_passes" in row else ""
+        numbers = f"{row['seconds_step']:.3g} | {row['peak_memory_mb']:,.0f} | {share}"
+        lines.append(f"| {WORDS[row['axis']]} | {row['value']:,} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--light", action="store_true")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--point", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.profile:
+        profile()
+    elif asked.point:
+        print(json.dumps(point(asked.point[0], int(asked.point[1]), asked.steps)))
+    elif asked.out is None:
+        parser.error("give OUT, or --profile")
+    else:
+        sweep(asked.out, LIGHT if asked.light else AXES, asked.steps)
+
+
+def sweep(out: Path, axes: dict[str, tuple[int, ...]], steps: int) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for axis, values in axes.items():
+        for value in values:
+            words = [sys.executable, __file__, "--steps", str(steps), "--point", axis, str(value)]
+            ended = subprocess.run(words, capture_output=True, text=True, check=False)
+            row: dict[str, Any] = {"axis": axis, "value": value}
+            if ended.returncode == 0:
+                row |= json.loads(ended.stdout.splitlines()[-1])
+            else:
+                row["failed"] = "failed: " + (ended.stderr.strip() or "?").splitlines()[-1][:200]
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (out / "scaling.jsonl").write_text(lines, encoding="utf-8")
+    (out / "scaling.md").write_text(table(rows, hardware("cpu")), encoding="utf-8")
+    draw(rows, out / "scaling.svg")
+    print((out / "scaling.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

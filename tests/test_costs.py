@@ -1,0 +1,48 @@
+"""The scripts that measure costs, on a tiny network."""
+
+import json
+
+import costs
+import gpu
+import scaling
+
+
+def test_a_cost_is_of_the_steps_asked_for():
+    found = costs.cost("stakes:digits_cnn", k=4, side=16, steps=3, probe_batch=8)
+    assert found["steps"] == 3
+    assert 0 < found["seconds_step"] < 60
+    assert found["peak_memory_mb"] > 50
+    assert 0 < found["share_passes"] <= 100
+
+
+def test_large_networks_are_measured_on_any_device(tmp_path, monkeypatch, capsys):
+    words = [
+        "--networks",
+        "stakes:digits_cnn",
+        "no:such",
+        "--k",
+        "4",
+        "--side",
+        "16",
+        "--steps",
+        "2",
+        "--probe-batch",
+        "8",
+    ]
+    monkeypatch.setattr("sys.argv", ["gpu.py", str(tmp_path), *words])
+    gpu.main()
+    good, bad = (json.loads(line) for line in (tmp_path / "costs.jsonl").read_text().splitlines())
+    assert good["seconds_step"] > 0
+    assert "no:such" in bad["failed"]
+    assert "| stakes:digits_cnn | 4 | 1 |" in capsys.readouterr().out
+
+
+def test_growing_costs_are_a_table_and_a_chart(tmp_path, monkeypatch):
+    def run(words, **options):
+        row = {"seconds_step": float(words[-1]), "peak_memory_mb": 10.0, "share_passes": 95.0}
+        return type("Ended", (), {"returncode": 0, "stdout": json.dumps(row), "stderr": ""})
+
+    monkeypatch.setattr(scaling.subprocess, "run", run)
+    scaling.sweep(tmp_path, {axis: values[:2] for axis, values in scaling.LIGHT.items()}, 2)
+    assert "| images to forget | 16 | 16 | 10 | 95 |" in (tmp_path / "scaling.md").read_text()
+    assert (tmp_path / "scaling.svg").read_text().count('<g id="axes_') == 8
