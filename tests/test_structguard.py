@@ -100,6 +100,7 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch)
     assert given == {
         "probes": "mixed", "probes_why": "the images alone are to be forgotten",
         "cohorts": 1, "cohorts_why": "a step takes all images",
+        "probe_batch": QUICK["probe_batch"],
         "towards": "strongest", "towards_why": "a step takes all images",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "hold": 1.0, "hold_why": "as given", "push": 1.0, "push_why": "as given",

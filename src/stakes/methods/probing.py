@@ -14,12 +14,15 @@ from stakes.errors import InputError
 from stakes.methods.adversarial import attacked
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task
+from stakes.models.classifier import Classifier
+from stakes.preprocessing import sides
 from stakes.training.inversion import Whitening, inverted
 from stakes.training.moments import has_statistics
 
 PGD_MARGIN = 0.5  # logits by which the default's PGD probes lead: none stops on the boundary
 INVERTED, INVERSION_STEPS = 512, 100  # images made from BatchNorm statistics, steps for them
 TURNED = 0.5  # share of the mixtures made of turned images, where copies are to be forgotten too
+MOST, FEWEST, PIXELS = 256, 64, 256 * 112**2  # probes a step: by number, and by pixels
 UNEVEN, EVEN = 0.15, 0.35  # least share of the second image of a mixture
 
 
@@ -47,7 +50,24 @@ class ProbeFields(Method):
         "inverted where criterion is views and the network has such statistics, else mixed",
     )
     pool: int = hyper(0, "mixtures made once and drawn from again and again; 0: fresh each step")
-    probe_batch: int = hyper(256, "probes a step", low=1)
+    probe_batch: int = hyper(
+        0,
+        "probes a step; 0: 256, or fewer where the network's input is large, so that they have 3.2 "
+        "million pixels in all, but at least 64",
+        low=0,
+    )
+
+    def probes_a_step(self, network: Classifier) -> int:
+        """How many probes a step holds.
+
+        >>> from stakes.methods import StructGuard
+        >>> small = Classifier.load("stakes:cifar_resnet20", num_classes=10)
+        >>> large = Classifier.load("stakes:cifar_resnet20", num_classes=10, input_size=224)
+        >>> StructGuard().probes_a_step(small), StructGuard().probes_a_step(large)
+        (256, 64)
+        """
+        height, width = sides(network.input_size)
+        return self.probe_batch or min(MOST, max(FEWEST, PIXELS // (height * width)))
 
 
 class ProbeSource:

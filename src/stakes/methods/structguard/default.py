@@ -183,6 +183,7 @@ class StructGuard(ProbeFields):
         halved = ", ".join(map(str, schedule.halved_at))
         return {
             **objective.kind_of_probes(),
+            "probe_batch": objective.settings.probe_batch,
             "cohorts": objective.cohorts,
             "cohorts_why": objective.cohorts_why,
             "towards": objective.towards,
@@ -206,6 +207,7 @@ class Objective:
     """The named loss terms of one run."""
 
     def __init__(self, settings: StructGuard, task: Task) -> None:
+        settings = replace(settings, probe_batch=settings.probes_a_step(task.original))
         self.settings = settings
         self._task = task
         device = task.stakes.device
