@@ -13,8 +13,9 @@ import torch
 from torch.nn import functional
 
 from stakes.data.decode import check_size, common_side
-from stakes.data.folders import class_files, class_index, layout
+from stakes.data.folders import TRAIN_FOLDERS, class_files, class_index, layout, subfolders
 from stakes.data.images import ImageArray, ImageFiles, Images
+from stakes.data.shards import Sample, class_list, samples, shards
 from stakes.errors import InputError, some
 from stakes.preprocessing import Reader
 from stakes.texts import expanded
@@ -57,7 +58,8 @@ def load_data(
 ) -> Splits:
     """Load a data set by its name in DATASETS, or from a folder.
 
-    A folder is laid out as DIR/train/<class>/... with DIR/test/<class>/... (or val, valid), or as
+    A folder of tar shards has DIR/classes.txt (see :mod:`stakes.data.shards`). Another one
+    is laid out as DIR/train/<class>/... with DIR/test/<class>/... (or val, valid), or as
     DIR/<class>/... for a training set alone. Hidden files and files that are no images are
     ignored; images may lie in further folders below their class.
 
@@ -111,7 +113,44 @@ def find_data(
             f"{source}: no such folder, and no data set of that name; "
             f"give a folder or one of {', '.join(DATASETS)}"
         )
-    return _Folder(folder)
+    return _Shards(folder) if _holds_shards(folder) else _Folder(folder)
+
+
+def _holds_shards(folder: Path) -> bool:
+    """Whether a folder, or its folder for training, holds tar shards."""
+    below = [path for name, path in subfolders(folder).items() if name.lower() in TRAIN_FOLDERS]
+    return any(shards(place) for place in (str(folder), *below))
+
+
+class _Shards:
+    """A folder of tar shards (see :mod:`stakes.data.shards`), in train/ and test/ or by itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.class_names = folder, class_list(folder)
+        train, test = (str(folder), None) if shards(folder) else layout(folder)
+        self._train = samples(shards(train))
+        self._test = samples(shards(test)) if test and shards(test) else []
+
+    def splits(
+        self,
+        *,
+        size: int | None = None,
+        class_names: Sequence[str] | None = None,
+        read: Reader | None = None,
+    ) -> Splits:
+        """The images; the arguments are those of :func:`load_data`."""
+        everything = [sample.path for sample in (*self._train, *self._test)]
+        side = common_side(everything, size) if read is None else None
+
+        def images(part: Sequence[Sample]) -> ImageFiles:
+            paths, labels = zip(*part, strict=True)
+            return ImageFiles(paths, labels, side, exact=read is None, root=self._folder, read=read)
+
+        test = images(self._test) if self._test else None
+        splits = Splits(images(self._train), test, self.class_names)
+        if class_names is None:
+            return splits
+        return _reordered(splits, class_names, str(self._folder))
 
 
 class _Named:

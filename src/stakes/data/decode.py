@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 THUMBNAIL = 64  # pixels
+IN_SHARD = re.compile(r"(.*\.tar)@(\d+)\+(\d+):.*", re.DOTALL)  # see stakes.data.shards
 HEADERS = 256  # as many headers are read to choose the size of a set
 
 
@@ -72,7 +74,7 @@ def decode(path: str, side: int) -> NDArray[np.uint8]:
     Raises:
         InputError: a missing, damaged or truncated image, by its path.
     """
-    with _readable(path), Image.open(path, formats=FORMATS) as file:
+    with _readable(path), Image.open(_file(path), formats=FORMATS) as file:
         file.load()
         image = converted(file, "RGB")
         if image.size != (side, side):
@@ -87,7 +89,7 @@ def opened(path: str) -> Iterator[Image.Image]:
     Raises:
         InputError: a missing, damaged or truncated image, or one that the reader refuses.
     """
-    with _readable(path), Image.open(path, formats=FORMATS) as file:
+    with _readable(path), Image.open(_file(path), formats=FORMATS) as file:
         file.load()
         yield file
 
@@ -103,9 +105,19 @@ def thumbnail(image: Tensor) -> str:
 
 
 def _shape(path: str) -> tuple[int, int]:
-    with _readable(path), Image.open(path, formats=FORMATS) as file:
+    with _readable(path), Image.open(_file(path), formats=FORMATS) as file:
         width, height = file.size
     return width, height
+
+
+def _file(path: str) -> str | io.BytesIO:
+    """What Pillow opens: the file, or the part of a shard that the path names."""
+    found = IN_SHARD.fullmatch(path)
+    if found is None:
+        return path
+    with open(found[1], "rb") as shard:
+        shard.seek(int(found[2]))
+        return io.BytesIO(shard.read(int(found[3])))
 
 
 @contextmanager
