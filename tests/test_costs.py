@@ -16,19 +16,8 @@ def test_a_cost_is_of_the_steps_asked_for():
 
 
 def test_large_networks_are_measured_on_any_device(tmp_path, monkeypatch, capsys):
-    words = [
-        "--networks",
-        "stakes:digits_cnn",
-        "no:such",
-        "--k",
-        "4",
-        "--side",
-        "16",
-        "--steps",
-        "2",
-        "--probe-batch",
-        "8",
-    ]
+    words = ["--networks", "stakes:digits_cnn", "no:such", "--k", "4", "--side", "16"]
+    words += ["--steps", "2", "--probe-batch", "8", "--device", "cpu"]
     monkeypatch.setattr("sys.argv", ["gpu.py", str(tmp_path), *words])
     gpu.main()
     good, bad = (json.loads(line) for line in (tmp_path / "costs.jsonl").read_text().splitlines())

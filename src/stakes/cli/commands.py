@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):  # the latter: torch's
             error.add_note(_ours())
             raise
-        return _fail(FAILED, f"out of memory: {str(error) or 'smaller batches need less'}")
+        return _fail(FAILED, f"out of memory: {str(error) or 'a smaller --micro-batch needs less'}")
     except OSError as error:
         return _fail(FAILED, f"cannot continue: {error}")
     except Exception as error:

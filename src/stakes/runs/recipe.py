@@ -38,7 +38,16 @@ from stakes.texts import check_file, expanded, read_text
 
 SHIPPED = Path(__file__).parent / "recipes"
 #: Options of ``stakes unlearn`` beside the inputs and the method's hyper-parameters.
-RUN_OPTIONS = {"eval_samples", "force", "images", "metric", "reference", "sidecar", "surrogates"}
+RUN_OPTIONS = {
+    "eval_samples",
+    "force",
+    "images",
+    "micro_batch",
+    "metric",
+    "reference",
+    "sidecar",
+    "surrogates",
+}
 OPTIONS = {item.name for item in fields(Inputs)} - {"forget", "seed"} | RUN_OPTIONS
 #: Options that are off unless they are given, without a form that says so.
 SWITCHES = {"download", "force"}

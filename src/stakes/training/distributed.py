@@ -82,6 +82,11 @@ def alone() -> Iterator[None]:
     yield from _set("alone")
 
 
+def is_alone() -> bool:
+    """Whether passes are to be of all rows now."""
+    return _state["alone"]
+
+
 def _set(name: str) -> Iterator[None]:
     before, _state[name] = _state[name], True
     try:
@@ -215,6 +220,6 @@ def _told() -> Iterator[None]:
 
 
 __all__ = [
-    "alone", "asked_for", "count", "from_writer", "is_writer", "joined", "local_rank",
+    "alone", "asked_for", "count", "from_writer", "is_alone", "is_writer", "joined", "local_rank",
     "mean_over_all", "shard", "stepping", "wait_for_all",
 ]  # fmt: skip
