@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: check clean demo dist docs format lint test
+.PHONY: check clean coverage demo dist docs format lint test
 
 demo: $(READY)
 	$(BIN)/stakes demo --out demo --overwrite
@@ -15,10 +15,14 @@ docs: $(READY)
 
 # The inner loop: everything but the tests marked slow.
 check: lint
-	$(BIN)/python -m pytest -q -n auto -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
 test: lint
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Tracing every branch slows all tests down, so `make test` does without.
+coverage: $(READY)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -22,9 +22,9 @@ CLASSES = ("red", "green", "blue", "grey")
 #: Files whose tests start programs or a browser, or take many steps: `make check` leaves them out.
 SLOW = """
     attributes benchmark checkpoint cli cluster commands costs criteria demo distributed docs
-    durable example_scripts inversion methods negmerge odd_inputs pace paper_figures preprocessing
-    probes readme record report retain_methods site structguard tradeoffs train_faces train_networks
-    views wheel
+    durable example_scripts inversion methods negmerge odd_inputs pace paper_figures
+    preprocessing probes readme record reference report retain_methods site structguard
+    surrogates tradeoffs train_faces train_networks transforms views wheel
 """.split()  # noqa: SIM905
 
 

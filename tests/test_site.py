@@ -101,11 +101,28 @@ def test_every_section_of_the_report_is_explained(site):
     assert {*titles} <= headings
 
 
-def test_nothing_leads_elsewhere_but_to_papers(site):
+#: Where links may lead that a reader follows: papers, and what commands need.
+ELSEWHERE = tuple(
+    f"https://{place}/" for place in ("doi.org", "arxiv.org", "github.com", "huggingface.co")
+)
+
+
+def test_nothing_is_fetched_and_links_lead_to_papers_and_checkpoints(site):
     for page in site.glob("*.html"):
         text = page.read_text(encoding="utf-8")
-        for address in re.findall(r'(?:href|src)="(\w+:[^"]*|//[^"]*)"', text):
-            assert address.startswith(("https://doi.org/", "https://arxiv.org/")), page.name
+        for tag, address in re.findall(r'<(\w+)[^>]*? (?:href|src)="(\w+:[^"]*|//[^"]*)"', text):
+            assert tag == "a", page.name
+            assert address.startswith(ELSEWHERE), page.name
+
+
+def test_formulas_are_typeset_without_a_script(site):
+    text = (site / "reproduce.html").read_text(encoding="utf-8")
+    drawn = re.findall(r'<p class="formula".*?</p>', text)
+    assert len(drawn) == 5
+    assert all('role="img"' in one and "currentColor" in one for one in drawn)
+    assert "$$" not in text
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
 
 
 def test_a_browser_fetches_nothing_and_no_page_is_wider_than_a_phone(site):
