@@ -12,7 +12,7 @@ from stakes.training.criteria import EXACT, Goal
 from stakes.training.losses import margins
 from stakes.training.structure import affinities, drift
 
-SLACK = 0.2  # of the views: as many more meet a criterion once the learning rate has decayed
+SLACK = 0.1  # of the views: as many more meet a criterion once the learning rate has decayed
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ VIEWS_WEIGHT = 1.0  # of their deletion to begin with; the run changes it (see V
 COHORTS = 8  # where copies are to be forgotten too, or a step cannot take all images
 COHORT_STEPS = 30  # from one cohort's turn to the next; all have theirs in half of max_steps
 WARMUP = 20  # steps over which the learning rate grows to its full value
-SETTLE_LEAST = 30  # steps: a run that was quick needs as many to recover in
+SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # steps: a run that was quick needs as many to recover in
 CHECK_EVERY = 10  # steps: a look takes about as long as one
 BACKOFFS = 5  # halvings of the learning rate: what drifts too far at 1/32 of it is a bad start
 NEXT_CHOICES = 4  # that a destination is drawn from: one guess in four is right
@@ -75,7 +75,10 @@ class StructGuard(ProbeFields):
         "moved, scaled, noisy, darker, brighter and compressed copies too",
     )
     views_needed: float = hyper(
-        0.9, "share of eight watched views an image that has to meet the criterion", high=1
+        0.82,
+        "share of eight watched views an image that has to meet the criterion; each is altered in "
+        "several ways at once, so that more of plainer copies meet it",
+        high=1,
     )
     cohorts: int = hyper(
         0,
@@ -149,7 +152,7 @@ class StructGuard(ProbeFields):
             optimizer,
             warmup=WARMUP,
             settle=self.settle,
-            settle_least=SETTLE_LEAST,
+            settle_least=SETTLE_VIEWS if CRITERIA[self.criterion].views else SETTLE_LEAST,
             max_drift=self.max_drift,
             backoffs=BACKOFFS,
             buffers=task.live.buffers(),
