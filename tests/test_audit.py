@@ -7,9 +7,11 @@ from torch import nn
 from conftest import CLASSES, blobs
 from stakes import Classifier, ForgetSet
 from stakes.data.images import ImageArray
+from stakes.data.retain import Drawn
 from stakes.evaluation.audit import KEPT, MEMBERSHIP, audit_answers
 from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.membership import answer_scores, separation
+from stakes.evaluation.reference import BEGINNING
 from stakes.evaluation.retrieval import retrieve, retrieve_among
 from stakes.evaluation.scores import Scored
 from stakes.rows import METRICS
@@ -50,12 +52,13 @@ def test_every_metric_is_in_the_row_and_in_its_range(classifier, forget, train_i
         "answer_entropy",
         "relearn_forget",
         "relearn_test",
+        *(key for key in ROW if key.startswith(BEGINNING)),  # without a reference
     }:
         assert row[key] is not None, key
         top = {"%": 100, "AUC": 1, "": 1, "bits": 1}[METRICS[key].unit]
         assert 0 <= row[key] <= top + 1e-6
     assert (row["n_audit_test"], row["n_audit_retain"], row["n_probe"]) == (240, 154, 60)
-    told = {"membership", "consistency", "saliency", "retrieval", "affinities"}
+    told = {"membership", "consistency", "saliency", "retrieval", "affinities", "duplicates"}
     assert evidence.keys() == {"classes", "forget", *told}
 
 
@@ -189,7 +192,7 @@ def test_each_scored_image_is_read_once(classifier, forget):
 
     count = KEPT + 300
     test = Counted(*blobs(count, 7))
-    selected = {"test": list(range(count))}
+    selected = {"test": Drawn(list(range(count)), count, [])}
     row, _ = evaluate(classifier, classifier, forget, test=test, selected=selected)
     assert test.loaded == row["n_test"] == count
     assert row["n_audit_test"] == KEPT

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from conftest import CLASSES
+from stakes.data.retain import Drawn
 from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.examples import (
     FORGOTTEN,
@@ -49,13 +50,13 @@ def same(source: str, image: torch.Tensor) -> bool:
 def test_affinities_are_cosines_before_and_after_with_the_mean_anchor_of_each_class(
     classifier, after, forget, test_images, stakes
 ):
-    selected = {"test": [7, 30, 31, 40]}
+    selected = {"test": Drawn([7, 30, 31, 40], 80, [])}
     _, evidence = evaluate(
         classifier, after, forget, test=test_images, selected=selected, structure=stakes
     )
     rows = evidence["affinities"]
     assert len(rows) == UNSEEN
-    for place, row in zip(selected["test"], rows, strict=False):
+    for place, row in zip(selected["test"].places, rows, strict=False):
         assert row["name"] == test_images.name(place)
         assert row["label"] == CLASSES[int(test_images.labels[place])]
         image = test_images.load([place])
@@ -79,9 +80,8 @@ def test_queries_find_the_retained_images_nearest_by_features(
     classifier, after, forget, train_images
 ):
     kept = [i for i in range(160) if i not in forget.indices][::-1]
-    _, evidence = evaluate(
-        classifier, after, forget, retain=train_images, selected={"retain": kept}
-    )
+    selected = {"retain": Drawn(kept, 160, [])}
+    _, evidence = evaluate(classifier, after, forget, retain=train_images, selected=selected)
     rows = evidence["retrieval"]
     assert [row["of"] for row in rows] == ["retain"] * QUERIES + ["forget"] * QUERIES
     for i, row in enumerate(rows[:QUERIES]):

@@ -39,7 +39,8 @@ COMMANDS = {
     "anchors": ("anchors", "Make semantic anchors from class descriptions with a text encoder."),
     "sidecar": (
         "sidecar",
-        "Make a sidecar: what may be kept of training data once it is gone, and stands in for it.",
+        "Make a sidecar: statistics of training data and synthetic images, to keep when it is "
+        "gone.",
     ),
     "report": ("report", "Make one page from one or several run folders."),
     "demo": (
