@@ -168,7 +168,7 @@ def test_a_failing_cell_is_recorded_passed_by_and_tried_again(tmp_path, make, no
     assert "the last words" in broken
     assert "stakes unlearn --method neggrad --model broken" in broken
     assert "killed by SIGKILL, perhaps for want of memory" in killed
-    assert "no run folder" in empty
+    assert "row.json" in empty
     left = list((out / "runs").glob(".*"))  # the killed one could not tidy up, and may go on
     assert left == [checkpoint_beside(out / "runs" / "killed-neggrad-k4-s0")]
     assert "FAILED (exit code 4)" in log.getvalue()

@@ -38,16 +38,16 @@ def heads(found):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"auc": 0.06, "low": 0.02, "high": 0.19}, "Over-unlearned: the forgotten images stand"),
-        ({"auc": 0.5}, "By their loss, the images cannot be told from unseen ones."),
-        ({"auc": 0.3, "low": 0.15, "high": 0.5}, "cannot be told from unseen"),
+        ({"auc": 0.06, "low": 0.02, "high": 0.19}, "Detectable: "),
+        ({"auc": 0.5}, "look like unseen ones"),
+        ({"auc": 0.3, "low": 0.15, "high": 0.5}, "look like unseen ones"),
         ({"auc": 0.9, "low": 0.8, "high": 0.96}, "still look like images that the network was"),
     ],
 )
 def test_what_is_said_of_forget_images_follows_the_interval(changes, words):
     run = a_run(told(**changes), told(when="before", auc=0.52))
     assert words in heads(traces(run))
-    assert stand_out(run) == words.startswith("Over-unlearned")
+    assert stand_out(run) == words.startswith("Detectable")
     [finding] = traces(run)
     assert f"an AUC of {changes['auc']:.2f} (95\u00a0% interval" in finding.text
     assert "before, it was 0.52" in finding.text
@@ -57,10 +57,10 @@ def test_what_is_said_of_forget_images_follows_the_interval(changes, words):
 @pytest.mark.parametrize(
     ("auc", "low", "words"),
     [
-        (0.51, 0.49, "does not show"),
-        (0.54, 0.52, "give away little"),
-        (0.7, 0.68, "give away something"),
-        (0.9, 0.88, "give away much"),
+        (0.51, 0.49, "nothing"),
+        (0.54, 0.52, "reveal little"),
+        (0.7, 0.68, "reveal something"),
+        (0.9, 0.88, "reveal much"),
     ],
 )
 def test_what_is_said_of_the_network_itself(auc, low, words):
@@ -68,27 +68,27 @@ def test_what_is_said_of_the_network_itself(auc, low, words):
     [finding] = traces(run)
     assert words in finding.head
     assert "2,000 against 1,000" in finding.text
-    assert ("nothing to go by" in finding.text) == (words == "does not show")
-    assert "3.2\u00a0% of them are found; by chance it would be 1\u00a0%" in finding.text
+    assert ("cannot work" in finding.text) == (words == "nothing")
+    assert "3.2\u00a0% of them" in finding.text
 
 
 @pytest.mark.parametrize(
     ("found", "unlikely", "words"),
-    [(0.0, 0.0, "none of them"), (6.25, 0.0, "some of them"), (0.0, 62.5, "many of them")],
+    [(0.0, 0.0, "no single"), (6.25, 0.0, "some images"), (0.0, 62.5, "many images")],
 )
 def test_single_images_at_one_false_alarm_in_a_hundred(found, unlikely, words):
     run = a_run(told("learned", found=found), told("loss", unlikely=unlikely))
-    (finding,) = (item for item in traces(run) if item.head.startswith("Singly"))
+    (finding,) = (item for item in traces(run) if "identified" in item.head)
     assert words in finding.head
     assert f"{found * 0.16:.0f} of 16 images would be taken for training" in finding.text
     assert f"and {unlikely * 0.16:.0f} would stand out" in finding.text
     few = a_run(told("learned", found=None), told("loss", unlikely=None))
-    assert "Singly" not in heads(traces(few))
+    assert "identified" not in heads(traces(few))
 
 
 @pytest.mark.parametrize(
     ("share", "words"),
-    [(93.75, "can mostly foretell"), (25.0, "can sometimes foretell"), (0.0, "cannot foretell")],
+    [(93.75, "can usually predict"), (25.0, "can sometimes predict"), (0.0, "cannot predict")],
 )
 def test_predictable_answers(share, words):
     [finding] = traces(a_run(n_wrong=16, foretold=share, answer_entropy=2.7, num_classes=10))

@@ -515,7 +515,7 @@ def test_what_is_left_stands_on_the_page(tmp_path):
     for words in (
         "What an attacker could still find",
         "Could someone tell it was done? Yes, as a group",
-        "Over-unlearned: the forgotten images stand out by being too unlikely.",
+        "Detectable: the network is now unusually wrong about these images.",
         "64 images against 2,000 unseen ones",
         "How unlikely the network finds its class (loss) 0.06 0.02–0.19 0.06",
         "Simple attacks on its answers were tried",
@@ -692,7 +692,7 @@ def test_one_run_s_report_does_not_depend_on_where_it_lies(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("row.json", None, "is no run folder: expected a file row.json"),
+        ("row.json", None, r"row\.json"),
         ("row.json", "{", r"row\.json cannot be read as JSON"),
         ("row.json", "[1]", r"row\.json is damaged"),
         ("row.json", "[" * 200_000, r"row\.json cannot be read as JSON"),

@@ -124,7 +124,7 @@ METRICS: dict[str, Metric] = {
     ),
     "mia_retain": Metric(
         "AUC", "0.5", "learned attack: retained training images against test images",
-        "Retained told from unseen", printed=ANSWERS,
+        "Retained vs unseen", printed=ANSWERS,
     ),
     "mia_retain_found": Metric(
         "%", "lower", "retained training images identified at 1 % false alarms"
@@ -133,7 +133,7 @@ METRICS: dict[str, Metric] = {
     "mia_forget_found": Metric("%", "lower", "images to forget identified at 1 % false alarms"),
     "mia_forget_loss": Metric(
         "AUC", "0.5", "attack by loss alone: images to forget against test images",
-        "Forgotten told from unseen by loss", printed=ANSWERS,
+        "Forgotten vs unseen, by loss", printed=ANSWERS,
     ),
     "mia_forget_unlikely": Metric(
         "%", "lower", "images to forget that have a higher loss than 99 % of test images",
@@ -179,7 +179,7 @@ METRICS: dict[str, Metric] = {
     ),
     "foretold": Metric(
         "%", "lower", "new answers on forgotten images that were the original's second choice",
-        "Answers foretold", "foretold", 2, MEASURED + ANSWERS,
+        "Answers predicted", "predicted", 2, MEASURED + ANSWERS,
     ),
     "rf_jsd": Metric(
         "bits", "lower",

@@ -77,7 +77,7 @@ def unlearn(
         json: print the row as JSON in place of the summary
         micro_batch: images that pass through the network at once, where memory is short; the result
             is the same up to rounding, a step takes about a third longer
-        config: a TOML file with any of these options; the command line goes before it
+        config: a TOML file with any of these options; the command line overrides it
         command_line: the command as it was given, for the row.
         fields: hyper-parameters of the method.
     """

@@ -85,19 +85,19 @@ def _leaky(run: RunFolder) -> Finding | None:
     auc = kept["auc"]
     more = ""
     if kept["low"] <= 0.5:
-        head = "What else it was trained on does not show in its answers."
-        more = " So the learned attack has nothing to go by, on the forget images too."
+        head = "Its answers reveal nothing measurable about its other training data."
+        more = " The learned attack therefore cannot work on the forgotten images either."
     else:
         much = "little" if auc < 0.6 else "something" if auc < 0.75 else "much"
-        head = f"Its answers give away {much} of what else it was trained on."
+        head = f"Its answers reveal {much} about its other training data."
     text = (
-        f"Retained training images are told from unseen ones with {_interval(kept)}, "
+        f"An attack tells retained training images from unseen ones with {_interval(kept)}, "
         f"{kept['m']:,.0f} against {kept['n']:,.0f}."
     )
     if kept["found"] is not None:
         text += (
-            f" At one false alarm in a hundred, {percent(kept['found'])} of them are found; "
-            "by chance it would be 1\u00a0%."
+            f" At a false-alarm rate of 1\u00a0%, it identifies {percent(kept['found'])} of them; "
+            "chance would give 1\u00a0%."
         )
     return Finding(head, text + more)
 
@@ -111,7 +111,7 @@ def _membership(run: RunFolder) -> Finding | None:
     numbers += f"{after['n']:,.0f} unseen ones."
     if stand_out(run):
         return Finding(
-            "Over-unlearned: the forgotten images stand out by being too unlikely.",
+            "Detectable: the network is now unusually wrong about these images.",
             f"{numbers} A network that never saw them would give about 0.50. Somebody who holds "
             "one of them and knows its class can suspect that something was done to it.",
         )
@@ -121,7 +121,7 @@ def _membership(run: RunFolder) -> Finding | None:
             f"{numbers} A network that never saw them would give about 0.50.",
         )
     return Finding(
-        "By their loss, the images cannot be told from unseen ones.",
+        "Judged by their loss, the images look like unseen ones.",
         f"{numbers} With so few images, nothing within the interval can be excluded.",
     )
 
@@ -133,9 +133,9 @@ def _false_alarms(run: RunFolder) -> Finding | None:
     k = int(learned["m"])
     members, unlikely = (round(k * share / 100) for share in (learned["found"], loss["unlikely"]))
     most = max(members, unlikely)
-    many = "none" if not most else "some" if 2 * most < k else "many"
+    many = "no single image" if not most else "some images" if 2 * most < k else "many images"
     return Finding(
-        f"Singly, at one false alarm in a hundred, {many} of them would be found.",
+        f"At a false-alarm rate of 1\u00a0%, {many} would be identified.",
         f"{members:,} of {several(k, 'image')} would be taken for training images (learned "
         f"attack), and {unlikely:,} would stand out as less likely than 99\u00a0% of "
         f"{loss['n']:,.0f} unseen images (loss).",
@@ -148,10 +148,10 @@ def _predictable(run: RunFolder) -> Finding | None:
     if not wrong or share is None:
         return None
     second = round(wrong * share / 100)
-    often = "can mostly" if share > 50 else "can sometimes" if second else "cannot"
+    often = "can usually" if share > 50 else "can sometimes" if second else "cannot"
     text = (
         f"{second:,} of {several(wrong, 'new answer')} {'is' if second == 1 else 'are'} the "
-        "class that the original network held for the second most likely."
+        "original network's second choice."
     )
     spread, classes = run.number("answer_entropy"), run.number("num_classes")
     if spread is not None and classes and wrong > 1:
@@ -160,7 +160,7 @@ def _predictable(run: RunFolder) -> Finding | None:
             f" The wrong answers spread over {spread:.1f} bits "
             f"(0 if all are one class; at most {most:.1f})."
         )
-    return Finding(f"Who has the original network {often} foretell the new answer.", text)
+    return Finding(f"Anyone with the original network {often} predict the new answer.", text)
 
 
 def knowledge(run: RunFolder) -> list[Finding]:

@@ -281,7 +281,7 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
             not the one that the run wrote (see :mod:`stakes.manifest`).
     """
     if not (folder / "row.json").is_file():
-        raise InputError(f"{folder} is no run folder: expected a file row.json in it")
+        raise InputError(f"{folder} is not a run folder (no row.json)")
     check_manifest(folder)
     (row,) = _records(folder / "row.json")
     (evidence,) = _records(folder / "evidence.json") or [{}]

@@ -95,7 +95,7 @@ def bench(
         except (KeyboardInterrupt, ConnectionError) as stopped:
             ran = f"{len(runner.done)} of {len(runner.todo)} cells"
             lost = f"{stopped}: " if isinstance(stopped, ConnectionError) else ""
-            print(f"{lost}stopped after {ran}; the same command goes on from there", file=log)
+            print(f"{lost}stopped after {ran}; run the same command again to resume", file=log)
             if write_tables(recipe, out):
                 print(f"partial table   {out / 'table.md'}", file=log)
             return FAILED if lost else INTERRUPTED
