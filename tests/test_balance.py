@@ -1,4 +1,4 @@
-"""When the margin grows, and when the hold on the rest gives way."""
+"""When the margin grows, and when the hold on the features is loosened."""
 
 import math
 
@@ -41,20 +41,20 @@ def test_the_margin_grows_by_a_quarter_where_few_stay_known_for_so_long():
     assert balance.margin == pytest.approx(0.5)
     show(balance, 1)
     assert balance.margin == pytest.approx(0.625)
-    assert balance.hold == 1
+    assert balance.feature_scale == 1
 
 
-def test_the_hold_is_halved_where_many_stay_known_for_twice_as_long():
+def test_the_feature_scale_is_halved_where_many_stay_known_for_twice_as_long():
     balance = AdaptiveMargin(K, 0.4, patience=3)
     show(balance, 10)
     show(balance, 10, times=5)
-    assert balance.hold == 1
+    assert balance.feature_scale == 1
     show(balance, 10)
-    assert balance.hold == 0.5
+    assert balance.feature_scale == 0.5
     show(balance, 10, times=5)
-    assert balance.hold == 0.5
+    assert balance.feature_scale == 0.5
     show(balance, 10)
-    assert balance.hold == 0.25
+    assert balance.feature_scale == 0.25
     assert balance.margin == 0.4
 
 
@@ -63,13 +63,13 @@ def test_a_new_least_number_starts_the_waiting_again_and_a_worse_one_does_not():
     for known in (12, 13, 11, 12, 10):
         show(balance, known)
     show(balance, 12)
-    assert balance.hold == 1
+    assert balance.feature_scale == 1
     show(balance, 12)
-    assert balance.hold == 0.5
-    for known in (11, 10, 9, 8):  # measured from where it stood when the hold gave way
+    assert balance.feature_scale == 0.5
+    for known in (11, 10, 9, 8):  # measured from where it stood when it was halved
         show(balance, known)
     show(balance, 9)
-    assert balance.hold == 0.5
+    assert balance.feature_scale == 0.5
 
 
 def test_as_long_as_all_is_forgotten_nothing_changes_and_then_it_waits_anew():
@@ -84,19 +84,19 @@ def test_as_long_as_all_is_forgotten_nothing_changes_and_then_it_waits_anew():
     assert balance.margin == pytest.approx(0.5)
 
 
-def test_there_is_a_greatest_margin_and_a_least_hold():
+def test_there_is_a_greatest_margin_and_a_least_feature_scale():
     balance = AdaptiveMargin(K, 0.4, patience=1)
     show(balance, 1, times=100)
     assert balance.margin == pytest.approx(3.2)
     show(balance, 2, times=100)
-    assert balance.hold == 1 / 16
+    assert balance.feature_scale == 1 / 16
 
 
 def test_without_patience_both_stay():
     balance = AdaptiveMargin(K, 0.4, patience=0)
     show(balance, 1, times=200)
     show(balance, 10, times=200)
-    assert (balance.margin, balance.hold) == (0.4, 1)
+    assert (balance.margin, balance.feature_scale) == (0.4, 1)
 
 
 def test_the_lead_is_noted_and_not_held_on_to():
@@ -110,43 +110,43 @@ def test_the_lead_is_noted_and_not_held_on_to():
     assert balance.known == 0.5
 
 
-def pushed(push: ViewsScale, shares: list[float]) -> list[float]:
-    """The push after each step in which this share of 40 copies is known."""
+def scaled(scale: ViewsScale, shares: list[float]) -> list[float]:
+    """The scale after each step in which this share of 40 copies is known."""
     found = []
     for share in shares:
         lead = torch.where(torch.arange(40) < round(40 * share), 1.0, -1.0)
-        push.see(lead)
-        found.append(push.value)
+        scale.see(lead)
+        found.append(scale.value)
     return found
 
 
-def test_the_push_grows_where_too_many_copies_stay_known():
-    push = ViewsScale(0.05, patience=2)
+def test_the_views_scale_grows_where_too_many_copies_stay_known():
+    scale = ViewsScale(0.05, patience=2)
     # The first two windows make progress; the third is hardly better than the second.
-    assert pushed(push, [0.9, 0.8, 0.5, 0.4, 0.45, 0.4]) == [1, 1, 1, 1, 1, 1.5]
-    assert pushed(push, [0.4] * 4) == [1.5, 2.25, 2.25, 3.375]
-    assert push.why == "copies stayed known"
-    assert pushed(push, [0.4] * 40)[-1] == 16
+    assert scaled(scale, [0.9, 0.8, 0.5, 0.4, 0.45, 0.4]) == [1, 1, 1, 1, 1, 1.5]
+    assert scaled(scale, [0.4] * 4) == [1.5, 2.25, 2.25, 3.375]
+    assert scale.why == "copies stayed known"
+    assert scaled(scale, [0.4] * 40)[-1] == 16
 
 
-def test_the_push_shrinks_where_fewer_copies_are_known_than_may_be():
-    push = ViewsScale(0.1, patience=3)
-    assert push.why == "as given"
-    assert pushed(push, [0.1, 0.0, 0.0]) == pytest.approx([1, 1, 1 / 1.5])
-    assert pushed(push, [0.075, 0.1, 0.075]) == pytest.approx([1 / 1.5] * 3)  # neither
-    assert pushed(push, [0.0] * 60)[-1] == 1 / 8
-    assert push.why == "copies were forgotten easily"
+def test_the_views_scale_shrinks_where_fewer_copies_are_known_than_may_be():
+    scale = ViewsScale(0.1, patience=3)
+    assert scale.why == "as given"
+    assert scaled(scale, [0.1, 0.0, 0.0]) == pytest.approx([1, 1, 1 / 1.5])
+    assert scaled(scale, [0.075, 0.1, 0.075]) == pytest.approx([1 / 1.5] * 3)  # neither
+    assert scaled(scale, [0.0] * 60)[-1] == 1 / 8
+    assert scale.why == "copies were forgotten easily"
 
 
-def test_without_patience_the_push_stays():
-    assert set(pushed(ViewsScale(0.05, patience=0), [1.0] * 50)) == {1.0}
+def test_without_patience_the_views_scale_stays():
+    assert set(scaled(ViewsScale(0.05, patience=0), [1.0] * 50)) == {1.0}
 
 
-def test_a_push_goes_on_in_the_middle_of_a_window():
+def test_a_views_scale_resumes_in_the_middle_of_a_window():
     shares = [0.9, 0.6, 0.6, 0.6, 0.0, 0.0, 0.1, 0.0, 0.0]
-    whole = pushed(ViewsScale(0.1, patience=3), shares)
+    whole = scaled(ViewsScale(0.1, patience=3), shares)
     for cut in range(len(shares)):
         first, second = ViewsScale(0.1, patience=3), ViewsScale(0.1, patience=3)
-        start = pushed(first, shares[:cut])
+        start = scaled(first, shares[:cut])
         second.load_state_dict(first.state_dict())
-        assert start + pushed(second, shares[cut:]) == whole
+        assert start + scaled(second, shares[cut:]) == whole

@@ -100,7 +100,7 @@ def test_it_goes_on_to_the_same_bits_however_often(
 def test_the_adaptive_run_of_these_tests_has_something_to_keep(classifier, forget, anchors):
     chosen = ADAPTIVE(classifier, forget, anchors=anchors, seed=3).chosen
     assert chosen["lr"] < ADAPTIVE.lr
-    assert chosen["margin"] > ADAPTIVE.margin or chosen["hold"] < 1
+    assert chosen["margin"] > ADAPTIVE.margin or chosen["feature_scale"] < 1
 
 
 def test_an_interruption_within_a_step_costs_that_step(classifier, forget, anchors, kept):
@@ -375,7 +375,7 @@ def balance_trace(cut: int | None) -> list[tuple[float, float, float]]:
             balance.load_state_dict(state)
         lead = torch.randn(10, generator=generator) - step / 40
         balance.see(torch.randperm(40, generator=generator)[:10], lead)
-        trace.append((balance.margin, balance.hold, balance.known))
+        trace.append((balance.margin, balance.feature_scale, balance.known))
     return trace
 
 

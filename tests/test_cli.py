@@ -484,7 +484,7 @@ def test_a_preset_in_a_file(base, no_page, capsys):
         ("--max-steps foo", "--max-steps foo: give a whole number from 1"),
         ("--temperature -1", "temperature=-1.0: give a number from 0"),
         ("--temperature nan", "temperature=nan"),
-        ("--deletion foo", "--deletion foo: wanted is one of hinge, ce"),
+        ("--deletion-loss foo", "--deletion-loss foo: wanted is one of hinge, ce"),
         ("--method structgard", "method 'structgard' is unknown; did you mean structguard"),
         ("--preset papr", "preset 'papr' is unknown; structguard has paper, reference"),
         ("--method neggrad --preset paper", "preset 'paper' is unknown; neggrad has none"),

@@ -270,9 +270,14 @@ def test_following_the_page_step_by_step_adds_a_method(tmp_path):
     (tmp_path / "tests").mkdir()
     for name in ("conftest.py", "test_methods.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
-    file, imported, entry, variant = blocks("add-a-method", "python")
+    file, imported, entry, variant, loss = blocks("add-a-method", "python")
     (path,) = re.findall(r"^`(src/\S+)`:$", PAGES["add-a-method"].read_text(), re.MULTILINE)
-    (tmp_path / path).write_text(file)
+    for place in (path, "mypackage/methods.py"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(file)
+    losses = tmp_path / "src/stakes/training/losses.py"
+    dictionary = "RETENTION: dict[str, Callable[[Tensor, Answers], Tensor]] = {"
+    losses.write_text(after(losses.read_text(), dictionary, loss))
     registry = tmp_path / "src/stakes/methods/__init__.py"
     table = tmp_path / "tests/test_methods.py"
     text = after(registry.read_text(), "METHODS: dict[str, type[Method]] = {", entry)
@@ -295,6 +300,7 @@ def test_following_the_page_step_by_step_adds_a_method(tmp_path):
             rf"{re.escape(line)}: exit code {'[03]' if '--weights random' in line else 0}", out
         )
     assert "Hyper-parameters of Unlikelihood" in out
+    assert "kl, mse, ce" in out or "mse, kl, ce" in out
     assert "chosen here" in out  # the source of its one field of its own
     passed = re.search(r"\b(\d+) passed", out)
     assert passed, out

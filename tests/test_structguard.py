@@ -103,7 +103,8 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch)
         "probe_batch": QUICK["probe_batch"],
         "towards": "strongest", "towards_why": "a step takes all images",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
-        "hold": 1.0, "hold_why": "as given", "push": 1.0, "push_why": "as given",
+        "feature_scale": 1.0, "feature_scale_why": "as given",
+        "views_scale": 1.0, "views_scale_why": "as given",
     }  # fmt: skip
     monkeypatch.setattr(default, "CHECK_EVERY", 1)
     hurried = StructGuard(max_steps=12, **QUICK | {"lr": 1e3, "patience": 1})
@@ -112,7 +113,7 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch)
     assert found["lr_why"].startswith("drift above 0.2, or no finite loss, at step 1, 2, 3, ")
     held = StructGuard(max_steps=12, **QUICK | {"lr": 1e-9, "patience": 2})
     found = held(classifier, forget, anchors=anchors).chosen
-    assert found["hold"] == 0.125  # after 4, 8 and 12 steps
+    assert found["feature_scale"] == 0.125  # after 4, 8 and 12 steps
     assert found["hold_why"] == "no progress in forgetting"
     assert (found["lr"], found["margin"]) == (1e-9, 0.3)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from stakes.errors import InputError, first_line, nearest
-from stakes.methods import METHODS, PRESETS, method_class
+from stakes.methods import PRESETS, method_class, method_names
 from stakes.methods.fields import allowed, explained
 from stakes.runs.inputs import Inputs
 from stakes.runs.words import TO_FORGET, number
@@ -34,7 +34,7 @@ def with_fields(command: Command, name: str, preset: str | None, **fixed: Any) -
     """
     kind, presets = method_class(name, preset), tuple(PRESETS.get(name, ()))
     choices: dict[str, Any] = {
-        "method": Annotated[Literal[tuple(METHODS)], TO_FORGET],
+        "method": Annotated[Literal[tuple(dict.fromkeys([*method_names(), name]))], TO_FORGET],
         "preset": Annotated[Literal[presets] | None if presets else str | None, TO_FORGET],
     }
     own = [

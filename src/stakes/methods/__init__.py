@@ -22,6 +22,7 @@ from stakes.methods.neggrad import NegGrad
 from stakes.methods.negmerge import NegMerge
 from stakes.methods.npo import NPO
 from stakes.methods.oracle import Oracle
+from stakes.methods.own import installed, own_method, own_name
 from stakes.methods.random_label import RandomLabel
 from stakes.methods.rawp import RAWP
 from stakes.methods.retrain import Retrain
@@ -72,8 +73,13 @@ PRESETS: dict[str, dict[str, type[Method]]] = {
 """Other versions of a method, by its name and theirs (``--preset``)."""
 
 
+def method_names() -> list[str]:
+    """The names of our methods, then of those that installed packages bring."""
+    return [*METHODS, *(name for name in installed() if name not in METHODS)]
+
+
 def method_class(name: str, preset: str | None = None) -> type[Method]:
-    """The class of a method, or of a preset of it.
+    """The class of a method, or of a preset of it; ``name`` as in :func:`own_method` if not ours.
 
     Raises:
         InputError: there is none of that name.
@@ -81,11 +87,12 @@ def method_class(name: str, preset: str | None = None) -> type[Method]:
     >>> method_class("structguard", "paper").title
     'STRUCTGUARD (paper)'
     """
-    if name not in METHODS:
-        raise InputError(f"method {name!r} is unknown{nearest(name, METHODS)}")
+    kind = METHODS.get(name) or own_method(name)
+    if kind is None:
+        raise InputError(f"method {name!r} is unknown{nearest(name, method_names())}")
     known = PRESETS.get(name, {})
     if preset is None:
-        return METHODS[name]
+        return kind
     if preset not in known:
         words = f"{name} has {', '.join(known)}" if known else f"{name} has none"
         raise InputError(f"preset {preset!r} is unknown; {words}")
@@ -98,6 +105,8 @@ def method_name(method: Method) -> tuple[str, str | None]:
         for preset, kind in presets.items():
             if type(method) is kind:
                 return name, preset
+    if not type(method).__module__.startswith("stakes."):
+        return own_name(type(method)), None
     return next(name for name, kind in METHODS.items() if isinstance(method, kind)), None
 
 
@@ -139,4 +148,5 @@ __all__ = [
     "Unlearned",
     "method_class",
     "method_name",
+    "method_names",
 ]

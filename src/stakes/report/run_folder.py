@@ -61,7 +61,16 @@ PHASES = {
     "seconds_evaluate": "Scoring before and after",
 }
 #: Keys of older run folders -> what they are called now.
-RENAMED = {"picture": "image", "second_choice": "foretold"}
+RENAMED = {
+    "picture": "image",
+    "second_choice": "foretold",
+    "chosen_hold": "chosen_feature_scale",
+    "chosen_hold_why": "chosen_feature_scale_why",
+    "chosen_push": "chosen_views_scale",
+    "chosen_push_why": "chosen_views_scale_why",
+    "method_deletion": "method_deletion_loss",
+    "method_retention": "method_retention_loss",
+}
 #: Control characters, and those that turn the direction of what follows.
 UNSEEN = dict.fromkeys(
     code

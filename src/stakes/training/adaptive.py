@@ -1,57 +1,53 @@
-"""The balance between forgetting and keeping: it gives way where a run makes no progress."""
+"""What a run adapts to its forget images: margin, weight of the features, weight of the copies."""
 
 import torch
 from torch import Tensor
 
 from stakes.training.checkpoint import State
 
-FEW = 0.05  # of the forget images; with more of them known, it is the hold that is too strong
+FEW = 0.05  # of the forget images; with more recognised, the features are held too tightly
 MOST = 8.0  # times its start, the margin at most
-LEAST = 1 / 16  # of its start, the hold at least
-STEADY = 0.9  # of the copies known a while ago; where more still are, it is too slow
-EASY = 0.5  # of the copies that may stay known; where fewer do, the push is stronger than need be
-STRONGEST, WEAKEST = 16.0, 1 / 8  # the push at most and at least
+LEAST = 1 / 16  # the feature scale at least
+STEADY = 0.9  # of the share of copies recognised a window ago; above it, progress is too slow
+EASY = 0.5  # of the copies that may stay recognised; with fewer, they are pushed needlessly hard
+STRONGEST, WEAKEST = 16.0, 1 / 8  # the views scale at most and at least
 
 
 class AdaptiveMargin(State):
-    """The margin asked of forgotten images, and how strongly the features are held.
+    """The margin required of forgotten images, and how strongly the features are retained.
 
     Both follow what the training batches show of the forget images. The last few of many images
-    cross back and forth over the decision boundary from step to step: then the margin grows by a
-    quarter. Where more than a few stay known for twice as long, features held as tightly as this
-    cannot let them go: then that hold is halved.
+    cross the decision boundary back and forth from step to step: the margin then grows by a
+    quarter. Where more than a few stay recognised for twice as long, features retained this
+    tightly cannot let them go: the feature scale is then halved.
 
     Args:
         k: number of forget images.
-        margin: to begin with, logits.
-        patience: steps without a new least number of known images after which the margin grows;
-            0 leaves both as they are.
+        margin: at the start, logits.
+        patience: steps without a new least number of recognised images after which the margin
+            grows; 0 leaves both as they are.
         device: of the images.
 
     Attributes:
-        margin: that a forgotten image is to have now.
-        hold: factor of the hold on the probes' features, 1 to begin with.
+        margin: required now, logits.
+        feature_scale: factor of the features' loss term, 1 at the start.
+        known: share of the forget images that were recognised when last seen, or not seen yet.
     """
 
-    saved = ("margin", "hold", "_lead", "_fewest", "_waited")
+    saved = ("margin", "feature_scale", "known", "_lead", "_fewest", "_waited")
 
     def __init__(
         self, k: int, margin: float, *, patience: int, device: torch.device | None = None
     ) -> None:
-        self.margin, self.hold = margin, 1.0
+        self.margin, self.feature_scale, self.known = margin, 1.0, 1.0
         self._highest, self._patience = MOST * margin, patience
         self._lead = torch.full((k,), torch.inf, device=device)
         self._fewest, self._waited = 1.0, 0
 
-    @property
-    def known(self) -> float:
-        """Share of the forget images that were known when last seen, or were not seen yet."""
-        return int((~(self._lead < 0)).sum()) / len(self._lead)
-
     def see(self, indices: Tensor, lead: Tensor) -> None:
-        """Take note of a step's batch: the true classes' lead (b,) in the images at ``indices``."""
+        """Note a step's batch: the true classes' lead (b,) in the images at ``indices``."""
         self._lead[indices.to(self._lead.device)] = lead.detach()
-        known = self.known
+        self.known = known = int((~(self._lead < 0)).sum()) / len(self._lead)
         if known < self._fewest or known == 0:
             self._fewest, self._waited = min(known, self._fewest), 0
             return
@@ -61,24 +57,24 @@ class AdaptiveMargin(State):
         if known <= FEW and self._waited >= self._patience:
             self.margin, self._waited = min(self._highest, 1.25 * self.margin), 0
         elif known > FEW and self._waited >= 2 * self._patience:
-            self.hold, self._waited = max(LEAST, self.hold / 2), 0
+            self.feature_scale, self._waited = max(LEAST, self.feature_scale / 2), 0
             self._fewest = known
 
 
 class ViewsScale(State):
-    """How strongly copies of the forget images are pushed out of their class.
+    """How strongly altered copies of the forget images are pushed out of their class.
 
-    Every ``patience`` steps the copies of these steps are looked at, all of them fresh. Where more
-    are known than may be, and hardly fewer than before, the push grows by a half; where less than
-    half as many are known as may be, it shrinks by as much, so that what is kept can recover. A
-    network that lets go easily is so pushed gently, and one that holds on is pushed harder.
+    Each window of ``patience`` steps counts the fresh copies that are still recognised. Where they
+    are more than allowed, and hardly fewer than in the window before, the scale grows by a half.
+    Where they are less than half of what is allowed, it shrinks by as much, so that what is
+    retained recovers. A network that forgets easily is thus pushed gently, a stubborn one harder.
 
     Args:
-        allowed: share of the copies that may stay known.
-        patience: steps between two changes; 0: never.
+        allowed: share of the copies that may stay recognised.
+        patience: steps of a window; 0: the scale never changes.
 
     Attributes:
-        value: factor of the deletion of copies, 1 to begin with.
+        value: factor of the deletion of copies, 1 at the start.
     """
 
     saved = ("value", "_known", "_before")
@@ -86,7 +82,7 @@ class ViewsScale(State):
     def __init__(self, allowed: float, *, patience: int) -> None:
         self.value = 1.0
         self._allowed, self._patience = allowed, patience
-        self._known: list[float] = []
+        self._known: list[Tensor] = []
         self._before = float("inf")
 
     @property
@@ -97,11 +93,13 @@ class ViewsScale(State):
         return "copies stayed known" if self.value > 1 else "copies were forgotten easily"
 
     def see(self, lead: Tensor) -> None:
-        """Take note of a step's fresh copies: the true class's lead (m,) in each."""
-        self._known.append(float((lead >= 0).float().mean()))
-        if not self._patience or len(self._known) < self._patience:
+        """Note a step's fresh copies: the true class's lead (m,) in each."""
+        if not self._patience:
             return
-        known = sum(self._known) / len(self._known)
+        self._known.append((lead.detach() >= 0).float().mean())  # read once a window
+        if len(self._known) < self._patience:
+            return
+        known = sum(torch.stack(self._known).tolist()) / len(self._known)
         if known > self._allowed and known > STEADY * self._before:
             self.value = min(STRONGEST, 1.5 * self.value)
         elif known < EASY * self._allowed:

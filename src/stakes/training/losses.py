@@ -1,14 +1,49 @@
-"""The terms an unlearning objective is made of: pure functions of tensors, each a scalar."""
+"""The terms an unlearning objective is made of: pure functions of tensors, each a scalar.
+
+A deletion, retention or structural loss that a method lets its user choose is a function here and
+a line in DELETION, RETENTION or STRUCTURAL.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 AlignOver = Literal["anchors", "probes"]
-StructuralLoss = Literal["cosine", "mse", "kl", "mmd", "wasserstein"]
+
+
+class Push(NamedTuple):
+    """What a deletion loss is given: the forget images of a step.
+
+    Attributes:
+        logits: (n, c).
+        labels: (n,) true classes y.
+        lead: (n,) what has to fall below 0 by the criterion of the run, in logits.
+        margin: how far below 0, in logits.
+        towards: (n,) wrong classes that the images are sent to, where they are sent to one.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    lead: Tensor
+    margin: float = 0.0
+    towards: Tensor | None = None
+
+
+class Answers(NamedTuple):
+    """What a retention loss compares the probes' logits with.
+
+    Attributes:
+        labels: (n,) their hard labels.
+        logits: (n, c) of the original network.
+        temperature: at which soft answers are compared.
+    """
+
+    labels: Tensor
+    logits: Tensor
+    temperature: float = 4.0
 
 
 def deletion_ce(logits: Tensor, labels: Tensor) -> Tensor:
@@ -48,17 +83,26 @@ def deletion_hinge(
     >>> deletion_hinge(logits, torch.tensor([0, 0, 0, 0]), 0.5)
     tensor(1.2500)
     """
-    left = margins(logits, labels) + margin
+    return hinge(Push(logits, labels, margins(logits, labels), margin, towards))
+
+
+def hinge(push: Push) -> Tensor:
+    """:func:`deletion_hinge` by the lead of any criterion in place of the margins."""
+    left = push.lead + push.margin
     known = left.detach() > 0
-    if towards is not None:
-        own, wrong = (logits.gather(1, to[:, None])[:, 0] for to in (labels, towards))
-        left = own - wrong + margin
-    return pushed(left, known)
-
-
-def pushed(left: Tensor, known: Tensor) -> Tensor:
-    """Sum of what is left (n,) where ``known`` (n,), over sqrt(n m) with m of them known."""
+    if push.towards is not None:
+        own, wrong = (
+            push.logits.gather(1, to[:, None])[:, 0] for to in (push.labels, push.towards)
+        )
+        left = own - wrong + push.margin
     return (left * known).sum() / (len(left) * known.sum().clamp_min(1)).sqrt()
+
+
+DELETION: dict[str, Callable[[Push], Tensor]] = {
+    "hinge": hinge,
+    "ce": lambda push: deletion_ce(push.logits, push.labels),
+}
+"""What moves forget images out of their class, by name."""
 
 
 def retention_ce(logits: Tensor, labels: Tensor) -> Tensor:
@@ -71,6 +115,13 @@ def retention_kl(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     student = F.log_softmax(logits / temperature, dim=1)
     target = F.log_softmax(teacher / temperature, dim=1)
     return temperature**2 * F.kl_div(student, target, log_target=True, reduction="batchmean")
+
+
+RETENTION: dict[str, Callable[[Tensor, Answers], Tensor]] = {
+    "kl": lambda logits, answers: retention_kl(logits, answers.logits, answers.temperature),
+    "ce": lambda logits, answers: retention_ce(logits, answers.labels),
+}
+"""What holds the probes' logits (n, c) to the original's answers, by name."""
 
 
 def alignment(before: Tensor, after: Tensor, over: AlignOver = "anchors") -> Tensor:
@@ -132,7 +183,7 @@ def structural_wasserstein(before: Tensor, after: Tensor) -> Tensor:
     return (after.sort(dim=0).values - before.sort(dim=0).values).abs().mean()
 
 
-STRUCTURAL: dict[StructuralLoss, Callable[[Tensor, Tensor], Tensor]] = {
+STRUCTURAL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cosine": alignment,
     "mse": structural_mse,
     "kl": structural_kl,
@@ -140,6 +191,15 @@ STRUCTURAL: dict[StructuralLoss, Callable[[Tensor, Tensor], Tensor]] = {
     "wasserstein": structural_wasserstein,
 }
 """What Table 6 compares: least where two structures (n, c), before and after, are the same."""
+
+if TYPE_CHECKING:
+    DeletionLoss: TypeAlias = str
+    RetentionLoss: TypeAlias = str
+    StructuralLoss: TypeAlias = str
+else:  # the names above, for the fields of methods
+    DeletionLoss = Literal[*DELETION]
+    RetentionLoss = Literal[*RETENTION]
+    StructuralLoss = Literal[*STRUCTURAL]
 
 
 def feature_shift(before: Tensor, after: Tensor) -> Tensor:

@@ -16,16 +16,17 @@ from stakes.training.adaptive import AdaptiveMargin, ViewsScale
 from stakes.training.criteria import CRITERIA, CriterionName, Goal
 from stakes.training.loop import History, StopReason, minimise
 from stakes.training.losses import (
+    DELETION,
+    RETENTION,
     STRUCTURAL,
+    Answers,
+    DeletionLoss,
+    Push,
+    RetentionLoss,
     StructuralLoss,
     alignment,
-    deletion_ce,
-    deletion_hinge,
     feature_shift,
     margins,
-    pushed,
-    retention_ce,
-    retention_kl,
 )
 from stakes.training.precision import Precision, autocast
 from stakes.training.schedule import Schedule
@@ -87,7 +88,7 @@ class StructGuard(ProbeFields):
         "data or a step cannot take all images, else 1",
     )
     forget_batch: int = hyper(128, "forget images a step", low=1)
-    deletion: Literal["hinge", "ce"] = hyper("hinge", "deletion loss; ce is the paper's -CE")
+    deletion_loss: DeletionLoss = hyper("hinge", "deletion loss; ce is the paper's -CE")
     towards: Literal["auto", "strongest", "second", "drawn"] = hyper(
         "auto",
         "class that the hinge pushes an image to: the wrong one that is strongest by then; the "
@@ -98,7 +99,7 @@ class StructGuard(ProbeFields):
     margin: float = hyper(
         0.3, "lead of a wrong class, in logits, that the hinge asks for to begin with"
     )
-    retention: Literal["kl", "ce"] = hyper("kl", "retention loss; ce is the paper's")
+    retention_loss: RetentionLoss = hyper("kl", "retention loss; ce is the paper's")
     retention_weight: float = hyper(4.0, "weight of retention", "paper: 1")
     temperature: float = hyper(4.0, "temperature of the kl retention")
     feature_weight: float = hyper(
@@ -199,10 +200,12 @@ class StructGuard(ProbeFields):
             "margin_why": "the last images kept coming back"
             if balance.margin > self.margin
             else "as given",
-            "hold": balance.hold,
-            "hold_why": "no progress in forgetting" if balance.hold < 1 else "as given",
-            "push": objective.push.value,
-            "push_why": objective.push.why,
+            "feature_scale": balance.feature_scale,
+            "feature_scale_why": "no progress in forgetting"
+            if balance.feature_scale < 1
+            else "as given",
+            "views_scale": objective.views_scale.value,
+            "views_scale_why": objective.views_scale.why,
         }
 
 
@@ -217,7 +220,7 @@ class Objective:
         self.balance = AdaptiveMargin(
             len(task.forget), settings.margin, patience=settings.patience, device=device
         )
-        self.push = ViewsScale(1 - settings.views_needed, patience=settings.patience)
+        self.views_scale = ViewsScale(1 - settings.views_needed, patience=settings.patience)
         self._autocast = autocast(settings.precision, device)
         self._copies = VIEWS_PER_IMAGE if CRITERIA[settings.criterion].views else 0
         self.probes, self.surrogates = self._sources()
@@ -228,7 +231,7 @@ class Objective:
         lead = CRITERIA[settings.criterion].lead
         self.goal = Goal(lead, self.sent_to if self.towards == "drawn" else None)
         self._batches = task.batches(len(task.forget), settings.forget_batch)
-        task.checkpoint.keep(self.balance, self.push)
+        task.checkpoint.keep(self.balance, self.views_scale)
 
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of this step, already weighted; their plain sum is minimised."""
@@ -253,10 +256,10 @@ class Objective:
         if count:
             seen = labels.repeat(self._copies)
             logits = task.live.head(views)
-            weight = self.push.value * VIEWS_WEIGHT
+            weight = self.views_scale.value * VIEWS_WEIGHT
             copies = pick.repeat(self._copies)
             terms["views"] = weight * self._deletion(logits, seen, copies, Goal(self.goal.lead))
-            self.push.see(self.goal.lead(logits.detach(), seen))
+            self.views_scale.see(self.goal.lead(logits.detach(), seen))
         return terms | self._retention(kept, probes)
 
     def _sources(self) -> tuple[ProbeSource, SurrogateProbes | None]:
@@ -296,25 +299,22 @@ class Objective:
 
     def _deletion(self, logits: Tensor, labels: Tensor, pick: Tensor, goal: Goal) -> Tensor:
         """Of the logits of the forget images at ``pick``."""
-        if self.settings.deletion == "ce":
-            return deletion_ce(logits, labels)
-        if self.goal.lead is margins and self.towards != "drawn":
-            towards = None if self.sent_to is None else self.sent_to[pick.to(labels.device)]
-            return deletion_hinge(logits, labels, self.balance.margin, towards)
-        left = goal.of(logits, labels, pick) + self.balance.margin
-        return pushed(left, left.detach() > 0)
+        towards = None
+        if self.sent_to is not None and self.goal.lead is margins and self.goal.towards is None:
+            towards = self.sent_to[pick.to(labels.device)]
+        lead = goal.of(logits, labels, pick)
+        push = Push(logits, labels, lead, self.balance.margin, towards)
+        return DELETION[self.settings.deletion_loss](push)
 
     def _retention(self, features: Tensor, probes: ProbeBatch) -> dict[str, Tensor]:
         settings, stakes = self.settings, self._task.stakes
         logits = self._task.live.head(features)
-        if settings.retention == "ce":
-            kept = retention_ce(logits, probes.labels)
-        else:
-            kept = retention_kl(logits, probes.logits, settings.temperature)
+        answers = Answers(probes.labels, probes.logits, settings.temperature)
+        kept = RETENTION[settings.retention_loss](logits, answers)
         terms = {"retention": settings.retention_weight * kept}
         if settings.feature_weight:
             shift = feature_shift(probes.features, features)
-            terms["features"] = self.balance.hold * settings.feature_weight * shift
+            terms["features"] = self.balance.feature_scale * settings.feature_weight * shift
         if settings.align_weight:
             before, after = affinities(probes.features, stakes), affinities(features, stakes)
             terms["alignment"] = settings.align_weight * self._misalignment(before, after)

@@ -11,18 +11,10 @@ from stakes.methods.base import hyper
 from stakes.methods.structguard.paths import descend
 from stakes.methods.task import Task, Unlearned
 from stakes.models.projector import Projector
+from stakes.training import losses
 from stakes.training.checkpoint import State
 from stakes.training.importance import mean_gradient_magnitude
-from stakes.training.losses import (
-    STRUCTURAL,
-    AlignOver,
-    StructuralLoss,
-    alignment,
-    deletion_ce,
-    elastic_net,
-    quadratic,
-    retention_ce,
-)
+from stakes.training.losses import DELETION, RETENTION, STRUCTURAL, Answers, Push
 from stakes.training.structure import MapKind, affinities
 
 PHI = 0.99  # share of L1 in the elastic net, as in the authors' code; the paper names none
@@ -55,9 +47,11 @@ class StructGuardPaper(PGDFields):
     weighting: Literal["sum", "share"] = hyper(
         "sum", "L_del + L_ret as printed, or each by its share of the step's images", "share: code"
     )
+    deletion_loss: losses.DeletionLoss = hyper("ce", "L_del", "Sec. 3.3: ce")
+    retention_loss: losses.RetentionLoss = hyper("ce", "L_ret", "Sec. 3.3: ce")
     align_weight: float = hyper(1.0, "weight of L_align", "paper: 1")
-    align_loss: StructuralLoss = hyper("cosine", "how two structures are compared", "Table 6")
-    align_over: AlignOver = hyper(
+    align_loss: losses.StructuralLoss = hyper("cosine", "how structures are compared", "Table 6")
+    align_over: losses.AlignOver = hyper(
         "anchors", "what i counts in equation 2: columns of S, or its rows", "rows: authors' code"
     )
     reg_weight: float = hyper(1.0, "weight of L_reg", "paper: 1")
@@ -108,14 +102,18 @@ class Objective(State):
             batches = self.probes.images.split(256)
             features = torch.cat([task.original.features(batch) for batch in batches])
             self.s_ori = affinities(features, task.stakes)
+            self.logits_ori = task.original.head(features)
         task.checkpoint.keep(self)
 
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of a step, already weighted; their plain sum is minimised."""
         settings, live, pair = self.settings, self.task.live, next(self.pairs)
-        deletion = deletion_ce(live(pair.images), pair.labels)  # Sec. 3.3: bypasses p
+        logits = live(pair.images)  # Sec. 3.3: L_del bypasses p
+        push = Push(logits, pair.labels, losses.margins(logits, pair.labels))
+        deletion = DELETION[settings.deletion_loss](push)
         projected = self.p(live.features(pair.probes))
-        retention = retention_ce(live.head(projected), pair.targets)  # Sec. 3.3
+        answers = Answers(pair.targets, self.logits_ori[pair.rows])
+        retention = RETENTION[settings.retention_loss](live.head(projected), answers)  # Sec. 3.3
         if settings.weighting == "share":
             deletion, retention = pair.share * deletion, (1 - pair.share) * retention
         s_unl = affinities(projected, self.task.stakes)  # equation 1
@@ -126,14 +124,14 @@ class Objective(State):
             if (step - 2) % settings.importance_every == 0:  # at the start L_align has no slope
                 self._importance = self._structural_importance()
             if self._importance:
-                reg = quadratic(self.psi, self.psi_ori, self._importance)  # equation 3
+                reg = losses.quadratic(self.psi, self.psi_ori, self._importance)  # equation 3
                 terms["regularisation"] = settings.reg_weight * reg
-        head = elastic_net([live.head.weight], PHI)  # classifier regularisation, Sec. 4.1
+        head = losses.elastic_net([live.head.weight], PHI)  # classifier regularisation, Sec. 4.1
         return terms | {"elastic_net": settings.elastic_weight * head}
 
     def _align(self, s_ori: Tensor, s_unl: Tensor) -> Tensor:
         if self.settings.align_loss == "cosine":
-            return alignment(s_ori, s_unl, self.settings.align_over)
+            return losses.alignment(s_ori, s_unl, self.settings.align_over)
         return STRUCTURAL[self.settings.align_loss](s_ori, s_unl)
 
     def _structural_importance(self) -> dict[str, Tensor]:
@@ -144,7 +142,7 @@ class Objective(State):
         def misalignment(row: Tensor) -> Tensor:
             image = self.probes.images[row]
             s_unl = affinities(self.p(task.live.features(image)), task.stakes)
-            return alignment(self.s_ori[row], s_unl, over="probes")
+            return losses.alignment(self.s_ori[row], s_unl, over="probes")
 
         with task.timed("importance"), task.evaluating():
             return mean_gradient_magnitude(self.psi, misalignment, torch.tensor(rows))

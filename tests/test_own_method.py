@@ -1,0 +1,99 @@
+"""A method of one's own package: by its class, by a file, and by an entry point."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stakes import InputError, NegGrad
+from stakes.cli.commands import main
+from stakes.methods import method_class, method_name, method_names
+
+CODE = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stakes.methods.base import ForgetSGD, ascent_terms, hyper
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gentle(ForgetSGD):
+    """Gradient ascent, gently."""
+
+    title: ClassVar[str] = "Gentle"
+    strength: float = hyper(0.5, "how gently")
+
+    def unlearn(self, task):
+        terms = ascent_terms(task, self.forget_batch)
+        return self.fit(task, lambda batch: {"gentle": self.strength * terms(0)["deletion"]})
+
+
+class NoMethod:
+    pass
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """A package on the path, installed as far as its metadata goes."""
+    site = tmp_path / "site"
+    (site / "gentlepackage").mkdir(parents=True)
+    (site / "gentlepackage" / "__init__.py").write_text("")
+    (site / "gentlepackage" / "methods.py").write_text(CODE)
+    info = site / "gentlepackage-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gentlepackage\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[stakes.methods]\ngentle = gentlepackage.methods:Gentle\n"
+        "neggrad = gentlepackage.methods:Gentle\n"
+    )
+    monkeypatch.syspath_prepend(site)
+    return site
+
+
+def test_by_class_by_file_and_by_entry_point(package):
+    by_class = method_class("gentlepackage.methods:Gentle")
+    assert by_class.title == "Gentle"
+    assert method_class("gentle") is by_class
+    assert method_class(f"{package}/gentlepackage/methods.py:Gentle").title == "Gentle"
+    assert method_name(by_class()) == ("gentle", None)
+
+
+def test_it_stands_among_the_others_and_takes_no_name_of_ours(package):
+    names = method_names()
+    assert "gentle" in names
+    assert names.count("neggrad") == 1
+    assert method_class("neggrad") is NegGrad
+
+
+def test_without_an_entry_point_its_name_is_where_it_is_written(package):
+    (package / "gentlepackage-1.0.dist-info" / "entry_points.txt").unlink()
+    assert "gentle" not in method_names()
+    kind = method_class("gentlepackage.methods:Gentle")
+    assert method_name(kind()) == ("gentlepackage.methods:Gentle", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gentlepackage.methods:NoMethod", "no method NoMethod"),
+        ("gentlepackage.methods:Absent", "no method Absent"),
+        ("gentlepackage.absent:Gentle", "no module gentlepackage.absent"),
+        ("nowhere:Gentle", "no module nowhere"),
+        ("gentler", "unknown; did you mean gentle"),
+    ],
+)
+def test_what_is_no_method_is_refused(name, said, package):
+    with pytest.raises(InputError, match=said):
+        method_class(name)
+
+
+def test_the_command_runs_it_with_its_own_options(package, tmp_path):
+    words = "unlearn --model stakes:digits_cnn --weights random --data digits --forget random:4"
+    out = tmp_path / "out"
+    more = ["--method", "gentle", "--strength", "0.25", "--max-steps", "2", "--eval-samples", "4"]
+    code = main([*words.split(), *more, "--no-images", "--quiet", "--out", str(out)])
+    assert code in (0, 3)
+    row = json.loads((out / "row.json").read_text())
+    assert (row["method"], row["method_title"]) == ("gentle", "Gentle")
+    assert (row["method_strength"], row["method_max_steps"]) == (0.25, 2)
