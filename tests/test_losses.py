@@ -9,6 +9,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import entropy, wasserstein_distance
 from torch.nn import functional as F
 
+from stakes import StructGuard
+from stakes.methods import StructGuardPaper
 from stakes.training import losses
 
 
@@ -224,3 +226,45 @@ def test_quadratic_is_equation_3():
 def test_elastic_net_mixes_l1_and_half_squared_l2():
     parameters = [torch.tensor([1.0, -2.0]), torch.tensor([[3.0]])]
     assert losses.elastic_net(parameters, 0.75).item() == pytest.approx(0.75 * 6 + 0.125 * 14)
+
+
+@pytest.mark.parametrize("name", losses.DELETION)
+def test_every_deletion_loss_moves_an_image_out_of_its_class(name):
+    logits = torch.tensor([[2.0, 1.0, 0.0]], requires_grad=True)
+    labels = torch.tensor([0])
+    push = losses.Push(logits, labels, losses.margins(logits, labels), 0.5)
+    losses.DELETION[name](push).backward()
+    before = losses.margins(logits.detach(), labels)
+    assert losses.margins(logits.detach() - 0.1 * logits.grad, labels) < before
+
+
+@pytest.mark.parametrize("name", losses.RETENTION)
+def test_every_retention_loss_is_less_where_the_original_is_answered_alike(name):
+    original = 3 * draw(8, 4)
+    answers = losses.Answers(original.argmax(1), original, temperature=2.0)
+    alike, other = (losses.RETENTION[name](x, answers) for x in (original, original.flip(0)))
+    assert alike < other
+    if name == "kl":
+        expected = losses.retention_kl(original.flip(0), original, 2.0)
+        assert other == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("kind", [StructGuard, StructGuardPaper])
+def test_methods_take_losses_by_name(kind, classifier, forget):
+    def first(**names: str) -> dict[str, float]:
+        fixed = {"max_steps": 1, "batch_norm": "eval", "probe_batch": 16}
+        fixed |= {"retention_weight": 1.0} if kind is StructGuard else {"pgd_iterations": 3}
+        return kind(**fixed, **names)(classifier, forget, anchors="head").history[1]
+
+    with torch.no_grad():
+        logits = classifier(forget.images)
+    margin = 0.3 if kind is StructGuard else 0.0
+    hinge = losses.deletion_hinge(logits, forget.labels, margin)
+    row = first(deletion_loss="hinge", retention_loss="kl")
+    assert row["term_deletion"] == pytest.approx(float(hinge), rel=2e-2)
+    assert row["term_retention"] == pytest.approx(0, abs=1e-2)  # nothing has changed yet
+    row = first(deletion_loss="ce", retention_loss="ce")
+    assert row["term_deletion"] == pytest.approx(
+        -float(F.cross_entropy(logits, forget.labels)), rel=2e-2
+    )
+    assert row["term_retention"] > 0.02

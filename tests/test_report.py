@@ -764,9 +764,16 @@ def test_a_browser_shows_it_on_a_desk_a_phone_and_paper(tmp_path):
 
 def test_evidence_of_older_versions_is_read_under_todays_keys(tmp_path):
     folder = a_run(tmp_path / "run", k=4)
-    row = json.loads((folder / "row.json").read_text()) | {"second_choice": 75.0}
+    row = json.loads((folder / "row.json").read_text()) | {
+        "second_choice": 75.0,
+        "chosen_hold": 0.5,
+        "method_retention": "ce",
+    }
     (folder / "row.json").write_text(json.dumps(row))
-    assert read_run(folder).number("foretold") == 75
+    run = read_run(folder)
+    assert run.number("foretold") == 75
+    assert run.number("chosen_feature_scale") == 0.5
+    assert run.row["method_retention_loss"] == "ce"
     record = {"name": "a", "picture": "data:image/png;base64,AAAA", "before": [{"picture": "x"}]}
     (folder / "evidence.json").write_text(json.dumps({"retrieval": [record]}))
     [found] = read_run(folder).audit["retrieval"]

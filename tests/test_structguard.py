@@ -114,7 +114,7 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch)
     held = StructGuard(max_steps=12, **QUICK | {"lr": 1e-9, "patience": 2})
     found = held(classifier, forget, anchors=anchors).chosen
     assert found["feature_scale"] == 0.125  # after 4, 8 and 12 steps
-    assert found["hold_why"] == "no progress in forgetting"
+    assert found["feature_scale_why"] == "no progress in forgetting"
     assert (found["lr"], found["margin"]) == (1e-9, 0.3)
 
 

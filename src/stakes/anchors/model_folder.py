@@ -1,4 +1,4 @@
-"""The folder of a transformers model: found, fetched where that is asked for, and read.
+"""The folder of a transformers model: found, fetched if that is allowed, and read.
 
 All of it needs the optional ``transformers`` package (``pip install "stakes[text]"``), which is
 imported only when an encoder is loaded.
@@ -32,7 +32,7 @@ def transformers_package() -> Any:
 
 
 def model_folder(source: str | Path, download: bool) -> Path:
-    """Find the model's folder: a local path first, then the hub's cache, then (asked) the hub."""
+    """Find the model's folder: a local path, else the hub's cache, else, if allowed, the hub."""
     transformers_package()
     folder = expanded(source)
     if folder.is_dir():

@@ -1,4 +1,4 @@
-"""From the word or the file that names anchors to the anchors of a classifier's classes."""
+"""From a word, a file or an object to the anchors of a classifier's classes."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def resolve_anchors(
     forget: ForgetSet,
     seed: int = 0,
 ) -> Anchors:
-    """The anchors asked for, in the classifier's class order.
+    """The anchors that a word, a file or an object names, in the classifier's class order.
 
     ``None`` takes the shipped anchors whose classes are the classifier's, and where there are
     none, the rows of its own head. A text is ``head``, ``prototypes`` (see :func:`prototypes`;

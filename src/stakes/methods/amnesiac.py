@@ -25,7 +25,7 @@ class Amnesiac(RetainTraining):
 
     Later public code runs 3 epochs of batches of 128 at 1e-4 (Chundawat et al., AAAI 2023).
 
-    Differences from the authors' code: Adam begins with fresh moments, where theirs goes on with
+    Differences from the authors' code: Adam begins with fresh moments, where theirs continues with
     those of the training.
     """
 

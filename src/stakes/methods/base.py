@@ -86,10 +86,10 @@ class Method(ABC):
                 methods that hold such, as :meth:`stakes.data.surrogates.Surrogates.of` takes them;
                 copies of images of ``forget`` are left out.
             seed: of every random choice.
-            checkpoint: a folder for the state of the loop, a file for each job; where an
-                interrupted call with the same arguments has left its own, this one goes on from
-                there, to the same bits. The file, ``result.checkpoint``, is yours to remove
-                once the result is safe.
+            checkpoint: a folder for the state of the loop, one file for each job. If an
+                interrupted call with the same arguments left its file there, this call resumes from
+                it, to the same bits. Remove the file, ``result.checkpoint``, once the result is
+                safe.
             progress: called with phase, steps done, steps in all and a note.
 
         Raises:

@@ -35,7 +35,7 @@ class Delete(ForgetSGD):
     )
 
     def unlearn(self, task: Task) -> Unlearned:
-        """Distil until all is forgotten."""
+        """Distil until everything is forgotten."""
         images, labels = task.forget.images, task.forget.labels
 
         def loss(batch: Tensor) -> dict[str, Tensor]:

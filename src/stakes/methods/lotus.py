@@ -22,7 +22,7 @@ from stakes.training.loop import FORGOTTEN
 from stakes.training.monitor import Check, Monitor
 from stakes.training.schedule import Decision, Schedule
 
-ENOUGH = -0.01  # an epoch that begins this far below the accuracy on unseen data is not begun
+ENOUGH = -0.01  # no epoch begins this far below the accuracy on unseen data
 
 
 @dataclass(frozen=True, kw_only=True)

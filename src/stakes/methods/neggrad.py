@@ -34,7 +34,7 @@ class NegGrad(Method):
     max_steps: int = hyper(0, "step budget; 0: 101 passes over the forget images", "public code")
 
     def unlearn(self, task: Task) -> Unlearned:
-        """Ascend until all is forgotten."""
+        """Ascend until everything is forgotten."""
         optimizer = torch.optim.SGD(
             task.trainable().values(),
             lr=self.lr,

@@ -33,7 +33,7 @@ class NPO(ForgetSGD):
     )
 
     def unlearn(self, task: Task) -> Unlearned:
-        """Descend until all is forgotten."""
+        """Descend until everything is forgotten."""
         images, labels = task.forget.images, task.forget.labels
         with torch.no_grad():
             parts = zip(images.split(256), labels.split(256), strict=True)

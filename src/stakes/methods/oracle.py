@@ -23,13 +23,13 @@ class Oracle(RetainTraining):
 
     The negative gradient is rescaled, image by image. That of -CE in the logits is ``e_y - p``,
     whose length follows 1 - p_y: next to nothing for an image known with certainty, as most of a
-    training set are, and longest for one that is long forgotten, which goes on until the network
+    training set are, and longest for one that is long forgotten, which continues until the network
     is destroyed. That of -log(1 - p_y) has the same direction, and its length follows p_y.
 
-    Once all is forgotten it goes on for as many steps again, ``settle_least`` at the fewest, while
-    the learning rate falls to nothing, so that what is retained recovers; it ends when all is
-    forgotten then too. Every step takes a batch of each, so a forget image is met more often than
-    a retained one.
+    Once everything is forgotten it continues for as many steps, ``settle_least`` at the fewest,
+    while the learning rate falls to nothing, so that what is retained recovers; it ends if
+    everything is forgotten then too. Every step takes a batch of each, so a forget image is met
+    more often than a retained one.
 
     Differences from the authors' code: the Oracle is not part of it. Everything but the two
     directions is our choice: the rescaling, their weights, a sample of the retained data, no
@@ -43,11 +43,11 @@ class Oracle(RetainTraining):
     lr: float = hyper(1e-4, "learning rate of Adam")
     deletion_weight: float = hyper(0.1, "lambda, weight of the forget images")
     forget_batch: int = hyper(128, "forget images a step", low=1)
-    settle_least: int = hyper(100, "steps, at the fewest, once all is forgotten", low=1)
+    settle_least: int = hyper(100, "fewest steps once everything is forgotten", low=1)
     max_steps: int = hyper(500, "step budget", low=1)
 
     def unlearn(self, task: Task) -> Unlearned:
-        """Descend and ascend until all is forgotten, then settle."""
+        """Descend and ascend until everything is forgotten, then settle."""
         truth = task.forget.labels
         forget = task.batches(len(truth), self.forget_batch)
         retain = retained_batches(task, self.retain_batch)

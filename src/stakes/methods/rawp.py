@@ -37,7 +37,7 @@ class RAWP(Method):
     max_steps: int = hyper(500, "step budget", low=1)
 
     def unlearn(self, task: Task) -> Unlearned:
-        """Perturb until all is forgotten."""
+        """Perturb until everything is forgotten."""
         terms = ascent_terms(task, self.forget_batch)
         layers = [p for p in task.trainable().values() if p.ndim > 1]
         task.live.train(self.batch_norm == "train")

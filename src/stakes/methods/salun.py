@@ -23,7 +23,7 @@ class SalUn(RetainSGD):
     magnitude ``|dCE(D_f)/dtheta|`` in the original network; the others stay bit-identical. An
     epoch goes over the forget set once and then over the retained data once, each batch in a pass
     of its own. y' is a wrong class, drawn anew for each forget image in each epoch. All epochs
-    are done, since the retained data goes on repairing once all is forgotten.
+    are done, since the retained data continues to repair once everything is forgotten.
 
     Differences from the authors' code: a random label is never the true one, as in the paper's
     equation; the mask is taken from the images as they are, where theirs crops and mirrors them.

@@ -45,16 +45,16 @@ class Unlearned:
     """What a method returns.
 
     Attributes:
-        classifier: the deployed path, with the architecture that ``deploy`` asked for.
+        classifier: the deployed path, of the architecture that ``deploy`` names.
         history: a row per step (see :func:`stakes.training.loop.minimise`).
         stop_reason: why the loop ended, in a sentence.
         seconds: wall-clock seconds by phase (``probes``, ``importance``, ``unlearn``).
         stakes: (c, d) anchors in feature space that the structure was measured with.
         other: the path that is not deployed, by its name; empty without a projector.
-        chosen: what the method chose by itself, and why.
-        earlier: of the seconds, those of an interrupted run that this one went on from.
-        checkpoint: the file with the state of the loop, where one was asked for.
-        job: digest of all that the bits of the result depend on; known where there is that file.
+        chosen: what the method chose during the run, and why.
+        earlier: seconds, among these, of an interrupted run that this one resumed.
+        checkpoint: the file with the state of the loop, if there is one.
+        job: digest of everything the bits of the result depend on; empty without that file.
         surrogates: what stood in for the absent data, where some was given.
     """
 
@@ -72,7 +72,7 @@ class Unlearned:
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended; a method that says so in words of its own did all that it prescribes."""
+        """How the run ended; complete where the method gave a sentence of its own."""
         return getattr(self.stop_reason, "outcome", Outcome.COMPLETE)
 
 
@@ -181,10 +181,10 @@ class Task:
         )
 
     def go_on_from(self, folder: str | Path, method: object, seed: int) -> None:
-        """Let the loop keep its state in a folder, and go on from what the same job left there.
+        """Save the state of the loop in a folder, and resume from what the same job left there.
 
-        The job is known by the method, the seed, all that was given, and what the bits depend on
-        besides; of retained data, by the labels and some images.
+        A job is identified by the method, the seed, every input, and what else the bits depend
+        on; retained data by its labels and some of its images.
         """
         live = self.live
         tensors = {
@@ -208,11 +208,11 @@ class Task:
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
-        """Bring the generator to a state."""
+        """Set the state of the generator."""
         self.generator.set_state(state["generator"])
 
     def batches(self, size: int, batch_size: int, *, shuffle: bool = True) -> Batches:
-        """Batches of indices below ``size``, which the checkpoint keeps the place in."""
+        """Batches of indices below ``size``; the checkpoint saves the place in them."""
         batches = Batches(size, batch_size, self.generator if shuffle else None)
         self.checkpoint.keep(batches)
         return batches

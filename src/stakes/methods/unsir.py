@@ -29,7 +29,7 @@ class UNSIR(RetainTraining):
     It is a method for whole classes. Here noise is made for every class of the forget set, while
     other images of these classes are retained and hold them: single images are forgotten, if
     at all, by what impairing breaks and repairing does not mend. The steps are so large that they
-    take down most of what the network knows, and the second epoch teaches it anew.
+    take down most of what the network knows, and the second epoch teaches it again.
 
     Differences from the authors' code: noise is labelled with its own class, where theirs gives
     the noise of every class the label 0; retained data has images of these classes.
@@ -117,7 +117,7 @@ def error_maximising(
     lr: float,
     penalty: float,
 ) -> Tensor:
-    """Move noise to where the network least expects its labels.
+    """Optimise noise to maximise the error of the network on its labels.
 
     Adam on ``-CE(network(mean + std noise), y) + penalty mean |noise|^2``.
 

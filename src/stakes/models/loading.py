@@ -1,4 +1,4 @@
-"""From what a user says of a network to the network with its weights."""
+"""From a user's description of a network to the network with its weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,9 +23,9 @@ from stakes.preprocessing import Reader, Size
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user says of a network, as :meth:`stakes.models.classifier.Classifier.load` takes it.
+    """A user's description of a network: arguments of ``Classifier.load``.
 
-    None leaves a thing to the network, its weights or its card; ``untrained`` asks for random
+    None leaves a value to the network, its weights or its card; ``untrained`` asks for random
     weights.
     """
 
@@ -43,13 +43,13 @@ class Wanted:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is said of the classifier around the network."""
+        """The settings of the classifier around the network."""
         return {"class_names": self.class_names, "mean": self.mean, "std": self.std}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network with its weights, and what the classifier around it is to be.
+    """A network with its weights, and the settings of the classifier around it.
 
     Attributes:
         built: the network.
@@ -191,7 +191,7 @@ def _fitted(built: Built, state: Mapping[str, Tensor], source: str) -> Built:
 def _classes_in(
     state: Mapping[str, Tensor], built: Built, source: str, wanted: int | None
 ) -> int | None:
-    """How many classes the weights are for, where ``built`` has to be made anew for them."""
+    """How many classes the weights are for, where the network has to be built again for them."""
     head = find_head(built.network, input_size=built.input_size, name=built.spec)
     weight = state.get(f"{head}.weight")
     if weight is None or weight.ndim != 2:

@@ -12,15 +12,15 @@ from stakes.errors import InputError, first_line
 from stakes.texts import check_file
 
 
-def run_file(path: Path, told: str = "--model") -> ModuleType:
-    """The module that a Python file of the user's makes; it is run.
+def run_file(path: Path, option: str = "--model") -> ModuleType:
+    """Run a Python file of the user's, and return its module.
 
-    ``told`` is the option that named it.
+    ``option`` is the one that named it.
 
     Raises:
         InputError: no such file, or it fails.
     """
-    check_file(path, told)
+    check_file(path, option)
     found = importlib.util.spec_from_file_location(f"stakes_own_{path.stem}", path)
     if found is None or found.loader is None:
         raise InputError(f"{path} is not a Python file; give path/to/file.py:factory")

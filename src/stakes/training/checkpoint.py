@@ -1,8 +1,8 @@
-"""An interrupted run resumes where it stopped: what changes from step to step, kept in a file.
+"""Checkpoints: an interrupted run resumes after its last saved step, to the same bits.
 
-What comes before the steps follows from the seed and is done again. What changes with them is
-written every half minute, beside the result that is to come, and is used by the same job alone:
-a file bears the digest of its job, and the states of other jobs stay.
+What precedes the steps follows from the seed and is repeated. What changes with them is saved
+every half minute, beside the future result. The name of the file has the digest of its job, so that
+no other job uses it, and the checkpoints of other jobs stay.
 """
 
 import copy
@@ -33,16 +33,16 @@ class Stateful(Protocol):
     """Anything with a state of plain values and tensors, as PyTorch's optimisers and modules."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state; what changes it later may change what was given, too."""
+        """The state; it may share memory with the object."""
         ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Take a state that ``state_dict`` gave."""
+        """Set the state to one that ``state_dict`` returned."""
         ...
 
 
 class State:
-    """A thing whose state is in the attributes that ``saved`` names.
+    """Mutable values saved with the checkpoint: the attributes that ``saved`` names.
 
     >>> class Counter(State):
     ...     saved = ("count",)
@@ -66,11 +66,11 @@ class State:
 
 
 class Checkpoint:
-    """The file that a loop goes on from.
+    """The file from which a loop resumes.
 
     It begins with the SHA-256 of the rest, which PyTorch wrote and reads without executing
-    pickles. Its name has the digest of the job, so that the states of other jobs stay. One that is
-    damaged, impossible, or that somebody else may have written, is not used and replaced.
+    pickles. A file that is damaged, impossible, or possibly written by somebody else is replaced
+    unused.
 
     Args:
         folder: of the file; without one nothing is written or read.
@@ -91,19 +91,19 @@ class Checkpoint:
         self._begun = False
 
     def keep(self, *things: Stateful) -> None:
-        """Keep the state of these things as well; always in the same order.
+        """Add objects whose state is saved, in the same order for every run of a job.
 
         Raises:
-            RuntimeError: the steps have begun, and what is in the file would be given to others.
+            RuntimeError: the steps have begun, so that the states in the file are of other objects.
         """
         if self._begun and self.path is not None:
             raise RuntimeError("a checkpoint is of one loop, and keeps what is there before it")
         self._things += things
 
     def save(self, step: int, history: list[dict[str, float]]) -> None:
-        """Write the state after ``step`` where the last saving is long enough ago.
+        """Write the state after ``step`` if the last one is old enough.
 
-        The run goes on where it cannot be written, such as on a full disk: it is not the result.
+        If it cannot be written, such as on a full disk, the run continues without it.
         """
         start = time.monotonic()
         if self.path is None or start < self._due or not distributed.is_writer():
@@ -115,14 +115,14 @@ class Checkpoint:
         self._due = now + EVERY * max(1.0, now - start)
 
     def restore(self, max_steps: int) -> tuple[int, list[dict[str, float]], str]:
-        """Bring all that is kept to where the file says.
+        """Set every object to its state in the file.
 
         Args:
-            max_steps: the step budget: a state beyond it is none.
+            max_steps: the step budget, which a usable state is within.
 
         Returns:
-            The last step done and the history up to it, 0 and nothing where the run begins anew;
-            and what there is to say about it.
+            The last step done and the history up to it, or 0 and an empty one where the run starts
+            over; and a note on it for the user, or none.
         """
         self._begun, self._due = True, time.monotonic() + EVERY
         if not distributed.is_writer():
@@ -167,7 +167,7 @@ class Checkpoint:
         return step, history, f"going on after step {step}"
 
     def _others(self, folder: Path) -> str:
-        """What to say of the states of other jobs, which stay: how the last of them differs."""
+        """A note on the checkpoints of other jobs: how the last of them differs."""
         try:
             jobs = {path.stat().st_mtime: path for path in folder.glob("state-*.pt")}
             if not jobs:
@@ -188,7 +188,7 @@ class Checkpoint:
         content = read_own(path)
         if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
             raise ValueError("it is damaged")
-        with warnings.catch_warnings():  # about pickle protocols: what cannot be read is told
+        with warnings.catch_warnings():  # about pickle protocols: the error below says it
             warnings.simplefilter("ignore")
             saved = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
         if not isinstance(saved, dict) or "job" not in saved:
@@ -197,7 +197,7 @@ class Checkpoint:
 
 
 def _possible(saved: Mapping[str, Any], max_steps: int) -> tuple[int, list[dict[str, float]]]:
-    """The step and the history of a state, where a loop of so many steps can have left them."""
+    """The step and the history of a state, if a loop of so many steps can have saved them."""
     step, history = saved["step"], saved["history"]
     if type(step) is not int or not 0 <= step < max_steps:
         raise ValueError(f"step {step} of {max_steps}")
@@ -210,11 +210,11 @@ def _possible(saved: Mapping[str, Any], max_steps: int) -> tuple[int, list[dict[
 
 
 def _load(things: Sequence[Stateful], states: Sequence[dict[str, Any]]) -> None:
-    """Give each thing its state.
+    """Set each object to its state.
 
     Raises:
-        ValueError: one of an optimiser has another shape than the parameter, which no optimiser
-            would notice before its next step.
+        ValueError: an optimiser's state has another shape than its parameter, which the optimiser
+            itself would notice at its next step only.
     """
     for thing, state in zip(things, states, strict=True):
         thing.load_state_dict(state)
@@ -226,7 +226,7 @@ def _load(things: Sequence[Stateful], states: Sequence[dict[str, Any]]) -> None:
 
 
 def surroundings(device: torch.device) -> dict[str, str]:
-    """What the bits of a result depend on besides what was asked for: code, hardware, threads."""
+    """What the bits of a result depend on besides the request: code, hardware, threads."""
     code = hashlib.sha256()
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         code.update(file.read_bytes())

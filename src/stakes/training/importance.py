@@ -41,8 +41,8 @@ def squared_gradients(
     """Mean over batches of (d CE(batch) / d psi_i)^2, with the true labels.
 
     Of batches of one image each it is the diagonal of the empirical Fisher information. Public
-    code takes larger ones for it: another thing, smaller by about their size where gradients of
-    different images are independent, and not where they agree.
+    code takes larger ones for it: something else, smaller by about their size where the gradients
+    of different images are independent, and not where they agree.
 
     Args:
         parameters: named tensors of ``network``.

@@ -1,4 +1,4 @@
-"""Stand-ins for the absent data, made from what a network's BatchNorm layers remember of it."""
+"""Surrogate data made from the BatchNorm statistics of a trained network."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -76,7 +76,7 @@ def inverted(
     features: Tensor | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """Change images until the network's BatchNorm layers see in them what they saw in training.
+    """Optimise images until their BatchNorm statistics match those of the training data.
 
     Each batch minimises, by Adam over ``steps`` steps::
 

@@ -68,9 +68,9 @@ def deletion_hinge(
     """Sum over n of relu(z_y - max other z + margin), divided by sqrt(n m); m of them are above 0.
 
     It stops pushing an image that is clearly forgotten, and is bounded below by 0, where -CE is
-    unbounded and goes on destroying the network. A mean over all n would push the last few
-    images ever more weakly, and a mean over the m that are left as hard as all at the start:
-    the divisor is the geometric mean of the two.
+    unbounded and continues to destroy the network. A mean over all n would push the last few
+    images ever more weakly, and a mean over the m that are left as hard as all of them at the
+    start: the divisor is the geometric mean of the two.
 
     Args:
         logits: (n, c).

@@ -1,4 +1,4 @@
-"""What every method is watched by: forgetting and structural drift on the deployed path."""
+"""Checks of the deployed path, the same for every method: forgetting and structural drift."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ SLACK = 0.1  # of the views: as many more meet a criterion once the learning rat
 
 @dataclass(frozen=True)
 class Check:
-    """What one look at the network found.
+    """What one check of the network found.
 
     Attributes:
         margins: (k,) lead of the true class over the best other one, for each forget image.
-        leads: (k,) what has to be below 0 by the goal of the run; the margins, for ``exact``.
+        leads: (k,) what the goal of the run requires to be below 0; for ``exact``, the margins.
         drift: structural drift on the monitor's probes, in [0, 2]; NaN where the features are.
-        view_margins: (v,) margins of the views that are watched; empty where none are.
-        view_leads: (v,) what has to be below 0 in the share needed of the views.
-        needed: that share.
+        view_margins: (v,) margins of the watched views; empty where none are watched.
+        view_leads: (v,) what has to be below 0 in the required share of the views.
+        needed: the required share.
     """
 
     margins: Tensor
@@ -37,7 +37,7 @@ class Check:
 
     @property
     def forgotten(self) -> bool:
-        """Whether every forget image meets the criterion, and the share needed of their views."""
+        """Whether every forget image meets the criterion, and the required share of the views."""
         met, views = int((self.view_leads < 0).sum()), len(self.view_leads)
         return bool((self.leads < 0).all()) and (views == 0 or met / views >= self.needed)
 
@@ -49,7 +49,7 @@ class Check:
 
     @property
     def views_accuracy(self) -> float | None:
-        """Percent of the views not known to be misclassified; None where none are watched."""
+        """Percent of the views that are not misclassified; None where none are watched."""
         if not len(self.view_margins):
             return None
         return 100.0 * float((~(self.view_margins < 0)).float().mean())
@@ -63,11 +63,11 @@ class Check:
 
     @property
     def forget_accuracy(self) -> float:
-        """Percent of the forget images not known to be misclassified; NaN logits show nothing."""
+        """Percent of the forget images that are not misclassified; NaN logits count among them."""
         return 100.0 * float((~(self.margins < 0)).float().mean())
 
     def __str__(self) -> str:
-        """What is still known, for the progress."""
+        """What is still recognised, for the progress."""
         copies, left = self.views_accuracy, 100.0 * float((~(self.leads < 0)).float().mean())
         more = "" if left == self.forget_accuracy else f", {left:.0f} % not deep enough"
         if copies is not None:
@@ -85,7 +85,7 @@ class Check:
 
 
 class Monitor:
-    """What every method is watched by, whatever it trains on: the deployed path, in eval mode.
+    """Checks the deployed path in eval mode, whatever the method trains on.
 
     Args:
         original: the classifier before unlearning.
@@ -94,7 +94,7 @@ class Monitor:
             :func:`stakes.training.structure.place_anchors`).
         probes: (n, 3, h, w) mixtures of the forget images that no method trains on.
         projector: set where the deployed path goes through one.
-        views: copies of the forget images, each (k, 3, h, w), to be forgotten as well.
+        views: altered copies of the forget images, each (k, 3, h, w), to be forgotten as well.
         needed: share of these views that has to meet the criterion.
         goal: what the forget images have to reach; the views, its criterion alone.
     """

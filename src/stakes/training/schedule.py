@@ -16,30 +16,30 @@ class Decision(Enum):
     """What follows a step."""
 
     GO_ON = "go on"
-    ROLLED_BACK = "rolled back"  #: the weights are those of an earlier check; go on from there
+    ROLLED_BACK = "rolled back"  #: the weights are those of an earlier check
     DONE = "done"
 
 
 class Schedule(State):
     """The learning rates of an optimiser, step by step, and when the steps end.
 
-    They grow over the warm-up. Once all is forgotten the run settles: it continues while they
-    decay to nothing, so that the rest recovers. If some images are recognised again by the end,
-    the weights return to the last check at which all was forgotten, if there was one in the
-    second half; otherwise the run continues as before. If the structure drifts too far at a check,
-    or the loss is not finite, the weights return to the last sound check and the learning rates
-    are halved.
+    They grow over the warm-up. Once everything is forgotten the run settles: it continues while
+    they decay to nothing, so that the rest recovers. If some images are recognised again by the
+    end, the weights return to the last check at which everything was forgotten, if there was one
+    in the second half; otherwise the run continues as before. If the structure drifts too far at a
+    check, or the loss is not finite, the weights return to the last sound check and the learning
+    rates are halved.
 
     Args:
         optimizer: whose learning rates are set.
         size: the step's number, from 1, to the learning rate of all its parameters, before the
             factors of warm-up, settling and halving; by default as the optimiser has it.
         warmup: steps over which they grow to their full value.
-        settle: how many steps settling takes, as a share of those done; 0 stops at once.
-        settle_least: the fewest steps that settling takes.
+        settle: steps of the settling, as a share of those done before it; 0: stop at once.
+        settle_least: the fewest steps of the settling.
         max_drift: structural drift, in [0, 2], beyond which a learning rate is too large.
         backoffs: how many times it may be halved.
-        buffers: what goes back with the weights, such as the statistics of BatchNorm.
+        buffers: what returns with the weights, such as the statistics of BatchNorm.
 
     Attributes:
         halved_at: the steps after which the learning rates were halved.

@@ -1,4 +1,4 @@
-"""Searches that end at the weakest change that is enough."""
+"""Searches for the weakest change that suffices."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,9 +24,9 @@ def escalate(
 
     Args:
         live: the classifier that is changed.
-        change: puts ``live`` at a strength, whatever it was at before.
+        change: sets ``live`` to a strength, whatever its strength before.
         strengths: in the order they are tried, the weakest first; at least one.
-        monitor: looks at the deployed path; it alone decides when to stop.
+        monitor: checks the deployed path; it alone decides when to stop.
         progress: called with phase, steps done, steps in all and a note.
 
     Returns:
@@ -43,8 +43,8 @@ def escalate(
         if check.forget_accuracy == 0:
             return history, FORGOTTEN
     tried = f"{len(strengths)} strengths up to {strengths[-1]:.3g}"
-    told = f"limit: {tried} tried before every image was forgotten"
-    return history, StopReason(Outcome.LIMIT, told)
+    sentence = f"limit: {tried} tried before every image was forgotten"
+    return history, StopReason(Outcome.LIMIT, sentence)
 
 
 @torch.no_grad()

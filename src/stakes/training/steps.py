@@ -52,7 +52,7 @@ def take_steps(
     schedule: Schedule | None = None,
     before_step: BeforeStep = nothing,
 ) -> Iterator[Step]:
-    """Minimise the plain sum of named terms, one step whenever the next one is asked for.
+    """Minimise the plain sum of named terms, one step for each item that is taken.
 
     A step whose loss is not finite is not taken, since it would spoil every weight. The terms
     are therefore read before the backward pass, all of them in one transfer; on an accelerator

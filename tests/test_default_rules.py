@@ -1,0 +1,164 @@
+"""Each rule by which the default adapts to a run, where it acts: in the loss, or in what follows.
+
+The rules by themselves are tested in test_balance.py and test_pace.py.
+"""
+
+import math
+
+import pytest
+import torch
+
+from stakes import StructGuard
+from stakes.methods.structguard import default
+from stakes.methods.structguard.default import Objective
+from stakes.methods.task import Task
+from stakes.training.loop import FORGOTTEN
+from stakes.training.losses import deletion_hinge
+
+QUICK = {
+    "lr": 5e-3, "depth": 1.0, "feature_weight": 1, "probe_batch": 32, "patience": 4, "settle": 0.2,
+    "precision": "float32",
+}  # fmt: skip
+VIEWS = QUICK | {"criterion": "views", "probes": "mixed", "cohorts": 1}
+
+
+@pytest.fixture
+def task(classifier, forget, anchors) -> Task:
+    return Task(classifier, forget, anchors)
+
+
+def moved(task: Task) -> None:
+    """Move the live network, so that every term has something to say."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in task.live.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+def terms(objective: Objective, task: Task) -> dict[str, float]:
+    """The terms of the first step; the same draws every time."""
+    task.generator.manual_seed(0)
+    return {name: float(value.detach()) for name, value in objective.terms(1).items()}
+
+
+def answers_all(task: Task, label: int) -> None:
+    """Let the live network give every image this class."""
+    with torch.no_grad():
+        task.live.head.weight.zero_()
+        task.live.head.bias.copy_(10.0 * torch.nn.functional.one_hot(torch.tensor(label), 4))
+
+
+def test_the_hinge_asks_for_the_margin_of_the_moment(task):
+    objective = Objective(StructGuard(**QUICK), task)
+    with torch.no_grad():
+        logits = task.live(task.forget.images)
+    for margin in (0.3, 1.5):
+        objective.balance.margin = margin
+        expected = deletion_hinge(logits, task.forget.labels, margin)
+        assert terms(objective, task)["deletion"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_balance_sees_every_step(task):
+    objective = Objective(StructGuard(**QUICK), task)
+    answers_all(task, 3)  # a class of none of them
+    objective.terms(1)
+    assert objective.balance.known == 0
+    answers_all(task, 0)
+    objective.terms(2)
+    assert objective.balance.known == float((task.forget.labels == 0).float().mean())
+
+
+def test_the_features_are_retained_at_the_scale_of_the_moment(task):
+    objective = Objective(StructGuard(**QUICK), task)
+    moved(task)
+    whole = terms(objective, task)
+    objective.balance.feature_scale = 0.25
+    part = terms(objective, task)
+    assert part["features"] == pytest.approx(whole["features"] / 4, rel=1e-5)
+    assert part["retention"] == whole["retention"] > 0
+
+
+def test_copies_are_pushed_at_the_scale_of_the_moment(task):
+    objective = Objective(StructGuard(**VIEWS), task)
+    whole = terms(objective, task)
+    objective.views_scale.value = 3.0
+    assert terms(objective, task)["views"] == pytest.approx(3 * whole["views"], rel=1e-5)
+    assert whole["views"] > 0
+
+
+def test_the_views_scale_sees_every_step(classifier, forget, anchors):
+    still = StructGuard(**VIEWS | {"lr": 1e-12, "patience": 2}, max_steps=4)
+    assert still(classifier, forget, anchors=anchors).chosen["views_scale"] == 1.5
+
+
+def test_no_progress_grows_the_margin_or_loosens_the_features(classifier, forget, anchors):
+    still = {"lr": 1e-12, "patience": 2, "max_steps": 4}
+    found = StructGuard(**QUICK | still)(classifier, forget, anchors=anchors).chosen
+    assert (found["feature_scale"], found["margin"]) == (0.5, 0.3)
+    never = StructGuard(**QUICK | still | {"patience": 0})(classifier, forget, anchors=anchors)
+    assert never.chosen["feature_scale"] == 1
+
+
+@pytest.mark.parametrize(("settle", "least"), [(0.5, 0), (0.0, 0), (0.1, 25)])
+def test_the_run_settles_once_all_is_forgotten(
+    settle, least, classifier, forget, anchors, monkeypatch
+):
+    monkeypatch.setattr(default, "SETTLE_LEAST", least)
+    method = StructGuard(**QUICK | {"settle": settle, "pull_back": False, "max_steps": 300})
+    result = method(classifier, forget, anchors=anchors, seed=0)
+    assert result.stop_reason == FORGOTTEN
+    checks = [row for row in result.history if row.get("forget_accuracy") == 0]
+    first = int(checks[0]["step"])
+    length = max(least, math.ceil(settle * first)) if settle else 0
+    assert result.history[-1]["step"] == first + length
+
+
+def test_it_is_checked_as_soon_as_a_step_shows_all_forgotten(
+    classifier, forget, anchors, monkeypatch
+):
+    monkeypatch.setattr(default, "CHECK_EVERY", 1000)
+    method = StructGuard(**QUICK | {"settle": 0, "max_steps": 299})
+    result = method(classifier, forget, anchors=anchors, seed=0)
+    assert result.stop_reason == FORGOTTEN
+    assert result.history[-1]["step"] < 299
+
+
+def test_at_the_end_it_goes_back_as_far_as_all_stays_forgotten(classifier, forget, anchors):
+    method = StructGuard(**QUICK | {"max_steps": 300})
+    whole = StructGuard(**QUICK | {"max_steps": 300, "pull_back": False})
+    near, far = (m(classifier, forget, anchors=anchors, seed=0) for m in (method, whole))
+    share = near.chosen["pulled_back_to"]
+    assert 0 < share < 1
+    assert "pulled_back_to" not in far.chosen
+    for name, parameter in near.classifier.named_parameters():
+        ends = (dict(network.named_parameters())[name] for network in (classifier, far.classifier))
+        assert torch.allclose(parameter, torch.lerp(*ends, share), atol=1e-6), name
+    assert (near.classifier(forget.images).argmax(1) != forget.labels).all()
+    assert near.history[-1]["forget_accuracy"] == 0
+    assert near.history[-1]["drift"] < far.history[-1]["drift"]
+
+
+@pytest.mark.parametrize("batch_norm", ["eval", "train"])
+def test_a_structure_that_drifts_too_far_is_gone_back_from(
+    batch_norm, classifier, forget, anchors, monkeypatch
+):
+    monkeypatch.setattr(default, "CHECK_EVERY", 1)
+    strict = QUICK | {"max_drift": 1e-9, "batch_norm": batch_norm}
+    result = StructGuard(**strict, max_steps=3)(classifier, forget, anchors=anchors)
+    assert result.chosen["lr"] == 5e-3 / 8
+    assert result.chosen["lr_why"].endswith("at step 1, 2, 3")
+    assert result.classifier.digest() == classifier.digest()
+    result = StructGuard(**strict, max_steps=7)(classifier, forget, anchors=anchors)
+    assert result.chosen["lr"] == 5e-3 / 2**default.BACKOFFS
+    assert result.classifier.digest() != classifier.digest()
+
+
+def test_the_learning_rate_grows_over_the_warm_up(classifier, forget, anchors, monkeypatch):
+    def largest_step(warmup: int) -> float:
+        monkeypatch.setattr(default, "WARMUP", warmup)
+        result = StructGuard(**QUICK | {"max_steps": 1})(classifier, forget, anchors=anchors)
+        pairs = zip(result.classifier.parameters(), classifier.parameters(), strict=True)
+        return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+    assert largest_step(0) == pytest.approx(5e-3, rel=1e-2)  # Adam's first step
+    assert largest_step(10) == pytest.approx(5e-4, rel=1e-2)
