@@ -68,6 +68,18 @@ def test_the_balance_sees_every_step(task):
     assert objective.balance.known == float((task.forget.labels == 0).float().mean())
 
 
+def test_an_image_is_pushed_to_where_it_is_sent_and_not_to_what_is_strongest_by_then(task):
+    objective = Objective(StructGuard(towards="second", **QUICK), task)
+    with torch.no_grad():
+        logits = task.live(task.forget.images)
+    labels = task.forget.labels
+    sent = torch.full_like(labels, int(logits.mean(0)[2:].argmin()) + 2)  # wrong, and weakest
+    objective.sent_to = sent
+    there, elsewhere = (deletion_hinge(logits, labels, 0.3, to) for to in (sent, None))
+    assert terms(objective, task)["deletion"] == pytest.approx(float(there), rel=1e-4)
+    assert there > 1.05 * elsewhere
+
+
 def test_the_features_are_retained_at_the_scale_of_the_moment(task):
     objective = Objective(StructGuard(**QUICK), task)
     moved(task)

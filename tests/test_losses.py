@@ -253,7 +253,10 @@ def test_every_retention_loss_is_less_where_the_original_is_answered_alike(name)
 def test_methods_take_losses_by_name(kind, classifier, forget):
     def first(**names: str) -> dict[str, float]:
         fixed = {"max_steps": 1, "batch_norm": "eval", "probe_batch": 16}
-        fixed |= {"retention_weight": 1.0} if kind is StructGuard else {"pgd_iterations": 3}
+        if kind is StructGuard:
+            fixed |= {"retention_weight": 1.0, "precision": "float32"}
+        else:
+            fixed |= {"pgd_iterations": 3}
         return kind(**fixed, **names)(classifier, forget, anchors="head").history[1]
 
     with torch.no_grad():
@@ -261,10 +264,10 @@ def test_methods_take_losses_by_name(kind, classifier, forget):
     margin = 0.3 if kind is StructGuard else 0.0
     hinge = losses.deletion_hinge(logits, forget.labels, margin)
     row = first(deletion_loss="hinge", retention_loss="kl")
-    assert row["term_deletion"] == pytest.approx(float(hinge), rel=2e-2)
+    assert row["term_deletion"] == pytest.approx(float(hinge), rel=1e-3)
     assert row["term_retention"] == pytest.approx(0, abs=1e-2)  # nothing has changed yet
     row = first(deletion_loss="ce", retention_loss="ce")
     assert row["term_deletion"] == pytest.approx(
-        -float(F.cross_entropy(logits, forget.labels)), rel=2e-2
+        -float(F.cross_entropy(logits, forget.labels)), rel=1e-3
     )
     assert row["term_retention"] > 0.02

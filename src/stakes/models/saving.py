@@ -3,25 +3,61 @@
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stakes.files import tensor_digest, write_bytes, write_text
 from stakes.models import hf
 from stakes.models.cards import CARD_FORMAT, without_stakes
 from stakes.models.checks import per_channel, plain_numbers
-
-if TYPE_CHECKING:
-    from stakes.models.classifier import Classifier
+from stakes.models.lookup import Lookup
+from stakes.preprocessing import Reader, Size
 
 PARTS = ("projector", "lookup")
 """What may be saved with a network that the plain network lacks."""
 
 
-def write(classifier: "Classifier", folder: Path) -> None:
+class Savable(Protocol):
+    """What is saved of a :class:`stakes.models.classifier.Classifier`."""
+
+    spec: str
+    weights: str
+    recipe: str
+    class_names: tuple[str, ...]
+    input_size: int | Size
+    mean: Tensor
+    std: Tensor
+    stated: tuple[tuple[float, ...], tuple[float, ...]]
+    preprocessing: Reader | None
+    preprocessor: str | None
+    body: nn.Module
+    head_name: str
+    projector: nn.Module | None
+    lookup: Lookup | None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def feature_width(self) -> int:
+        """Number of features."""
+        ...
+
+    def network(self) -> nn.Module:
+        """The plain network."""
+        ...
+
+    def network_state(self) -> dict[str, Tensor]:
+        """Its state dict."""
+        ...
+
+
+def write(classifier: Savable, folder: Path) -> None:
     """Write ``model.safetensors`` and its card (see :meth:`Classifier.save`)."""
     tensors = {
         name: tensor.cpu().clone(memory_format=torch.contiguous_format)
@@ -40,7 +76,7 @@ def write(classifier: "Classifier", folder: Path) -> None:
     write_text(folder / "model.json", json.dumps(written, indent=2, ensure_ascii=False) + "\n")
 
 
-def card(classifier: "Classifier") -> dict[str, Any]:
+def card(classifier: Savable) -> dict[str, Any]:
     """What ``model.json`` says, but for the digest."""
     read, lookup = classifier.preprocessing, classifier.lookup
     width = classifier.feature_width
@@ -63,17 +99,17 @@ def card(classifier: "Classifier") -> dict[str, Any]:
     }
 
 
-def saved_state(classifier: "Classifier") -> dict[str, Tensor]:
+def saved_state(classifier: Savable) -> dict[str, Tensor]:
     """The weights as they are saved: the plain network's, and those of the parts it lacks."""
     state = classifier.network_state()
     if classifier.spec.startswith("hf:"):
         state = hf.hub_names(classifier.network(), state)
     for part in _parts(classifier):
-        for name, tensor in classifier.get_submodule(part).state_dict().items():
+        for name, tensor in getattr(classifier, part).state_dict().items():
             state[f"{part}.{name}"] = tensor.detach()
     return state
 
 
-def _parts(classifier: "Classifier") -> list[str]:
+def _parts(classifier: Savable) -> list[str]:
     """What is there that the plain network lacks."""
     return [name for name in PARTS if getattr(classifier, name) is not None]
