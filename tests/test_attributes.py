@@ -239,10 +239,10 @@ def test_what_cannot_be_asked(changes, message, tmp_path):
 def test_files_that_others_wrote_are_left_alone(tmp_path):
     out = tmp_path / "d.json"
     out.write_text('{"cat": ["soft fur"]}')
-    with pytest.raises(InputError, match="was not written by stakes describe"):
+    with pytest.raises(InputError, match="stakes describe"):
         describe(["dog"], "openai:m", out)
     out.write_text('{"cat": ')
-    with pytest.raises(InputError, match="is not JSON"):
+    with pytest.raises(InputError, match="JSON"):
         describe(["dog"], "openai:m", out)
     assert out.read_text() == '{"cat": '
 
@@ -289,7 +289,7 @@ def test_class_files(tmp_path):
     assert read_classes(file) == ["cat", "dog"]
     for text in ("cat\n", "cat\ncat\n", ""):
         file.write_text(text)
-        with pytest.raises(InputError, match="two or more different names"):
+        with pytest.raises(InputError, match="names"):
             read_classes(file)
     with pytest.raises(InputError, match="no such file"):
         read_classes(tmp_path / "gone.txt")

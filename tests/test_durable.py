@@ -237,11 +237,11 @@ def test_two_runs_with_one_folder(tmp_path):
     out = tmp_path / "OUT"
     with (
         claim(out),
-        pytest.raises(InputError, match="OUT: another run is at work there"),
+        pytest.raises(InputError, match="OUT: another run"),
         claim(out),
     ):
         pass
-    with claim(out), pytest.raises(InputError, match="another run is at work"):
+    with claim(out), pytest.raises(InputError, match="another run"):
         check_out(out, False)
     check_out(out, False)
     assert entries(tmp_path) == set()
@@ -286,7 +286,7 @@ def test_a_hidden_folder_that_somebody_else_planted(tmp_path):
     out = tmp_path / "OUT"
     (tmp_path / "elsewhere").mkdir()
     checkpoint_beside(out).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="is not a folder of yours: remove it"):
+    with pytest.raises(InputError, match="folder of yours"):
         check_out(out, False)
     assert entries(tmp_path / "elsewhere") == set()
 
@@ -349,7 +349,7 @@ def test_a_file_is_written_through_our_link_and_over_no_device(tmp_path):
     assert (tmp_path / "real").read_text() == "new"
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
-        with pytest.raises(InputError, match="give the name of a file"):
+        with pytest.raises(InputError, match="name of a file"):
             write_text(path, "x")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     with pytest.raises(InputError, match="add --overwrite"):

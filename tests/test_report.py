@@ -713,9 +713,9 @@ def test_a_damaged_folder_is_named_in_one_line(tmp_path, name, content, message)
 
 
 def test_nothing_to_report_and_nowhere_to_write_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no run folder given"):
+    with pytest.raises(InputError, match="run folder"):
         write_report([], tmp_path / "out.html")
-    with pytest.raises(InputError, match="is a folder: name the HTML file"):
+    with pytest.raises(InputError, match="HTML file"):
         write_report([a_run(tmp_path / "run", k=1)], tmp_path)
 
 

@@ -110,5 +110,5 @@ def test_parts_of_a_file_are_read_by_their_index(state, tmp_path):
     index.write_text(f'{{"weight_map": {str(places).replace(chr(39), chr(34))}}}')
     assert read_weights(index).keys() == state.keys()
     index.write_text('{"weight_map": {"a": "../elsewhere.safetensors"}}')
-    with pytest.raises(InputError, match="names no parts beside it"):
+    with pytest.raises(InputError, match="parts"):
         read_weights(index)

@@ -226,7 +226,7 @@ def test_what_was_frozen_stays_so_and_counts_as_no_layer(run, monkeypatch):
         raise ZeroDivisionError
     assert {name: p.requires_grad for name, p in run.live.named_parameters()} == before
     run.live.requires_grad_(False)
-    with pytest.raises(InputError, match="every layer of the network is frozen"), run.shallow(0.5):
+    with pytest.raises(InputError, match="frozen"), run.shallow(0.5):
         pass
 
 

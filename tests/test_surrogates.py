@@ -68,7 +68,7 @@ def test_what_cannot_be_surrogate_data_is_one_line(data, told):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no images in this folder"):
+    with pytest.raises(InputError, match="no images"):
         Surrogates.of(tmp_path, SIZE)
 
 
@@ -80,12 +80,12 @@ def test_copies_of_forget_images_are_left_out(forget, pixels):
     assert clean.row()["surrogates_left_out"] == 2
     assert clean.row()["surrogates_count"] == 40
     assert clean.digest() != given.digest()
-    with pytest.raises(InputError, match="every image is a copy"):
+    with pytest.raises(InputError, match="copy"):
         Surrogates.of(twins, SIZE).without(forget)
 
 
 def test_a_method_without_a_use_for_them_says_so(classifier, forget, pixels):
-    with pytest.raises(InputError, match="NegGrad uses no surrogate data"):
+    with pytest.raises(InputError, match="NegGrad"):
         NegGrad()(classifier, forget, surrogates=pixels)
 
 

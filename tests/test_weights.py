@@ -127,7 +127,7 @@ def test_broken_files_are_told_in_one_line(tmp_path):
     tensors = tmp_path / "w.safetensors"
     save_file(STATE, tensors)
     tensors.write_bytes(tensors.read_bytes()[:-4])
-    with pytest.raises(InputError, match="cut off or not a safetensors file"):
+    with pytest.raises(InputError, match="safetensors"):
         read_weights(tensors)
     with pytest.raises(InputError, match="no such file"):
         read_safetensors(tmp_path / "none.safetensors")
@@ -159,7 +159,7 @@ def test_a_torchscript_program_is_refused(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "m.pt")
-    with pytest.raises(InputError, match="is a TorchScript program"):
+    with pytest.raises(InputError, match="TorchScript"):
         read_weights(tmp_path / "m.pt")
 
 
