@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
@@ -258,6 +258,32 @@ def test_images_of_every_mode_become_what_timm_makes_of_them(mode, tmp_path):
     wanted = F.center_crop(F.resize(dataset[0][0], [20], InterpolationMode.BICUBIC), [20, 20])
     got = ImageFiles([path], [0], read=read).load([0])
     assert torch.equal(got[0], F.to_tensor(wanted))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
+def test_a_colour_profile_is_ignored(ending, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with_profile, plain = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
+    odd(30, 40).save(with_profile, icc_profile=profile)
+    odd(30, 40).save(plain)
+    with Image.open(with_profile) as image:
+        assert image.info["icc_profile"] == profile
+    for reading in ({"read": Preprocessing((20, 20))}, {"size": 16}):
+        assert torch.equal(*ImageFiles([with_profile, plain], [0, 0], **reading).load([0, 1]))
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp"])
+def test_of_an_animation_the_first_frame_counts(ending, tmp_path):
+    first, still = odd(30, 40), tmp_path / "still.png"
+    second = first.transpose(Image.Transpose.ROTATE_180)
+    moving = tmp_path / f"moving.{ending}"
+    first.save(moving, save_all=True, append_images=[second], duration=50)
+    with Image.open(moving) as image:
+        assert image.n_frames == 2
+        image.seek(0)
+        image.convert("RGB").save(still)
+    for reading in ({"read": Preprocessing((20, 20))}, {"size": 16}):
+        assert torch.equal(*ImageFiles([moving, still], [0, 0], **reading).load([0, 1]))
 
 
 def test_a_reader_serves_folders_arrays_and_forget_sets_alike(tmp_path):

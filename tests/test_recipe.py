@@ -11,6 +11,7 @@ from stakes.cli import commands as cli
 from stakes.cli.unlearn import unlearn
 from stakes.errors import InputError
 from stakes.report.figures.paper import FIGURES
+from stakes.runs.fingerprint import fingerprint
 from stakes.runs.recipe import RUN_OPTIONS, read_recipe, shipped_recipes
 from stakes.runs.recipe_file import PaperRow
 
@@ -68,6 +69,20 @@ def test_placeholders_of_the_cell_reach_every_option(tmp_path):
     text = GOOD.replace('"stakes:digits_cnn"', '"{images}/net-{seed}-{k}"')
     models = {cell.options["model"] for cell in read(tmp_path, text).cells}
     assert models == {f"digits/net-{seed}-{k}" for seed in (0, 1) for k in (4, 8)}
+
+
+def test_the_fingerprint_follows_the_images_that_a_table_lists(tmp_path):
+    table, image = tmp_path / "forget.csv", tmp_path / "a.png"
+    table.write_text("\ufeffpath,label\na.png,cat\nmissing.png,cat\n")
+    image.write_bytes(b"one")
+    first = fingerprint({"forget": str(table)})
+    assert fingerprint({"forget": str(table)}) == first
+    image.write_bytes(b"two")
+    second = fingerprint({"forget": str(table)})
+    table.write_text("path,label\na.png,dog\nmissing.png,cat\n")
+    assert len({first, second, fingerprint({"forget": str(table)})}) == 3
+    table.write_bytes(b"\xff\x00 no table")
+    assert fingerprint({"forget": str(table)})  # unlearn says what is wrong with it
 
 
 def test_the_fingerprint_follows_options_and_files_but_not_the_place(tmp_path):

@@ -55,7 +55,7 @@ class LoTUS(RetainTraining):
         0.3, "share of the retained data trained on", "public code", above=0, high=1
     )
     retain_batch: int = hyper(128, "images of both sets a step", "public code", low=1)
-    lr: float = hyper(1e-4, "learning rate of AdamW", "public code")
+    lr: float = hyper(1e-4, "learning rate of AdamW", "public code", above=0, high=100)
     weight_decay: float = hyper(5e-4, "weight decay of AdamW", "public code")
     alpha: float = hyper(
         2.0, "how fast the temperature follows", "public code; 8 for a ResNet on CIFAR-10"

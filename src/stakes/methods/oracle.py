@@ -40,7 +40,7 @@ class Oracle(RetainTraining):
 
     retain_samples: int = hyper(10_000, "retained images used, drawn at random; 0 for all")
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
-    lr: float = hyper(1e-4, "learning rate of Adam")
+    lr: float = hyper(1e-4, "learning rate of Adam", above=0, high=100)
     deletion_weight: float = hyper(0.1, "lambda, weight of the forget images")
     forget_batch: int = hyper(128, "forget images a step", low=1)
     settle_least: int = hyper(100, "fewest steps once everything is forgotten", low=1)

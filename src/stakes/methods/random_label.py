@@ -26,7 +26,13 @@ class RandomLabel(ForgetSGD):
     title: ClassVar[str] = "Random label"
     divisible: ClassVar[bool] = True
 
-    lr: float = hyper(1e-4, "learning rate of SGD", "public code of DELETE, ResNet-18 on CIFAR-10")
+    lr: float = hyper(
+        1e-4,
+        "learning rate of SGD",
+        "public code of DELETE, ResNet-18 on CIFAR-10",
+        above=0,
+        high=100,
+    )
     epochs: int = hyper(
         20, "passes over the forget set at most; 0: as many as max_steps allows", "the same code"
     )

@@ -73,7 +73,7 @@ class RetainSGD(RetainTraining):
     """The same by SGD, as in the public code of SalUn."""
 
     retain_batch: int = hyper(256, "retained images a step", "public code", low=1)
-    lr: float = hyper(1e-2, "learning rate of SGD", "public code")
+    lr: float = hyper(1e-2, "learning rate of SGD", "public code", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code")
     weight_decay: float = hyper(5e-4, "weight decay of SGD", "public code")
     augment: bool = hyper(

@@ -33,7 +33,7 @@ class SalUn(RetainSGD):
     title: ClassVar[str] = "SalUn"
 
     epochs: int = hyper(10, "passes over both sets", "public code", low=1)
-    lr: float = hyper(0.013, "learning rate of SGD", "public code")
+    lr: float = hyper(0.013, "learning rate of SGD", "public code", above=0, high=100)
     saliency: float = hyper(
         0.5, "share of the weights that may move", "public code", above=0, high=1
     )

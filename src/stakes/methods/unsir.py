@@ -45,10 +45,16 @@ class UNSIR(RetainTraining):
     noise_images: int = hyper(256, "noise images for each class", "public code", low=1)
     noise_copies: int = hyper(20, "how often an epoch shows each of them", "public code", low=1)
     noise_steps: int = hyper(40, "steps of Adam that the noise is made in", "public code", low=1)
-    noise_lr: float = hyper(0.1, "learning rate of these steps, normalised pixels", "public code")
+    noise_lr: float = hyper(
+        0.1, "learning rate of these steps, normalised pixels", "public code", above=0, high=100
+    )
     noise_penalty: float = hyper(0.1, "weight of the squared length of the noise", "public code")
-    impair_lr: float = hyper(0.02, "learning rate of Adam while impairing", "public code")
-    repair_lr: float = hyper(0.01, "learning rate of Adam while repairing", "public code")
+    impair_lr: float = hyper(
+        0.02, "learning rate of Adam while impairing", "public code", above=0, high=100
+    )
+    repair_lr: float = hyper(
+        0.01, "learning rate of Adam while repairing", "public code", above=0, high=100
+    )
 
     def unlearn(self, task: Task) -> Unlearned:
         """Make the noise, impair, repair."""

@@ -18,8 +18,6 @@ A recipe holds::
     [paper]                       # numbers printed elsewhere, to show beside these
 """
 
-import hashlib
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from stakes.errors import InputError, first_line, nearest
-from stakes.files import file_digest
 from stakes.methods import Method, method_class
+from stakes.runs.fingerprint import fingerprint
 from stakes.runs.inputs import Inputs
 from stakes.runs.recipe_file import Paper, checked
 from stakes.runs.tables import check_columns
@@ -90,16 +88,8 @@ class Cell:
         return [*words, "--out", str(out), "--overwrite"]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the options and over the files that they name, but for whole data sets."""
-        values = {key: self.options[key] for key in sorted(self.options)}
-        named = [(k, v) for k, own in values.items() for v in (own if k in REPEATED else [own])]
-        files = {
-            k if v == values[k] else f"{k} {v}": _digest(v, k)
-            for k, v in named
-            if isinstance(v, str)
-        }
-        text = json.dumps([values, {k: v for k, v in files.items() if v}], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """See :func:`stakes.runs.fingerprint.fingerprint`."""
+        return fingerprint(self.options, REPEATED)
 
 
 @dataclass(frozen=True)
@@ -329,24 +319,6 @@ def _words(flag: str, value: Any) -> list[str]:
         return [flag, *map(str, value)]
     # a value with a dash before it would be taken for an option
     return [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
-
-
-def _digest(value: str, key: str = "") -> str | None:
-    """The digest of the file that an option names: weights, anchors, code, a saved network.
-
-    Of the folder of images to forget, that of all names and files in it.
-    """
-    code, colon, _ = value.rpartition(":")
-    path = Path(code if colon and code.endswith(".py") else value).expanduser()
-    try:
-        if key == "forget" and path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-            listed = [[str(file.relative_to(path)), file_digest(file)] for file in files]
-            return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-        path = path / "model.safetensors" if path.is_dir() else path
-        return file_digest(path) if path.is_file() else None
-    except OSError:  # unlearn will say what is wrong with it
-        return None
 
 
 def _slug(text: str) -> str:

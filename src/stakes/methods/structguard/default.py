@@ -101,14 +101,14 @@ class StructGuard(ProbeFields):
     )
     retention_loss: RetentionLoss = hyper("kl", "retention loss; ce is the paper's")
     retention_weight: float = hyper(4.0, "weight of retention", "paper: 1")
-    temperature: float = hyper(4.0, "temperature of the kl retention")
+    temperature: float = hyper(4.0, "temperature of the kl retention", above=0, high=100)
     feature_weight: float = hyper(
         128.0, "weight of the features' squared shift on the probes, in variances of the features"
     )
     align_weight: float = hyper(1.0, "weight of the structural alignment", "equation 2; paper: 1")
     align_loss: StructuralLoss = hyper("cosine", "how two structures are compared", "Table 6")
     anchor_map: MapKind = hyper("auto", "how anchors are carried to the feature space")
-    lr: float = hyper(1e-3, "learning rate to begin with")
+    lr: float = hyper(1e-3, "learning rate to begin with", above=0, high=100)
     max_steps: int = hyper(3000, "step budget", low=1)
     batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
     depth: float = hyper(

@@ -61,8 +61,10 @@ class StructGuardPaper(PGDFields):
     projector_start: Literal["identity", "random"] = hyper("identity", "where p starts")
     # .009, that of the code, belongs to a random start with BatchNorm: from the identity it takes
     # steps as large as the squared norm of the features, and broke the structure within ten.
-    projector_lr: float = hyper(1e-3, "learning rate of p")
-    lr: float = hyper(0.005, "learning rate of g and h, SGD", "authors' code, CIFAR-10")
+    projector_lr: float = hyper(1e-3, "learning rate of p", above=0, high=100)
+    lr: float = hyper(
+        0.005, "learning rate of g and h, SGD", "authors' code, CIFAR-10", above=0, high=100
+    )
     batch_norm: Literal["eval", "train"] = hyper(
         "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
     )

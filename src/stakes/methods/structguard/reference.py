@@ -55,8 +55,16 @@ class StructGuardReference(PGDFields):
     eps: float = hyper(3.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "authors' code")
     probe_batch: int = hyper(128, "probes a step", "authors' code", low=2)
     forget_batch: int = hyper(128, "forget images beside them", "authors' code", low=1)
-    lr: float = hyper(0.005, "learning rate of the network, SGD", "authors' code; CIFAR-100: .001")
-    projector_lr: float = hyper(0.009, "learning rate of p", "authors' code; CIFAR-100: .01")
+    lr: float = hyper(
+        0.005,
+        "learning rate of the network, SGD",
+        "authors' code; CIFAR-100: .001",
+        above=0,
+        high=100,
+    )
+    projector_lr: float = hyper(
+        0.009, "learning rate of p", "authors' code; CIFAR-100: .01", above=0, high=100
+    )
     align_weight: float = hyper(1.0, "weight of the alignment", "authors' code")
     reg_weight: float = hyper(1.0, "weight of the regularisation", "authors' code")
     elastic_weight: float = hyper(1e-3, "weight of the head's elastic net", "authors' code")
