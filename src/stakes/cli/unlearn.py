@@ -129,7 +129,8 @@ def unlearn(
     elif not quiet:
         print(summary(row))
         print(f"model   {out / 'model.safetensors'}\nreport  {out / 'report.html'}")
-    return INCOMPLETE if incomplete(row) else 0
+    # Of several processes one says so: torchrun ends the others as soon as it hears of it.
+    return INCOMPLETE if incomplete(row) and is_writer() else 0
 
 
 def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:
