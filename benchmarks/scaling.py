@@ -84,13 +84,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     mpl.rcParams["svg.hashsalt"] = "scaling"
     figure = Figure(figsize=(10, 5), layout="constrained")
-    for column, axis in enumerate(AXES):
-        mine = [row for row in rows if row["axis"] == axis and "seconds_step" in row]
+    good = [row for row in rows if "seconds_step" in row]
+    axes = [axis for axis in AXES if any(row["axis"] == axis for row in good)]
+    for column, axis in enumerate(axes):
+        mine = [row for row in good if row["axis"] == axis]
         for line, key, label in (
             (0, "seconds_step", "seconds" if axis == "scored" else "seconds a step"),
             (1, "peak_memory_mb", "peak memory, MiB"),
         ):
-            plot = figure.add_subplot(2, 4, 4 * line + column + 1)
+            plot = figure.add_subplot(2, len(axes), len(axes) * line + column + 1)
             plot.plot([row["value"] for row in mine], [row[key] for row in mine], "o-", ms=3)
             plot.set(xscale="log", yscale="log", ylabel=label)
             plot.set_xlabel(WORDS[axis])

@@ -31,6 +31,7 @@ def test_growing_costs_are_a_table_and_a_chart(tmp_path, monkeypatch):
         row = {"seconds_step": float(words[-1]), "peak_memory_mb": 10.0, "share_passes": 95.0}
         return type("Ended", (), {"returncode": 0, "stdout": json.dumps(row), "stderr": ""})
 
+    monkeypatch.setattr(scaling, "hardware", lambda device: "here")  # it asks uname
     monkeypatch.setattr(scaling.subprocess, "run", run)
     scaling.sweep(tmp_path, {axis: values[:2] for axis, values in scaling.LIGHT.items()}, 2)
     assert "| images to forget | 16 | 16 | 10 | 95 |" in (tmp_path / "scaling.md").read_text()
