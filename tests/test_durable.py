@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import time
@@ -445,3 +446,55 @@ def test_new_folder_makes_nothing_where_the_block_fails(tmp_path):
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "OUT"):
         1 / 0  # noqa: B018
     assert entries(tmp_path) == set()
+
+
+# faults while a run steps
+
+
+def test_a_disk_that_is_full_at_every_checkpoint_costs_no_result(request_, tmp_path, monkeypatch):
+    wanted = record(request_, tmp_path / "whole")["unlearned_digest"]
+    tried = []
+
+    def full(self, path, content):
+        tried.append(path)
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "_write", full)
+    assert record(request_, tmp_path / "OUT")["unlearned_digest"] == wanted
+    assert tried
+    assert check_manifest(tmp_path / "OUT")
+    assert entries(tmp_path) == {"whole", "OUT"}
+
+
+def test_a_checkpoint_folder_that_is_removed_during_the_run_costs_no_result(request_, tmp_path):
+    wanted = record(request_, tmp_path / "whole")["unlearned_digest"]
+    out, removed = tmp_path / "OUT", []
+
+    def remove(phase, done, total, note=""):
+        if phase == "unlearning" and done == 2:
+            shutil.rmtree(checkpoint_beside(out))
+            removed.append(done)
+
+    assert record(request_, out, remove)["unlearned_digest"] == wanted
+    assert removed
+    assert check_manifest(out)
+    assert entries(tmp_path) == {"whole", "OUT"}
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_work(request_, tmp_path, monkeypatch):
+    wanted = record(request_, tmp_path / "whole")["unlearned_digest"]
+    out = tmp_path / "OUT"
+    with monkeypatch.context() as patch:
+
+        def full(path, text):
+            raise OSError(28, "No space left on device", str(path))
+
+        patch.setattr("stakes.runs.record.write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            record(request_, out)
+    assert not out.exists()
+    assert list(checkpoint_beside(out).glob("state-*.pt"))
+    said = Said()
+    assert record(request_, out, said)["unlearned_digest"] == wanted
+    assert any("going on after" in note for note in said)
+    assert entries(tmp_path) == {"whole", "OUT"}
