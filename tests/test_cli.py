@@ -512,7 +512,7 @@ def test_wrong_options_are_one_line(extra, message, base, capsys):
         ("[unlearn]\nlr = 1", "unknown option unlearn"),
         ("lr = ", r"--config o\.toml is not TOML"),
         ("margin = 'x'", r"margin = x in o\.toml: give a number from 0"),
-        ("deletion = 'foo'", r"deletion = foo in o\.toml: wanted is one of hinge, ce"),
+        ("deletion_loss = 'foo'", r"deletion_loss = foo in o\.toml: wanted is one of hinge, ce"),
         ("mean = [1, 2]", "--mean: Incorrect number of arguments: expected 3 but got 2"),
         ("method = 'structgard'", "method 'structgard' is unknown; did you mean structguard"),
         ("config = 'p.toml'", "unknown option config"),
@@ -639,7 +639,7 @@ def test_full_output_folders(base, capsys):
 
 def test_what_the_machine_refuses_is_one_line(base, capsys, monkeypatch):
     for error, message in (
-        (MemoryError(), "out of memory: smaller batches need less"),
+        (MemoryError(), "out of memory: a smaller --micro-batch needs less"),
         (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "out of memory: CUDA out of mem"),
         (OSError(28, "No space left on device", "OUT/x"), "cannot continue: .*No space.*OUT/x"),
     ):  # fmt: skip
