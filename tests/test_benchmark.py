@@ -400,7 +400,7 @@ def teach(classifier: Classifier) -> None:
     assert (classifier(images[:256]).argmax(1) == labels[:256]).float().mean() > 0.8
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=240.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -739,7 +739,7 @@ def test_a_polite_end_leaves_nothing(base, tmp_path):
             if line.startswith("unlearning"):
                 break
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert err.splitlines()[-1] == "stakes: interrupted; nothing is half written"
     assert len(err.splitlines()) <= 2
@@ -809,7 +809,7 @@ def test_bars_on_a_terminal(base, tmp_path):
     ours, theirs = pty.openpty()
     with spawned(lasting(base), tmp_path, stderr=theirs) as process:
         os.close(theirs)
-        text, until = "", time.monotonic() + 30
+        text, until = "", time.monotonic() + 120
         while not re.search(r"unlearning.*━.*\d+/1000000, \d+ % still recognised", text):
             assert time.monotonic() < until, text[-500:]
             text += os.read(ours, 65536).decode(errors="replace")
@@ -820,7 +820,7 @@ def test_bars_on_a_terminal(base, tmp_path):
         except OSError:  # this is how a terminal ends
             pass
         os.close(ours)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=120) == 130
     assert process.stdout.read() == b""
     assert text.endswith("stakes: interrupted; nothing is half written\r\n")
     assert "\x1b[?25h" in text  # the cursor is back
