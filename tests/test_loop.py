@@ -29,6 +29,7 @@ def ascent(classifier, forget):
 
 def test_an_epoch_visits_everything_once_and_the_next_in_another_order():
     batches = Batches(10, 4, torch.Generator().manual_seed(0))
+    assert (batches.per_epoch, Batches(8, 4).per_epoch) == (3, 2)
     first = torch.cat([next(batches) for _ in range(3)])
     second = torch.cat([next(batches) for _ in range(3)])
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
