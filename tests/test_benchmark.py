@@ -376,7 +376,8 @@ def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(tmp_path):
     wait_for(lambda: log.exists() and "% still recognised" in log.read_text())
     (child,) = psutil.Process(bench.pid).children()
     bench.send_signal(signal.SIGINT)
-    said = bench.communicate(timeout=process.GRACE - 2)[1]  # it was asked, not killed
+    said = bench.communicate(timeout=240)[1]
+    assert "interrupted" in log.read_text()  # the cell was asked, not killed
     assert bench.returncode == benchmark.INTERRUPTED
     assert "stopped after 0 of 2 cells" in said
     assert not child.is_running()
