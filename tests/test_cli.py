@@ -482,7 +482,7 @@ def test_a_preset_in_a_file(base, no_page, capsys):
         ("--feature-weigh 20", r"option --feature-weigh; did you mean --feature-weight\?"),
         ("--no-pull-backs", "unknown option --no-pull-backs; did you mean --no-pull-back"),
         ("--max-steps foo", "--max-steps foo: give a whole number from 1"),
-        ("--temperature -1", "temperature=-1.0: give a number from 0"),
+        ("--temperature -1", "temperature=-1.0: give a number above 0"),
         ("--temperature nan", "temperature=nan"),
         ("--deletion-loss foo", "--deletion-loss foo: wanted is one of hinge, ce"),
         ("--method structgard", "method 'structgard' is unknown; did you mean structguard"),

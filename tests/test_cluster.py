@@ -95,7 +95,7 @@ def test_a_worker_and_then_the_scheduler_killed(tmp_path, preload, recipe):
         lost.send_signal(signal.SIGKILL)
         sweep.join()
         assert code == [FAILED]
-        assert "the same command goes on" in log.getvalue()
+        assert "resume" in log.getvalue()
         done = finished(out)
         assert 5 <= done < 12
         assert "done in" in log.getvalue()

@@ -52,7 +52,7 @@ def test_every_step_is_done_even_when_all_is_forgotten_on_the_way(classifier, fo
     assert looks[-2]["forget_accuracy"] == 0  # and yet it went on
     assert result.stop_reason == FORGOTTEN
     steps = [(done, total) for phase, done, total in told if phase == "unlearning"]
-    assert steps == [(int(row["step"]), 84) for row in looks[1:]]
+    assert steps == [(step, 84) for step in range(85)]
 
 
 def test_steps_are_those_of_the_epochs_unless_cut_short(classifier, forget, train_images):
@@ -69,7 +69,7 @@ def test_the_stop_reason_says_how_much_is_still_known(classifier, forget, train_
 
 
 def test_divergence_is_told_with_its_step(classifier, forget, train_images):
-    method = METHODS["finetune"](lr=1e6, batch_norm="eval", max_steps=30, **SMALL)
+    method = METHODS["finetune"](lr=100.0, batch_norm="eval", max_steps=30, **SMALL)
     result = method(classifier, forget, retain=train_images)
     step = int(result.history[-1]["step"]) + 1
     assert step < 30
@@ -121,7 +121,7 @@ def test_oracle_goes_on_for_as_long_again_once_all_is_forgotten(classifier, forg
 
 
 def test_retrain_begins_with_fresh_weights_and_learns(classifier, forget, train_images):
-    begun = METHODS["retrain"](max_steps=1, lr=0.0, batch_norm="eval", **SMALL)(
+    begun = METHODS["retrain"](max_steps=1, lr=1e-12, batch_norm="eval", **SMALL)(
         classifier, forget, retain=train_images
     ).classifier
     old = dict(classifier.named_parameters())
@@ -321,7 +321,7 @@ def test_unsir_impairs_and_then_repairs(classifier, forget, train_images):
     assert terms_of(result.history) == [impair] * 5 + [repair] * 3
     assert result.seconds["probes"] > 0
     assert terms_of(run(max_steps=3).history) == [impair] * 2 + [repair]
-    still = {"batch_norm": "eval", "impair_lr": 0.0, "repair_lr": 0.0}
+    still = {"batch_norm": "eval", "impair_lr": 1e-12, "repair_lr": 1e-12}
     for changes, moves in (({}, False), ({"impair_lr": 0.1}, True), ({"repair_lr": 0.1}, True)):
         after = run(**still | changes).classifier
         assert (after.digest() != classifier.digest()) is moves
