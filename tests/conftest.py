@@ -12,7 +12,6 @@ from stakes import Classifier, ForgetSet
 from stakes.anchors.anchors import Anchors
 from stakes.data.images import ImageArray
 
-torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
 # Tests that a script starts in the background ignore SIGINT, and so would all that they start.
@@ -32,6 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem.removeprefix("test_") in SLOW or item.path.parent.name == "golden":
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin with one thread: a command that ran before may have set more, and bits follow them."""
+    torch.set_num_threads(1)
 
 
 class Tiny(nn.Module):

@@ -42,7 +42,7 @@ def copies(forget, count: int = 20) -> list[torch.Tensor]:
 
 
 def test_with_the_criterion_of_views_copies_are_forgotten_too(classifier, forget, anchors):
-    views = StructGuard(max_steps=300, **VIEWS)
+    views = StructGuard(max_steps=600, **VIEWS)
     exact = StructGuard(max_steps=600, **QUICK)
     first, second = (m(classifier, forget, anchors=anchors, seed=0) for m in (exact, views))
     for result in (first, second):
