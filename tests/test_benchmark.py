@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from checks import write_result
 from stakes import Classifier, load_data
 from stakes.cli import commands as cli
 from stakes.errors import InputError
-from stakes.files import tensor_digest
 from stakes.runs import benchmark, process
 from stakes.runs.benchmark import bench, share_out
 from stakes.runs.folder import checkpoint_beside
@@ -52,12 +52,7 @@ def notes(tmp_path, monkeypatch):
     """Let cells run the stand-in; gives a function for what those that finished noted."""
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     result = tmp_path / "result"
-    result.mkdir()
-    tensors = {"weight": torch.ones(2, 3)}
-    save_file(tensors, result / "model.safetensors")
-    row = {"unlearned_digest": tensor_digest(tensors), "k": 4, "acc_test": 90.0, "acc_forget": 0}
-    (result / "row.json").write_text(json.dumps(row))
-    (result / "evidence.json").write_text(json.dumps({"forget": [{"name": "one"}]}))
+    write_result(result)
     monkeypatch.setattr(process, "STAKES", [sys.executable, str(tmp_path / "stand_in.py")])
     monkeypatch.setattr(process, "POLL", 0.02)
     monkeypatch.setenv("RESULT", str(result))

@@ -14,12 +14,10 @@ import time
 from contextlib import ExitStack
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
+from checks import write_result
 from cluster_storm import finished, free_port, scheduler, worker
 from stakes.errors import InputError
-from stakes.files import tensor_digest
 from stakes.runs import process
 from stakes.runs.benchmark import FAILED, bench
 from stakes.runs.process import Work, run_cell
@@ -51,12 +49,7 @@ def preload(tmp_path, monkeypatch):
     """A module that lets workers, and this process, run the stand-in."""
     result, script = tmp_path / "result", tmp_path / "cell.py"
     script.write_text(CELL)
-    result.mkdir()
-    tensors = {"weight": torch.ones(2, 3)}
-    save_file(tensors, result / "model.safetensors")
-    row = {"unlearned_digest": tensor_digest(tensors), "k": 4, "acc_test": 90.0, "acc_forget": 0}
-    (result / "row.json").write_text(json.dumps(row))
-    (result / "evidence.json").write_text(json.dumps({"forget": [{"name": "one"}]}))
+    write_result(result)
     monkeypatch.setenv("RESULT", str(result))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(process, "STAKES", (sys.executable, str(script)))

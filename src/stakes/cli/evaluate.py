@@ -22,7 +22,7 @@ def evaluate(
     *,
     inputs: Inputs,
     unlearned: Annotated[Place, NETWORK],
-    reference: Place | None = None,
+    reference: Annotated[Place | None, EVIDENCE] = None,
     eval_samples: Annotated[Whole | None, EVIDENCE] = None,
     metric: Annotated[tuple[str, ...], EVIDENCE] = (),
     out: Annotated[Place | None, OUTPUT] = None,

@@ -84,11 +84,15 @@ def unlearn(
     chosen = method_class(method, preset)(**fields)
     if micro_batch is not None and micro_batch < 1:
         raise InputError(f"--micro-batch {micro_batch}: give at least 1")
+    if dry_run and count() > 1:
+        raise InputError("--dry-run takes the time of one process: start it without torchrun")
     if is_writer():
         (check_free if dry_run else check_out)(out, overwrite)
     check_apart(out, inputs.forget, inputs.data, surrogates)
     if surrogates is not None or sidecar is not None:
         chosen.check_surrogates()
+    if surrogates is not None and sidecar is not None:
+        raise InputError("--surrogates and --sidecar: give one of them")
     check_delivered(Path(inputs.model))
     if chosen.needs_retain and inputs.data is None:
         raise InputError(f"--method {method} needs retained training data: add --data")
@@ -98,8 +102,6 @@ def unlearn(
     quiet = quiet or not is_writer()
     if not quiet:
         announce(loaded, inputs.data)
-    if dry_run and count() > 1:
-        raise InputError("--dry-run takes the time of one process: start it without torchrun")
     request = _request(
         chosen,
         inputs,
@@ -138,8 +140,6 @@ def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:
     if not request.force:
         check_recognised(request.classifier, request.forget)
     found = forecast(request, out, overwrite)
-    if not is_writer():
-        return
     if json:
         print_json(found)
     else:
@@ -158,8 +158,6 @@ def _read(
 ) -> Surrogates | None:
     """Surrogate data at the size of the images to forget, from a folder or a sidecar."""
     height, width = loaded.forget.images.shape[2:]
-    if folder is not None and sidecar is not None:
-        raise InputError("--surrogates and --sidecar: give one of them")
     if sidecar is not None:
         kept = Sidecar.load(sidecar)
         if kept.card.get("weights_digest") != loaded.classifier.digest():

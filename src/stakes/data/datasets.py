@@ -21,6 +21,8 @@ from stakes.preprocessing import Reader
 from stakes.texts import expanded
 
 CACHE = Path("~/.cache/stakes")
+Listed = tuple[Sequence[str], Sequence[int]]
+"""Paths of images, and their labels."""
 
 
 @dataclass(frozen=True)
@@ -139,15 +141,14 @@ class _Shards:
         read: Reader | None = None,
     ) -> Splits:
         """The images; the arguments are those of :func:`load_data`."""
-        everything = [sample.path for sample in (*self._train, *self._test)]
-        side = common_side(everything, size) if read is None else None
 
-        def images(part: Sequence[Sample]) -> ImageFiles:
+        def listed(part: Sequence[Sample]) -> Listed:
             paths, labels = zip(*part, strict=True)
-            return ImageFiles(paths, labels, side, exact=read is None, root=self._folder, read=read)
+            return paths, labels
 
-        test = images(self._test) if self._test else None
-        splits = Splits(images(self._train), test, self.class_names)
+        test = listed(self._test) if self._test else None
+        train, tested = _files(listed(self._train), test, self._folder, size, read)
+        splits = Splits(train, tested, self.class_names)
         if class_names is None:
             return splits
         return _reordered(splits, class_names, str(self._folder))
@@ -212,16 +213,27 @@ class _Folder:
     ) -> Splits:
         names = list(self.class_names if class_names is None else class_names)
         label = {name: class_index(name, names, self._train_folder) for name in self._train}
-        everything = [path for f in (*self._train.values(), *self._test.values()) for path in f]
-        side = common_side(everything, size) if read is None else None
 
-        def images(part: Mapping[str, list[str]]) -> ImageFiles:
+        def listed(part: Mapping[str, list[str]]) -> Listed:
             paths = [path for files in part.values() for path in files]
-            labels = [label[name] for name, files in part.items() for _ in files]
-            exact = read is None
-            return ImageFiles(paths, labels, side, exact=exact, root=self._folder, read=read)
+            return paths, [label[name] for name, files in part.items() for _ in files]
 
-        return Splits(images(self._train), images(self._test) if self._test else None, tuple(names))
+        test = listed(self._test) if self._test else None
+        train, tested = _files(listed(self._train), test, self._folder, size, read)
+        return Splits(train, tested, tuple(names))
+
+
+def _files(
+    train: Listed, test: Listed | None, root: Path, size: int | None, read: Reader | None
+) -> tuple[ImageFiles, ImageFiles | None]:
+    """The images of both parts, all at one size; none where there is no test part."""
+    paths = [*train[0], *(test[0] if test else ())]
+    side = common_side(paths, size) if read is None else None
+
+    def images(part: Listed) -> ImageFiles:
+        return ImageFiles(*part, side, exact=read is None, root=root, read=read)
+
+    return images(train), images(test) if test else None
 
 
 def _reordered(splits: Splits, class_names: Sequence[str], source: str) -> Splits:

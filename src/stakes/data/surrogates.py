@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stakes.data.adapter import Data, as_images
-from stakes.data.duplicates import Finder
+from stakes.data.duplicates import near_duplicates
 from stakes.data.folders import files_below, is_image
 from stakes.data.forget import ForgetSet
-from stakes.data.images import ImageFiles, Images
+from stakes.data.images import ImageArray, ImageFiles, Images
 from stakes.errors import InputError
 from stakes.preprocessing import Reader, Size
 from stakes.progress import Progress, silent
@@ -68,12 +68,18 @@ class Surrogates:
         }
 
     def without(self, forget: ForgetSet) -> Self:
-        """The same without copies of images to forget (see :func:`copies`).
+        """The same without images that are, or nearly are, ones to forget.
+
+        Saved again, resized, mirrored and slightly cropped images are found too (see
+        :mod:`stakes.data.duplicates`).
 
         Raises:
             InputError: no image is left.
         """
-        kept = ~copies(self.pixels, forget)
+        unlabelled = torch.zeros(len(self), dtype=torch.int64)
+        copies = near_duplicates(forget.images, ImageArray(self.pixels, unlabelled))
+        kept = torch.ones(len(self), dtype=torch.bool)
+        kept[[pair.among for pair in copies]] = False
         if not bool(kept.any()):
             raise InputError(
                 f"surrogates {self.source}: every image is a copy of one to forget; give others"
@@ -119,20 +125,6 @@ class Surrogates:
             pixels[start : start + CHUNK] = _at(part, size)
             progress("reading surrogates", min(start + CHUNK, len(chosen)), len(chosen))
         return cls(pixels, source, len(images))
-
-
-def copies(pixels: Tensor, forget: ForgetSet) -> Tensor:
-    """Whether each of uint8 images (n, 3, h, w) is, or nearly is, one to forget: bool (n,).
-
-    Saved again, resized, mirrored and slightly cropped images are found too (see
-    :mod:`stakes.data.duplicates`).
-    """
-    finder, found = Finder(forget.images), torch.zeros(len(pixels), dtype=torch.bool)
-    for start in range(0, len(pixels), CHUNK):
-        part = pixels[start : start + CHUNK].float() / 255
-        pairs = finder.search(part, range(start, start + len(part)))
-        found[[pair.among for pair in pairs]] = True
-    return found
 
 
 def _opened(data: Data, size: Size, read: Reader | None) -> tuple[Images, str]:
