@@ -12,7 +12,8 @@ from stakes.anchors import anchor_file, sources
 from stakes.anchors.sources import resolve_anchors
 from stakes.data import datasets
 from stakes.methods import NegGrad
-from stakes.runs.inputs import Inputs, load, pick_device
+from stakes.runs.inputs import Inputs, NetworkInputs
+from stakes.runs.load import load, load_network, pick_device
 from test_cli import furnish, write_images
 
 
@@ -37,6 +38,16 @@ def test_the_classes_of_the_data_in_the_order_of_their_names(place):
     assert (loaded.classifier(images).argmax(1) == labels).all()
     assert loaded.anchors.class_names == names
     assert loaded.anchors.card["name"] == "head"
+
+
+def test_a_network_needs_no_forget_set(place):
+    words = {"model": "stakes:digits_cnn", "weights": place / "net.th", "device": "cpu"}
+    network = load_network(NetworkInputs(**words, input_size=8, data=str(place / "data")))
+    assert network.classifier.digest() == load(inputs(place)).classifier.digest()
+    assert (len(network.splits.train), len(network.splits.test)) == (40, 20)
+    assert load_network(NetworkInputs(**words), names=tuple("abcd")).splits is None
+    with pytest.raises(InputError, match="the classes are not known"):
+        load_network(NetworkInputs(**words))
 
 
 def test_data_and_anchors_are_loaded_once(place, tmp_path, monkeypatch):

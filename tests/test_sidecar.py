@@ -94,7 +94,8 @@ def test_the_command_makes_one_and_unlearn_takes_it(tmp_path, capsys):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{i}.png")
     network = ["--model", "stakes:digits_cnn", "--weights", "random", "--data", tmp_path / "data"]
     out = tmp_path / "one.safetensors"
-    words = ["sidecar", *network, "--images", 8, "--steps", 2, "--out", out]
+    words = ["sidecar", *network, "--interpolation", "box", "--images", 8, "--steps", 2]
+    words += ["--out", out]
     assert main([str(word) for word in words]) in (0, None)
     assert "8 synthetic images" in capsys.readouterr().out
     assert Sidecar.load(out).card["membership"]["n"] == 8

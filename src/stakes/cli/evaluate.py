@@ -11,7 +11,8 @@ from stakes.files import check_file, write_text
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
-from stakes.runs.inputs import Inputs, load
+from stakes.runs.inputs import Inputs
+from stakes.runs.load import load
 from stakes.runs.measures import own_measures
 from stakes.runs.threads import fit_threads
 from stakes.runs.words import EVIDENCE, NETWORK, OUTPUT, Place, Switch, Whole

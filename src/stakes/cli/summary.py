@@ -10,7 +10,7 @@ from stakes.data.folders import left_out
 from stakes.errors import some
 from stakes.evaluation.again import found_in_words
 from stakes.preprocessing import in_words
-from stakes.runs.inputs import Loaded
+from stakes.runs.load import Loaded
 from stakes.texts import expanded, printable
 
 

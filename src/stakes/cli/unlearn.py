@@ -14,7 +14,8 @@ from stakes.models.specs import RANDOM
 from stakes.progress import Terminal, silent
 from stakes.runs.folder import check_apart, check_free, check_out, resumable
 from stakes.runs.forecast import forecast, told
-from stakes.runs.inputs import Inputs, Loaded, load
+from stakes.runs.inputs import Inputs
+from stakes.runs.load import Loaded, load
 from stakes.runs.measures import Measure, own_measures, tried
 from stakes.runs.record import Request, record
 from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
