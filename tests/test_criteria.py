@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stakes import ForgetSet, StructGuard
-from stakes.methods.structguard.default import NEXT_CHOICES, Objective
+from stakes.methods.structguard.objective import NEXT_CHOICES, Objective
 from stakes.methods.task import Task
 from stakes.training.criteria import CRITERIA, EXACT, Goal, deep_lead
 from stakes.training.losses import margins

@@ -10,7 +10,7 @@ import torch
 
 from stakes import StructGuard
 from stakes.methods.structguard import default
-from stakes.methods.structguard.default import Objective
+from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import deletion_hinge

@@ -8,7 +8,7 @@ from stakes import Classifier, InputError, StructGuard
 from stakes.anchors.anchors import Anchors
 from stakes.data.augment import mixed
 from stakes.methods import probing
-from stakes.methods.structguard.default import Objective
+from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
 from stakes.training.inversion import Whitening, inverted
 from stakes.training.moments import has_statistics

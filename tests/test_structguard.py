@@ -8,7 +8,7 @@ import torch
 from stakes import InputError, StructGuard
 from stakes.data.views import mirror, random_view
 from stakes.methods import task
-from stakes.methods.structguard import default
+from stakes.methods.structguard import default, objective
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
 from stakes.training.monitor import Check
@@ -59,7 +59,7 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(classifier, forget
 
 
 def test_with_views_it_looks_no_more_often(classifier, forget, anchors, monkeypatch):
-    monkeypatch.setattr(default, "VIEWS_WEIGHT", 0)
+    monkeypatch.setattr(objective, "VIEWS_WEIGHT", 0)
     method = StructGuard(max_steps=60, **VIEWS | {"probes": "mixed", "views_needed": 1.0})
     history = method(classifier, forget, anchors=anchors, seed=0).history
     looks = [row["step"] for row in history if "drift" in row]
@@ -125,7 +125,7 @@ def test_images_are_held_until_their_turn(classifier, forget, anchors, monkeypat
         held.append(before)
         return feature_shift(before, after)
 
-    monkeypatch.setattr(default, "feature_shift", noted)
+    monkeypatch.setattr(objective, "feature_shift", noted)
     ordered = forget.in_one_order()
     with torch.no_grad():
         features, logits = classifier.both(ordered.images)

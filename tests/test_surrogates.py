@@ -13,7 +13,7 @@ from stakes import InputError, NegGrad, StructGuard
 from stakes.cli.commands import main
 from stakes.data.images import ImageArray
 from stakes.data.surrogates import Surrogates
-from stakes.methods.structguard.default import Objective
+from stakes.methods.structguard.objective import Objective
 from stakes.methods.structguard.surrogates import weights
 from stakes.methods.task import Task
 from stakes.progress import silent
