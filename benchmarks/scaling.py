@@ -1,24 +1,25 @@
 """How the cost of a step grows: with k, classes, the size of images, and the data that is scored.
 
     python benchmarks/scaling.py OUT            # k to 4,096, classes to 21,000, 224 pixels
-    python benchmarks/scaling.py OUT --light    # fewer points and steps
+    python benchmarks/scaling.py OUT --light    # fewer points
     python benchmarks/scaling.py --profile      # top ten of a step, by torch.profiler
 
-OUT gets scaling.jsonl, scaling.md and scaling.svg. Every point is a process of its own, so that its
-peak memory is its own.
+OUT gets scaling.jsonl, scaling.md and scaling.svg. Every point is the median of `--repeats`
+processes of their own, so that its peak memory is its own; seconds are the processor's, of all
+threads.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from costs import cost, hardware, network, noise
+from costs import cost, hardware, network, noise, now
 from stakes.data.images import ImageArray
 from stakes.evaluation.evaluate import evaluate
 from stakes.runs.environment import peak_memory_mb
@@ -40,7 +41,7 @@ WORDS = {
     "k": "images to forget",
     "classes": "classes",
     "side": "side of an image, pixels",
-    "scored": "images scored, seconds in all",
+    "scored": "images scored",
 }
 
 
@@ -60,9 +61,9 @@ def scoring(count: int) -> dict[str, Any]:
     forget = noise(made, K)
     pixels = torch.randint(256, (count, 3, SIDE, SIDE), dtype=torch.uint8)
     images = ImageArray(pixels, torch.arange(count) % 10, prefix="test")
-    start = time.perf_counter()
+    start = now(made.device)
     evaluate(made, made.copy(), forget, test=images, thumbnails=False)
-    took = time.perf_counter() - start
+    took = now(made.device) - start
     return {"seconds_step": took, "peak_memory_mb": peak_memory_mb(made.device)}
 
 
@@ -81,35 +82,49 @@ def profile() -> None:
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, NullLocator
 
-    mpl.rcParams["svg.hashsalt"] = "scaling"
-    figure = Figure(figsize=(10, 5), layout="constrained")
     good = [row for row in rows if "seconds_step" in row]
     axes = [axis for axis in AXES if any(row["axis"] == axis for row in good)]
-    for column, axis in enumerate(axes):
-        mine = [row for row in good if row["axis"] == axis]
-        for line, key, label in (
-            (0, "seconds_step", "seconds" if axis == "scored" else "seconds a step"),
-            (1, "peak_memory_mb", "peak memory, MiB"),
-        ):
-            plot = figure.add_subplot(2, len(axes), len(axes) * line + column + 1)
-            plot.plot([row["value"] for row in mine], [row[key] for row in mine], "o-", ms=3)
-            plot.set(xscale="log", yscale="log", ylabel=label)
-            plot.set_xlabel(WORDS[axis])
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    with mpl.rc_context({"svg.hashsalt": "scaling", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(2.6 * len(axes), 5), layout="constrained")
+        plots = figure.subplots(2, len(axes), squeeze=False, sharex="col")
+        for column, axis in enumerate(axes):
+            mine = [row for row in good if row["axis"] == axis]
+            values = [row["value"] for row in mine]
+            for plot, key in zip(plots[:, column], ("seconds_step", "peak_memory_mb"), strict=True):
+                middle = [row[key] for row in mine]
+                ends = [row.get(f"{key}_range", (row[key], row[key])) for row in mine]
+                bars = [[m - low for m, (low, _) in zip(middle, ends, strict=True)],
+                        [high - m for m, (_, high) in zip(middle, ends, strict=True)]]  # fmt: skip
+                plot.errorbar(values, middle, bars, fmt="o-", ms=3, capsize=2)
+                plot.set(xscale="log", yscale="log")
+                plot.set_xticks(values, [f"{value:,}" for value in values], rotation=90)
+                plot.xaxis.set_minor_locator(NullLocator())
+                plot.yaxis.set_minor_formatter(NullFormatter())
+                plot.grid(alpha=0.25)
+            whole = axis == "scored"
+            plots[0, column].set_ylabel("seconds in all" if whole else "seconds a step")
+            plots[1, column].set_ylabel("peak memory, MiB")
+            plots[1, column].set_xlabel(WORDS[axis])
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def table(rows: list[dict[str, Any]], on: str) -> str:
     lines = [f"{NETWORK}, k = {K}, {SIDE} pixels, 10 classes, but for the axis. {on}", ""]
-    lines += ["| axis | value | seconds a step | peak memory, MiB | passes, % |"]
-    lines += ["|---|---:|---:|---:|---:|"]
+    lines += ["Medians of n processes, the least and the greatest in brackets.", ""]
+    lines += ["| axis | value | n | seconds a step | peak memory, MiB | passes, % |"]
+    lines += ["|---|---:|---:|---:|---:|---:|"]
     for row in rows:
+        head = f"| {WORDS[row['axis']]} | {row['value']:,} |"
         if "failed" in row:
-            lines.append(f"| {row['axis']} | {row['value']:,} | {row['failed']} | | |")
+            lines.append(f"{head} | {row['failed']} | | |")
             continue
         share = f"{row['share_passes']:.0f}" if "share_passes" in row else ""
-        numbers = f"{row['seconds_step']:.3g} | {row['peak_memory_mb']:,.0f} | {share}"
-        lines.append(f"| {WORDS[row['axis']]} | {row['value']:,} | {numbers} |")
+        low, high = row["seconds_step_range"]
+        took = f"{row['seconds_step']:.3g} ({low:.3g} to {high:.3g})"
+        took += " in all" if row["axis"] == "scored" else ""
+        lines.append(f"{head} {row['n']} | {took} | {row['peak_memory_mb']:,.0f} | {share} |")
     return "\n".join(lines) + "\n"
 
 
@@ -117,7 +132,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--light", action="store_true")
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--point", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -128,28 +144,39 @@ def main() -> None:
     elif asked.out is None:
         parser.error("give OUT, or --profile")
     else:
-        sweep(asked.out, LIGHT if asked.light else AXES, asked.steps)
+        sweep(asked.out, LIGHT if asked.light else AXES, asked.steps, asked.repeats)
 
 
-def sweep(out: Path, axes: dict[str, tuple[int, ...]], steps: int) -> None:
+def sweep(out: Path, axes: dict[str, tuple[int, ...]], steps: int, repeats: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for axis, values in axes.items():
         for value in values:
-            words = [sys.executable, __file__, "--steps", str(steps), "--point", axis, str(value)]
-            ended = subprocess.run(words, capture_output=True, text=True, check=False)
-            row: dict[str, Any] = {"axis": axis, "value": value}
-            if ended.returncode == 0:
-                row |= json.loads(ended.stdout.splitlines()[-1])
-            else:
-                row["failed"] = "failed: " + (ended.stderr.strip() or "?").splitlines()[-1][:200]
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+            rows.append({"axis": axis, "value": value} | measured(axis, value, steps, repeats))
+            print(json.dumps(rows[-1]), flush=True)
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (out / "scaling.jsonl").write_text(lines, encoding="utf-8")
     (out / "scaling.md").write_text(table(rows, hardware("cpu")), encoding="utf-8")
     draw(rows, out / "scaling.svg")
     print((out / "scaling.md").read_text(encoding="utf-8"))
+
+
+def measured(axis: str, value: int, steps: int, repeats: int) -> dict[str, Any]:
+    """The medians of so many processes, or how the first of them failed."""
+    words = [sys.executable, __file__, "--steps", str(steps), "--point", axis, str(value)]
+    found = []
+    for _ in range(repeats):
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+        if ended.returncode != 0:
+            return {"failed": "failed: " + (ended.stderr.strip() or "?").splitlines()[-1][:200]}
+        found.append(json.loads(ended.stdout.splitlines()[-1]))
+    row: dict[str, Any] = found[0] | {"n": len(found)}
+    for key in ("seconds_step", "peak_memory_mb", "share_passes"):
+        numbers = sorted(one[key] for one in found if key in one)
+        if numbers:
+            row[key] = median(numbers)
+            row[f"{key}_range"] = [numbers[0], numbers[-1]]
+    return row
 
 
 if __name__ == "__main__":

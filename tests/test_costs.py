@@ -1,5 +1,6 @@
 """The scripts that measure costs, on a tiny network."""
 
+import itertools
 import json
 
 import costs
@@ -26,13 +27,17 @@ def test_large_networks_are_measured_on_any_device(tmp_path, monkeypatch, capsys
     assert "| stakes:digits_cnn | 4 | 1 |" in capsys.readouterr().out
 
 
-def test_growing_costs_are_a_table_and_a_chart(tmp_path, monkeypatch):
+def test_growing_costs_are_a_table_of_medians_and_a_chart(tmp_path, monkeypatch):
+    took = itertools.cycle((16.0, 90.0, 15.0))
+
     def run(words, **options):
-        row = {"seconds_step": float(words[-1]), "peak_memory_mb": 10.0, "share_passes": 95.0}
+        row = {"seconds_step": next(took), "peak_memory_mb": 10.0, "share_passes": 95.0}
         return type("Ended", (), {"returncode": 0, "stdout": json.dumps(row), "stderr": ""})
 
     monkeypatch.setattr(scaling, "hardware", lambda device: "here")  # it asks uname
     monkeypatch.setattr(scaling.subprocess, "run", run)
-    scaling.sweep(tmp_path, {axis: values[:2] for axis, values in scaling.LIGHT.items()}, 2)
-    assert "| images to forget | 16 | 16 | 10 | 95 |" in (tmp_path / "scaling.md").read_text()
+    scaling.sweep(tmp_path, {axis: values[:2] for axis, values in scaling.LIGHT.items()}, 2, 3)
+    told = (tmp_path / "scaling.md").read_text()
+    assert "| images to forget | 16 | 3 | 16 (15 to 90) | 10 | 95 |" in told
+    assert "| images scored | 500 | 3 | 16 (15 to 90) in all | 10 | 95 |" in told
     assert (tmp_path / "scaling.svg").read_text().count('<g id="axes_') == 8
