@@ -87,6 +87,9 @@ CHANGES: Columns = {
     "retained images": change("acc_retain"),
     "steps": steps,
 }
+COPIES: Columns = {
+    "copies recognised, %": lambda found: f"{stat(row['forget_views'] for row in found).mean:.0f}"
+}
 
 
 def table(groups: list[Rows], columns: Columns, *before: list[str]) -> str:
@@ -100,10 +103,8 @@ def table(groups: list[Rows], columns: Columns, *before: list[str]) -> str:
 def seeds() -> str:
     """The default over networks, k and seeds: changes in points."""
     groups = ordered(rows("structguard-seeds"), "cell_network", "k")
-    known = "copies recognised, %"
     columns = {"network": first("cell_network"), "k": first("k")} | NUMBER | CHANGES
-    columns[known] = lambda found: f"{stat(row['forget_views'] for row in found).mean:.0f}"
-    return table(groups, columns)
+    return table(groups, columns | COPIES)
 
 
 def views() -> str:
@@ -151,9 +152,11 @@ def methods() -> str:
         "test accuracy": said("acc_test"),
         "retained images": said("acc_retain"),
         "steps": steps,
+        **COPIES,
     }
     was = [said(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
-    return table(groups, columns, ["before", str(len(groups[0])), "0", *was, ""])
+    known = f"{stat(row['forget_views_before'] for row in groups[0]).mean:.0f}"
+    return table(groups, columns, ["before", str(len(groups[0])), "0", *was, "", known])
 
 
 #: The methods that the paper compares, by their names in the recipes, in its order.
