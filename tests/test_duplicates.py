@@ -15,7 +15,8 @@ from stakes.data.images import ImageArray
 from stakes.data.retain import retained
 from stakes.evaluation.again import found_in_words
 from stakes.report.findings import found_in_data
-from stakes.report.run_folder import Row, RunFolder
+from stakes.report.records import Row
+from stakes.report.run_folder import RunFolder
 
 
 def photograph(seed: int, side: int = 48) -> Image.Image:

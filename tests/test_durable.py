@@ -19,7 +19,7 @@ from stakes.cli import commands as cli
 from stakes.cli.delivered import check_delivered
 from stakes.files import check_file, locked, regular, replacing, write_text
 from stakes.manifest import check_manifest
-from stakes.report.run_folder import read_runs
+from stakes.report.run_reader import read_runs
 from stakes.runs import out_folder, placing
 from stakes.runs.folder import check_apart, check_out, checkpoint_beside, claim, new_folder
 from stakes.runs.record import Request, record

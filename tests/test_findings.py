@@ -2,17 +2,12 @@
 
 import pytest
 
-from stakes.report.findings import (
-    attacks,
-    confusion,
-    knowledge,
-    saliency,
-    stand_out,
-    traces,
-    whole_classes,
-    wilson,
-)
-from stakes.report.run_folder import Row, RunFolder
+from stakes.report.attacks import stand_out, table, traces
+from stakes.report.evidence import confusion, saliency
+from stakes.report.findings import knowledge, whole_classes
+from stakes.report.intervals import wilson
+from stakes.report.records import Row
+from stakes.report.run_folder import RunFolder
 
 PNG = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
@@ -175,15 +170,15 @@ def test_what_is_said_of_consistency():
 
 
 def test_nothing_is_said_of_what_was_not_measured_or_is_damaged():
-    assert traces(a_run()) == knowledge(a_run()) == attacks(a_run()) == saliency(a_run()) == []
+    assert traces(a_run()) == knowledge(a_run()) == table(a_run()) == saliency(a_run()) == []
     assert confusion(a_run()) is None
     damaged = a_run(told(auc="x"), told("learned", "retain", m=None), {"attack": 3})
-    assert traces(damaged) == attacks(damaged) == []
+    assert traces(damaged) == table(damaged) == []
     assert not stand_out(damaged)
 
 
 def test_the_table_of_attacks_has_a_row_for_each_that_was_made():
-    rows = attacks(a_run(told("loss"), told("learned", when="before", auc=0.6)))
+    rows = table(a_run(told("loss"), told("learned", when="before", auc=0.6)))
     assert len(rows) == 2
     assert rows[0]["after"]["auc"] == 0.5
     assert rows[0]["before"] is rows[0]["retain"] is None

@@ -11,7 +11,9 @@ import pytest
 
 from stakes.report.figures.paper import FIGURES, Named, plates, write_plates
 from stakes.report.page import write_report
-from stakes.report.run_folder import Row, RunFolder, read_run
+from stakes.report.records import Row
+from stakes.report.run_folder import RunFolder
+from stakes.report.run_reader import read_run
 from test_report import CLASSES, NASTY, Page, a_run, audited, image
 
 METHODS = ("STRUCTGUARD", "L2UL", NASTY[0])

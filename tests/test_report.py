@@ -16,7 +16,8 @@ from stakes.data.views import VIEWS as SCORED
 from stakes.errors import InputError
 from stakes.report.compare import COMPARED, TRACES, compare, grouped, ordered
 from stakes.report.page import write_report
-from stakes.report.run_folder import VIEWS, read_run, read_runs
+from stakes.report.run_folder import VIEWS
+from stakes.report.run_reader import read_run, read_runs
 from stakes.report.verdict import verdict
 
 NASTY = ["<script>alert(1)</script>", "a\"b' & <b>", "$x^2$ & co", "long" * 30, "кот 猫 \u202egnp"]

@@ -9,7 +9,8 @@ from browser import chromium, opened
 from stakes.report.figures.svg import STYLES, style
 from stakes.report.figures.tradeoffs import MARKS, marker, scatter_chart, trade_offs
 from stakes.report.page import write_report
-from stakes.report.run_folder import Row, RunFolder
+from stakes.report.records import Row
+from stakes.report.run_folder import RunFolder
 from test_report import a_run
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from stakes.report.formats import points
-from stakes.report.run_folder import Record, RunFolder
+from stakes.report.records import Record
+from stakes.report.run_folder import RunFolder
 from stakes.report.verdict import BAD, CAUTION, GOOD, UNKNOWN, Verdict, verdict
 from stakes.rows import printed_in, stat
 

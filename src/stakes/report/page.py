@@ -12,14 +12,15 @@ import jinja2
 
 from stakes.errors import InputError
 from stakes.files import write_text
-from stakes.report import compare, findings
-from stakes.report import run_folder as runs
+from stakes.report import attacks, compare, evidence, findings
 from stakes.report.figures import svg as figures
 from stakes.report.figures import tradeoffs
 from stakes.report.figures.drawing import Drawing
 from stakes.report.figures.paper import FIGURES, Plate
 from stakes.report.formats import FORMATS, several
-from stakes.report.run_folder import Record, RunFolder, minus
+from stakes.report.records import Record, minus
+from stakes.report.run_folder import ACCURACIES, VIEWS, WHOLE_CLASSES, RunFolder
+from stakes.report.run_reader import read_runs
 from stakes.report.ties import TICKS, ties
 from stakes.report.verdict import MARKS, interval, verdict
 
@@ -57,7 +58,7 @@ def write_report(
     out = Path(out)
     if out.is_dir():
         raise InputError(f"{out} is a folder: name the HTML file to write, such as report.html")
-    found = runs.read_runs([*folders, *([] if reference is None else [reference])])
+    found = read_runs([*folders, *([] if reference is None else [reference])])
     beside = None if reference is None else found.pop()
     write_text(out, render(found, title=title, plates=plates, reference=beside))
     return out
@@ -110,9 +111,11 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= FORMATS | {"compared": compare.compared}
     environment.globals |= {
-        "views": runs.VIEWS,
+        "views": VIEWS,
         "compared": compare.COMPARED,
         "traces": compare.TRACES,
+        "attacks": attacks,
+        "evidence": evidence,
         "findings": findings,
         "consistency_chart": figures.consistency_chart,
         "verdict": verdict,
@@ -156,7 +159,7 @@ def outcomes(run: RunFolder) -> list[tuple[str, list[Record]]]:
         symbols = ("A_test", "A_retain", "A_f")
         rows = [
             line(words, symbol, key, suffix)
-            for (key, words), symbol in zip(runs.ACCURACIES.items(), symbols, strict=True)
+            for (key, words), symbol in zip(ACCURACIES.items(), symbols, strict=True)
         ]
         before, after = (minus(100.0, rows[-1][when]) for when in ("before", "after"))
         missed = {**rows[-1], "label": "Forget images misclassified", "symbol": "100 − A_f"}
@@ -169,8 +172,8 @@ def outcomes(run: RunFolder) -> list[tuple[str, list[Record]]]:
     if other:
         groups.append((f"Other path ({other}), scored but not deployed", path(f"_{other}")))
     if run.row["forgotten_classes"]:
-        groups.append(("Whole classes", [line(w, "", k) for k, w in runs.WHOLE_CLASSES.items()]))
-    copies = [line(f"Images {words}", "", key) for key, words in runs.VIEWS.items()]
+        groups.append(("Whole classes", [line(w, "", k) for k, w in WHOLE_CLASSES.items()]))
+    copies = [line(f"Images {words}", "", key) for key, words in VIEWS.items()]
     copies.append(line("Mean of these", "", "forget_views"))
     groups.append(("Altered copies of the forget images, still recognised", copies))
     drift = line("Structural drift (0 = unchanged)", "", "drift_probes")

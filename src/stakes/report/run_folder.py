@@ -1,27 +1,15 @@
-"""What a run folder says: its row, its history and its evidence, read and checked.
+"""What one run means: its row, its history and its evidence as counts, changes and states."""
 
-``row.json`` must be there; what the other files or keys leave out counts as not measured.
-"""
-
-import base64
-import json
-import math
-import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from stakes.errors import InputError
-from stakes.manifest import check_manifest
+from stakes.report.records import Record, Row, minus, number, thumbnail
 from stakes.rows import Outcome
 
 CLASSES = 20
-AUDIT = ("membership", "consistency", "saliency", "retrieval", "affinities", "duplicates")
 
-Record = dict[str, Any]
 ACCURACIES = {
     "acc_test": "Test accuracy",
     "acc_retain": "Accuracy on retained training data",
@@ -60,32 +48,7 @@ PHASES = {
     "seconds_pull_back": "Going back towards the original while all stays forgotten",
     "seconds_evaluate": "Scoring before and after",
 }
-#: Keys of older run folders -> what they are called now.
-RENAMED = {
-    "picture": "image",
-    "second_choice": "foretold",
-    "chosen_hold": "chosen_feature_scale",
-    "chosen_hold_why": "chosen_feature_scale_why",
-    "chosen_push": "chosen_views_scale",
-    "chosen_push_why": "chosen_views_scale_why",
-    "method_deletion": "method_deletion_loss",
-    "method_retention": "method_retention_loss",
-}
-#: Control characters, and those that turn the direction of what follows.
-UNSEEN = dict.fromkeys(
-    code
-    for first, last in ((0, 8), (11, 31), (127, 159), (0x202A, 0x202E), (0x2066, 0x2069))
-    for code in range(first, last + 1)
-)
 CUT_SHORT = {Outcome.BUDGET, Outcome.DIVERGED, Outcome.LIMIT}
-THUMBNAIL = re.compile(r"data:image/(png|jpeg|webp);base64,([A-Za-z0-9+/]+={0,2})")
-
-
-class Row(dict[str, Any]):
-    """A record in which what is not there is None: not measured, or not recorded."""
-
-    def __missing__(self, key: str) -> None:
-        return None
 
 
 class States(NamedTuple):
@@ -280,113 +243,3 @@ def _pairs(records: Sequence[Record], one: str, other: str) -> tuple[list[float]
     pairs = [(number(record.get(one)), number(record.get(other))) for record in records]
     known = [(x, y) for x, y in pairs if x is not None and y is not None]
     return [x for x, _ in known], [y for _, y in known]
-
-
-def read_run(folder: Path, name: str | None = None) -> RunFolder:
-    """Read a run folder; only ``row.json`` must be there.
-
-    Raises:
-        InputError: if ``row.json`` is missing, a file cannot be read as what it should be, or is
-            not the one that the run wrote (see :mod:`stakes.manifest`).
-    """
-    if not (folder / "row.json").is_file():
-        raise InputError(f"{folder} is not a run folder (no row.json)")
-    check_manifest(folder)
-    (row,) = _records(folder / "row.json")
-    (evidence,) = _records(folder / "evidence.json") or [{}]
-    history = _records(folder / "history.jsonl", lines=True)
-    lists: dict[str, list[Record]] = {}
-    for key in ("classes", "forget", *AUDIT):
-        items = evidence.get(key) or []
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            path = folder / "evidence.json"
-            raise InputError(f"{path} is damaged: '{key}' is no list of records; run it again")
-        lists[key] = items
-    name = name or folder.resolve().name
-    audit = {key: lists[key] for key in AUDIT}
-    return RunFolder(name, Row(row), history, lists["classes"], lists["forget"], audit)
-
-
-def _records(path: Path, *, lines: bool = False) -> list[Record]:
-    """The JSON object of a file, or of each of its lines; none where there is no file."""
-    if not path.exists():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8")
-        parts = [part for part in text.split("\n") if part.strip()] if lines else [text]
-        records = [json.loads(part, object_hook=_migrated) for part in parts]
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); run it again") from error
-    if not all(isinstance(record, dict) for record in records):
-        raise InputError(f"{path} is damaged: expected a JSON object; run it again")
-    return records
-
-
-def _migrated(record: Record) -> Record:
-    """A record under today's keys, whichever version wrote it."""
-    return {_plain(RENAMED.get(key, key)): _plain(value) for key, value in record.items()}
-
-
-def _plain(value: Any) -> Any:
-    r"""Text without control characters and changes of direction, which could hide what it says.
-
-    >>> _plain("a\N{RIGHT-TO-LEFT OVERRIDE}b\x1b")
-    'ab'
-    """
-    if isinstance(value, str):
-        return value.translate(UNSEEN)
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
-    """Read run folders, each named by the last part of its path, or the last two if need be.
-
-    Raises:
-        InputError: see :func:`read_run`.
-    """
-    parts = [Path(folder).resolve().parts for folder in folders]
-    last = [part[-1] for part in parts]
-    names = [p[-1] if last.count(p[-1]) == 1 else "/".join(p[-2:]) for p in parts]
-    return [read_run(Path(f), name) for f, name in zip(folders, names, strict=True)]
-
-
-def number(value: object) -> float | None:
-    """A finite number as a float; None for anything else.
-
-    >>> number(3), number(float("nan")), number("3"), number(True)
-    (3.0, None, None, None)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer beyond the floats
-        return None
-
-
-def minus(a: float | None, b: float | None) -> float | None:
-    """``a - b``, or None where either is."""
-    return None if a is None or b is None else a - b
-
-
-def thumbnail(source: object) -> Record | None:
-    """An embedded image as {source, width, height} (sizes only of a PNG), else None.
-
-    Anything but image data, such as an address elsewhere, is refused: a page must fetch nothing.
-
-    >>> thumbnail("https://example.org/spy.png") is None
-    True
-    """
-    match = THUMBNAIL.fullmatch(source) if isinstance(source, str) else None
-    if match is None:
-        return None
-    try:
-        data = base64.b64decode(match[2], validate=True)
-    except ValueError:
-        return None
-    size: tuple[int | None, int | None] = (None, None)
-    if match[1] == "png":
-        if len(data) < 24 or not data.startswith(b"\x89PNG\r\n\x1a\n"):
-            return None
-        size = struct.unpack(">II", data[16:24])
-    return {"source": source, "width": size[0], "height": size[1]}

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from stakes.report.formats import percent
-from stakes.report.run_folder import Record, RunFolder
+from stakes.report.records import Record
+from stakes.report.run_folder import RunFolder
 
 EACH, MOST = 24, 16  # images that all have a line of their own; of more, the most tied
 TICKS = (0, 25, 50, 75, 100)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stakes.report import findings
+from stakes.report import attacks, findings
 from stakes.report.formats import NOT_MEASURED, decimals, percent, points, share
 from stakes.report.intervals import paired_change
 from stakes.report.run_folder import RunFolder
@@ -189,7 +189,7 @@ def _drift(run: RunFolder) -> str:
 def traces(run: RunFolder) -> Answer:
     """Could someone tell that it was done?"""
     question = "Could someone tell it was done?"
-    loss = findings.attack(run, "loss", "forget", "after")
+    loss = attacks.attack(run, "loss", "forget", "after")
     if loss is None:
         return Answer(UNKNOWN, question, "Not measured", "It needs test and kept images (--data).")
     auc = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stakes.errors import InputError, nearest
-from stakes.report.run_folder import minus, number
+from stakes.report.records import minus, number
 from stakes.report.verdict import DAMAGE
 from stakes.rows import COST, METRICS, Metric, Outcome, Stat, printed_in, stat
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from stakes.files import write_text
 from stakes.report.figures.paper import Named, plates, write_plates
 from stakes.report.page import write_report
-from stakes.report.run_folder import read_run
+from stakes.report.run_reader import read_run
 from stakes.runs import tables, typeset
 from stakes.runs.recipe import Recipe
 from stakes.runs.runner import read_record

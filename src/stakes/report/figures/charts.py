@@ -19,7 +19,8 @@ from stakes.report.figures.drawing import (
     render,
 )
 from stakes.report.figures.svg import INK, SERIES, legend, short, style, thin
-from stakes.report.run_folder import RunFolder, minus
+from stakes.report.records import minus
+from stakes.report.run_folder import RunFolder
 from stakes.rows import Stat, stat
 
 

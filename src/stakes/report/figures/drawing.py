@@ -30,7 +30,8 @@ from stakes.report.figures.svg import (
     to_svg,
 )
 from stakes.report.figures.tradeoffs import marker
-from stakes.report.run_folder import Record, RunFolder, thumbnail
+from stakes.report.records import Record, thumbnail
+from stakes.report.run_folder import RunFolder
 
 #: Method, as the recipe calls it -> its runs by seed; its place is its colour in every figure.
 Methods = Mapping[str, Sequence[RunFolder]]

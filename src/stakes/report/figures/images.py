@@ -30,7 +30,8 @@ from stakes.report.figures.drawing import (
     show_image,
 )
 from stakes.report.figures.svg import CARD, INK, SERIES, legend_columns, short
-from stakes.report.run_folder import Record, RunFolder, number
+from stakes.report.records import Record, number
+from stakes.report.run_folder import RunFolder
 
 SHOWN = 3  # images to forget, and retained ones, with Grad-CAM
 CELL, GAP = 0.72, 0.07  # inches

@@ -21,7 +21,7 @@ from stakes.report.figures.drawing import (
     render,
 )
 from stakes.report.figures.svg import GRID, INK, SERIES, legend, short, style
-from stakes.report.run_folder import Record, thumbnail
+from stakes.report.records import Record, thumbnail
 from stakes.rows import stat
 
 RANKS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "map": "mAP"}

@@ -1,0 +1,139 @@
+"""What somebody who holds the network could still find out, in numbers and in sentences."""
+
+import math
+
+from stakes.report.findings import Finding
+from stakes.report.formats import decimals, percent, several
+from stakes.report.records import Record, Row, number
+from stakes.report.run_folder import RunFolder
+
+ATTACKS = {
+    "loss": "How unlikely the network finds its class (loss)",
+    "entropy": "How unsure the answer is (entropy)",
+    "modified entropy": "Both in one number (modified entropy)",
+    "learned": "All three, weighed by a learned attack",
+}
+
+
+def attack(run: RunFolder, name: str, of: str, when: str) -> Row | None:
+    """What the evidence says of one attack; None where it was not made."""
+    for record in run.audit.get("membership", []):
+        if (record.get("attack"), record.get("of"), record.get("when")) == (name, of, when):
+            numbers = {key: number(record.get(key)) for key in ("auc", "low", "high", "m", "n")}
+            if None not in numbers.values():
+                found = {key: number(record.get(key)) for key in ("found", "unlikely")}
+                return Row(numbers | found)
+    return None
+
+
+def table(run: RunFolder) -> list[Record]:
+    """The table of attacks: on retained images now, on forget images before and now."""
+    columns = {"retain": ("retain", "after"), "before": ("forget", "before")}
+    columns["after"] = ("forget", "after")
+    rows = [
+        {"words": words, **{key: attack(run, name, *at) for key, at in columns.items()}}
+        for name, words in ATTACKS.items()
+    ]
+    return [row for row in rows if any(row[key] for key in columns)]
+
+
+def traces(run: RunFolder) -> list[Finding]:
+    """What somebody who holds the network, and an image, could still find out."""
+    found = [_leaky(run), _membership(run), _false_alarms(run), _predictable(run)]
+    return [finding for finding in found if finding is not None]
+
+
+def stand_out(run: RunFolder) -> bool:
+    """Whether the forget images are now less likely to the network than unseen ones."""
+    loss = attack(run, "loss", "forget", "after")
+    return loss is not None and loss["high"] < 0.5
+
+
+def _leaky(run: RunFolder) -> Finding | None:
+    kept = attack(run, "learned", "retain", "after")
+    if kept is None:
+        return None
+    auc = kept["auc"]
+    more = ""
+    if kept["low"] <= 0.5:
+        head = "Its answers reveal nothing measurable about its other training data."
+        more = " The learned attack therefore cannot work on the forgotten images either."
+    else:
+        much = "little" if auc < 0.6 else "something" if auc < 0.75 else "much"
+        head = f"Its answers reveal {much} about its other training data."
+    text = (
+        f"An attack tells retained training images from unseen ones with {_interval(kept)}, "
+        f"{kept['m']:,.0f} against {kept['n']:,.0f}."
+    )
+    if kept["found"] is not None:
+        text += (
+            f" At a false-alarm rate of 1\u00a0%, it identifies {percent(kept['found'])} of them; "
+            "chance would give 1\u00a0%."
+        )
+    return Finding(head, text + more)
+
+
+def _membership(run: RunFolder) -> Finding | None:
+    after, before = (attack(run, "loss", "forget", when) for when in ("after", "before"))
+    if after is None:
+        return None
+    was = "" if before is None else f"; before, it was {decimals(before['auc'])}"
+    numbers = f"By the loss: {_interval(after)}{was}. {several(after['m'], 'image')} against "
+    numbers += f"{after['n']:,.0f} unseen ones."
+    if stand_out(run):
+        return Finding(
+            "Detectable: the network is now unusually wrong about these images.",
+            f"{numbers} A network that never saw them would give about 0.50. Somebody who holds "
+            "one of them and knows its class can suspect that something was done to it.",
+        )
+    if after["low"] > 0.5:
+        return Finding(
+            "The images still look like images that the network was trained on.",
+            f"{numbers} A network that never saw them would give about 0.50.",
+        )
+    return Finding(
+        "Judged by their loss, the images look like unseen ones.",
+        f"{numbers} With so few images, nothing within the interval can be excluded.",
+    )
+
+
+def _false_alarms(run: RunFolder) -> Finding | None:
+    learned, loss = (attack(run, name, "forget", "after") for name in ("learned", "loss"))
+    if learned is None or loss is None or learned["found"] is None or loss["unlikely"] is None:
+        return None
+    k = int(learned["m"])
+    members, unlikely = (round(k * share / 100) for share in (learned["found"], loss["unlikely"]))
+    most = max(members, unlikely)
+    many = "no single image" if not most else "some images" if 2 * most < k else "many images"
+    return Finding(
+        f"At a false-alarm rate of 1\u00a0%, {many} would be identified.",
+        f"{members:,} of {several(k, 'image')} would be taken for training images (learned "
+        f"attack), and {unlikely:,} would stand out as less likely than 99\u00a0% of "
+        f"{loss['n']:,.0f} unseen images (loss).",
+    )
+
+
+def _predictable(run: RunFolder) -> Finding | None:
+    wrong, share = run.number("n_forgotten"), run.number("foretold")
+    wrong = run.number("n_wrong") if wrong is None else wrong  # in rows of older versions
+    if not wrong or share is None:
+        return None
+    second = round(wrong * share / 100)
+    often = "can usually" if share > 50 else "can sometimes" if second else "cannot"
+    text = (
+        f"{second:,} of {several(wrong, 'new answer')} {'is' if second == 1 else 'are'} the "
+        "original network's second choice."
+    )
+    spread, classes = run.number("answer_entropy"), run.number("num_classes")
+    if spread is not None and classes and wrong > 1:
+        most = math.log2(min(wrong, classes))
+        text += (
+            f" The wrong answers spread over {spread:.1f} bits "
+            f"(0 if all are one class; at most {most:.1f})."
+        )
+    return Finding(f"Anyone with the original network {often} predict the new answer.", text)
+
+
+def _interval(found: Row) -> str:
+    auc, low, high = (decimals(found[key]) for key in ("auc", "low", "high"))
+    return f"an AUC of {auc} (95\u00a0% interval {low} to {high})"
