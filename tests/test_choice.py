@@ -3,8 +3,8 @@
 import pytest
 
 from stakes.errors import InputError
+from stakes.runs.cell import Cell
 from stakes.runs.choice import chosen
-from stakes.runs.recipe import Cell
 
 
 @pytest.fixture(scope="module")

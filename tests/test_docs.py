@@ -22,7 +22,8 @@ from stakes.cli.commands import main, make_app
 from stakes.data import datasets
 from stakes.methods import probing
 from stakes.models.transforms import own_transform
-from stakes.runs.recipe import find_recipe, read_recipe
+from stakes.runs.recipe import read_recipe
+from stakes.runs.recipe_file import find_recipe
 from stakes.runs.sound import INCOMPLETE
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,10 @@ from stakes.cli import commands as cli
 from stakes.cli.unlearn import unlearn
 from stakes.errors import InputError
 from stakes.report.figures.paper import FIGURES
+from stakes.runs.cell import RUN_OPTIONS
 from stakes.runs.fingerprint import fingerprint
-from stakes.runs.recipe import RUN_OPTIONS, read_recipe, shipped_recipes
-from stakes.runs.recipe_file import PaperRow
+from stakes.runs.recipe import read_recipe
+from stakes.runs.recipe_file import PaperRow, shipped_recipes
 
 GOOD = """
 title = "Trial"

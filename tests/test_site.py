@@ -11,7 +11,7 @@ import pytest
 from browser import chromium, opened
 from stakes import METHODS
 from stakes.rows import METRICS, Metric
-from stakes.runs.recipe import SHIPPED
+from stakes.runs.recipe_file import SHIPPED
 
 mkdocs = pytest.importorskip("mkdocs.exceptions", reason="mkdocs is not installed")
 ROOT = Path(__file__).parents[1]

@@ -7,17 +7,10 @@ import re
 import pytest
 
 from stakes.errors import InputError
-from stakes.runs.tables import (
-    MARKING,
-    Stat,
-    ahead,
-    check_columns,
-    circumstances,
-    columns,
-    endings,
-    latex_columns,
-    summarise,
-)
+from stakes.rows import Stat
+from stakes.runs.columns import check_columns, columns, latex_columns
+from stakes.runs.notes import MARKING, circumstances, endings
+from stakes.runs.tables import ahead, filled, summarise
 from stakes.runs.typeset import escape, to_csv, to_latex, to_markdown
 
 
@@ -140,11 +133,11 @@ def test_a_collapsed_network_is_ahead_in_nothing():
 def test_columns_are_added_dropped_and_chosen():
     more = {"mia_forget": 0.5, "mine": 3.0}
     lines = summarise([row("a", 0, 90.0, **more)], more=["mia_forget", "mine"])
-    usual = columns(lines)
-    assert columns(lines, ["+mia_forget", "+mine", "-acc_test"]) == [
+    usual = columns(filled(lines))
+    assert columns(filled(lines), ["+mia_forget", "+mine", "-acc_test"]) == [
         *(key for key in usual if key != "acc_test"), "mia_forget", "mine"
     ]  # fmt: skip
-    assert columns(lines, ["mine", "acc_test"]) == ["mine", "acc_test"]
+    assert columns(filled(lines), ["mine", "acc_test"]) == ["mine", "acc_test"]
     shown = to_markdown(lines, "t", [], ["mine", "acc_test"])
     assert "| method | n | mine | A\\_test |" in shown
     assert "| a | 1 | 3.00 | 90.00 |" in shown
@@ -155,7 +148,7 @@ def test_columns_are_added_dropped_and_chosen():
 def test_a_page_has_room_for_seven_columns_and_those_that_were_asked_for_come_first():
     lines = summarise([row("a", 0, 90.0, mia_forget=0.5)], more=["mia_forget"])
     words = ["+mia_forget", "-steps"]
-    keys = columns(lines, words)
+    keys = columns(filled(lines), words)
     few = latex_columns(keys, words)
     assert len(few) == 7 < len(keys)
     assert {"mia_forget", "forgotten", "acc_test", "acc_retain"} <= set(few)
@@ -250,7 +243,9 @@ def test_latex_is_balanced_and_escaped(lines):
     assert r"n $\geq$ 2 \#1" in text
     bodies = [part for part in text.splitlines() if part.endswith(r"\\") and "midrule" not in part]
     assert len(bodies) == 1 + 5
-    assert {len(re.findall(r"(?<!\\)&", part)) for part in bodies} == {len(columns(lines)) + 1}
+    assert {len(re.findall(r"(?<!\\)&", part)) for part in bodies} == {
+        len(columns(filled(lines))) + 1
+    }
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert text.replace(r"\$", "").count("$") % 2 == 0
 
@@ -259,9 +254,11 @@ def test_columns_of_retrieval_are_asked_for_and_those_of_classes_are_there_where
     more = {"retrieval_retain_map": 61.5, "acc_test_kept_classes": 88.25}
     plain = summarise([row("a", 0, 90.0, retrieval_retain_map=61.5)])
     whole = summarise([row("a", 0, 90.0, **more), row("b", 0, 90.0)])
-    asked = columns(plain, ["+retrieval_retain_map"])
-    assert [key for key in asked if key not in columns(plain)] == ["retrieval_retain_map"]
-    assert [key for key in columns(whole) if key not in columns(plain)] == ["acc_test_kept_classes"]
+    asked = columns(filled(plain), ["+retrieval_retain_map"])
+    assert [key for key in asked if key not in columns(filled(plain))] == ["retrieval_retain_map"]
+    assert [key for key in columns(filled(whole)) if key not in columns(filled(plain))] == [
+        "acc_test_kept_classes"
+    ]
     assert "61.50" in to_markdown(plain, "t", [], asked)
     assert "61.50" not in to_markdown(plain, "t", [])
     assert "& mAP ret." in to_latex(plain, "t", [], asked)

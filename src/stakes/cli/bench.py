@@ -6,8 +6,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stakes.errors import InputError
-from stakes.runs.recipe import own_metrics, read_recipe, shipped_recipes
-from stakes.runs.tables import check_columns
+from stakes.runs.cell import own_metrics
+from stakes.runs.columns import check_columns
+from stakes.runs.recipe import read_recipe
+from stakes.runs.recipe_file import shipped_recipes
 from stakes.runs.words import Place, Switch, Text, Whole
 
 

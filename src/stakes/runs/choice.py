@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from stakes.errors import InputError, some
-from stakes.runs.recipe import Cell
+from stakes.runs.cell import Cell
 
 KEYS = ("network", "method", "k", "seed")
 

@@ -28,68 +28,15 @@ from typing import Any
 
 from stakes.errors import InputError, first_line, nearest
 from stakes.methods import Method, method_class
-from stakes.runs.fingerprint import fingerprint
-from stakes.runs.inputs import Inputs
-from stakes.runs.recipe_file import Paper, checked
-from stakes.runs.tables import check_columns
-from stakes.texts import check_file, expanded, read_text
+from stakes.runs.cell import OPTIONS, Cell, own_metrics
+from stakes.runs.columns import check_columns
+from stakes.runs.recipe_file import Paper, checked, find_recipe
+from stakes.texts import read_text
 
-SHIPPED = Path(__file__).parent / "recipes"
-#: Options of ``stakes unlearn`` beside the inputs and the method's hyper-parameters.
-RUN_OPTIONS = {
-    "eval_samples",
-    "force",
-    "images",
-    "micro_batch",
-    "metric",
-    "reference",
-    "sidecar",
-    "surrogates",
-}
-OPTIONS = {item.name for item in fields(Inputs)} - {"forget", "seed"} | RUN_OPTIONS
-#: Options that are off unless they are given, without a form that says so.
-SWITCHES = {"download", "force"}
-#: Options that are given once for each value.
-REPEATED = {"metric"}
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 OF_THE_CELL = ("k", "seed")
 
 Table = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a benchmark.
-
-    Attributes:
-        name: of its folder.
-        network, method: the names that the recipe shows them by.
-        k: images to forget, where the recipe varies it.
-        seed: of every random choice.
-        options: options of ``stakes unlearn`` but for ``--out``, in the order of the command.
-    """
-
-    name: str
-    network: str
-    method: str
-    k: int | None
-    seed: int
-    options: Mapping[str, Any]
-
-    def arguments(self, out: Path) -> list[str]:
-        """The command line after ``stakes``; copied to a shell, it repeats the cell."""
-        words = ["unlearn"]
-        for key, value in self.options.items():
-            if key in SWITCHES and not value:
-                continue
-            several = isinstance(value, list) and key in REPEATED
-            for each in value if several else [value]:
-                words += _words(f"--{key.replace('_', '-')}", each)
-        return [*words, "--out", str(out), "--overwrite"]
-
-    def fingerprint(self) -> str:
-        """See :func:`stakes.runs.fingerprint.fingerprint`."""
-        return fingerprint(self.options, REPEATED)
 
 
 @dataclass(frozen=True)
@@ -101,7 +48,7 @@ class Recipe:
         cells: its runs.
         paper: numbers printed elsewhere.
         figures: those to draw, keys of :data:`stakes.report.figures.paper.FIGURES`.
-        columns: of the table: see :func:`stakes.runs.tables.columns`.
+        columns: of the table: see :func:`stakes.runs.columns.columns`.
         threads: of every cell; None for its share of the cores.
     """
 
@@ -142,34 +89,6 @@ def read_recipe(source: str | Path, settings: Mapping[str, str] | None = None) -
         raise InputError(f"recipe {path}: {error}") from error
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with stakes: name -> file, by name.
-
-    >>> shipped_recipes()["quick"].name
-    'quick.toml'
-    """
-    return {file.stem: file for file in sorted(SHIPPED.glob("*.toml"))}
-
-
-def find_recipe(source: str | Path) -> Path:
-    """The file that ``source`` means.
-
-    Raises:
-        InputError: there is none.
-    """
-    path = expanded(source)
-    if path.suffix == ".toml" and path.exists():
-        check_file(path, "recipe")
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    if str(source) in shipped:
-        return shipped[str(source)]
-    raise InputError(
-        f"recipe {source}: no such file, and none of that name{nearest(str(source), shipped)}"
-    )
-
-
 def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
     file = checked(tables)
     parts: Table = {name: getattr(file, name) for name in ("common", "forget", "network", "method")}
@@ -196,12 +115,6 @@ def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
             if row.k not in ks:
                 raise InputError(f"[[paper.row]] of {row.method}: k = {row.k}; give one of {ks}")
     return Recipe(file.title or stem, file.note, cells, file.paper, figures, columns, file.threads)
-
-
-def own_metrics(cells: Iterable[Cell]) -> list[str]:
-    """The keys of the measures of one's own that the cells ask for."""
-    words = [word for cell in cells for word in cell.options.get("metric", [])]
-    return list(dict.fromkeys(word.rpartition(":")[2] for word in words))
 
 
 def _cells(
@@ -309,16 +222,6 @@ def _only(table: Mapping[str, Any], known: Iterable[str], what: str) -> None:
     for key in table:
         if key not in known:
             raise InputError(f"unknown {what} {key}{nearest(key, known)}")
-
-
-def _words(flag: str, value: Any) -> list[str]:
-    """An option as words of a command line."""
-    if isinstance(value, bool):
-        return [flag if value else f"--no-{flag.removeprefix('--')}"]
-    if isinstance(value, list):
-        return [flag, *map(str, value)]
-    # a value with a dash before it would be taken for an option
-    return [f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)]
 
 
 def _slug(text: str) -> str:

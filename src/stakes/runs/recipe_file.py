@@ -1,11 +1,15 @@
-"""What a recipe file may hold: one declaration of its keys, their types and bounds."""
+"""A recipe's file: where it lies, and what it may hold: its keys, their types and bounds."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from stakes.errors import InputError, nearest, quoted
+from stakes.texts import check_file, expanded
+
+SHIPPED = Path(__file__).parent / "recipes"
 
 
 def _different(values: list[Any]) -> list[Any]:
@@ -120,3 +124,31 @@ def _said(kind: str, place: tuple[int | str, ...], value: object) -> str:
         return f"{keys[1]} = {quoted(value)} in {key}: wanted a text, a number or a list of them"
     found = "" if kind == "missing" else f", not {quoted(value)}"
     return f"wanted {at} = {model.model_fields[key].description}{found}"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with stakes: name -> file, by name.
+
+    >>> shipped_recipes()["quick"].name
+    'quick.toml'
+    """
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.toml"))}
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file that ``source`` means.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = expanded(source)
+    if path.suffix == ".toml" and path.exists():
+        check_file(path, "recipe")
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    raise InputError(
+        f"recipe {source}: no such file, and none of that name{nearest(str(source), shipped)}"
+    )

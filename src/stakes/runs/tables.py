@@ -5,56 +5,29 @@ show. Nothing is measured here.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stakes.errors import InputError, nearest
 from stakes.report.records import minus, number
 from stakes.report.verdict import DAMAGE
-from stakes.rows import COST, METRICS, Metric, Outcome, Stat, printed_in, stat
+from stakes.rows import Stat, stat
+from stakes.runs.columns import CHANGES, COLUMNS, measure
 
 Row = Mapping[str, Any]
 
 
-CHANGES = ("forgotten", "acc_test", "acc_retain")
 #: What a network that works is ahead in of one that does not.
 ACCURACIES = ("acc_test", "change_acc_test", "acc_retain", "change_acc_retain")
 BETTER = {"higher": 1, "lower": -1}
 
 
-def _columns() -> dict[str, Metric]:
-    """Column -> its metric; ``change_*`` is after minus before, in points."""
-    found: dict[str, Metric] = {}
-    for key, metric in printed_in("bench").items():
-        found[key] = metric
-        if key in CHANGES:
-            change = metric._replace(unit="points", label="change", latex=r"$\Delta$")
-            found[f"change_{key}"] = change
-    return found
-
-
-COLUMNS = _columns()
-#: Columns that stand in the Markdown and LaTeX tables only where they are asked for.
-ON_REQUEST = tuple(key for key, metric in COLUMNS.items() if "asked" in metric.printed)
-#: A LaTeX table fits on a page: so many columns, and these where none are chosen.
-LATEX_COLUMNS = 7
-FOR_LATEX = (
-    "forgotten", "acc_test", "change_acc_test", "acc_retain", "change_acc_retain", "forget_views",
-    "steps",
-)  # fmt: skip
 #: The columns that say how well is forgotten; only here does a run compete that left some known.
 FORGETTING = {
     "forgotten", "change_forgotten", "forget_top2", "forget_top5", "forget_true_probability",
     "forget_views", "forget_flip", "foretold", "acc_test_forgotten_classes",
     "retrieval_forget_r1", "retrieval_forget_map",
 }  # fmt: skip
-MARKING = (
-    "Mean ± sample standard deviation over n seeds. Bold: better than every other method of the "
-    "same network and k by more than the sum of the two standard deviations (n ≥ 2). In the "
-    "columns on accuracy, drift and cost, only methods compete that forgot every image in every "
-    f"run; a network that lost {DAMAGE:.0f} points of accuracy or more is never bold."
-)
 
 
 @dataclass(frozen=True)
@@ -104,36 +77,6 @@ def ahead(stats: Mapping[str, Stat], better: int, least: float = 0.0) -> str | N
     return first
 
 
-def measure(key: str) -> Metric:
-    """What a column holds: a measure of this package, or any other number of the rows.
-
-    >>> measure("acc_test").label, measure("relearn_forget").label, measure("mine").label
-    ('A_test', 'Steps to relearn', 'mine')
-    """
-    found = COLUMNS.get(key) or METRICS.get(key) or COST.get(key) or Metric("", "reference", "")
-    return found._replace(label=found.label or key)
-
-
-def check_columns(words: Sequence[str], own: Iterable[str] = ()) -> list[str]:
-    """The words that choose columns, all of them known: see :func:`columns`.
-
-    Args:
-        words: keys of measures, each with ``+``, ``-`` or nothing before it.
-        own: keys beside those of this package.
-
-    Raises:
-        InputError: an unknown key (the nearest is named), or one that is there twice.
-    """
-    known = dict.fromkeys([*COLUMNS, *METRICS, *COST, *own])
-    keys = [word.lstrip("+-") for word in words]
-    for key in keys:
-        if key not in known:
-            raise InputError(f"columns: there is no {key}{nearest(key, known)}")
-        if keys.count(key) > 1:
-            raise InputError(f"columns: {key} is there twice; keep one")
-    return list(words)
-
-
 def summarise(
     rows: Sequence[Row], paper: Sequence[Row] = (), more: Sequence[str] = ()
 ) -> list[Line]:
@@ -147,12 +90,12 @@ def summarise(
         more: keys of rows, beside :data:`COLUMNS`, to have the mean of.
     """
     lines, keys = [], list(dict.fromkeys([*COLUMNS, *more]))
-    by_network = _groups(rows, "cell_network").values()
+    by_network = grouped(rows, "cell_network").values()
     for (network, k), group in [pair for own in by_network for pair in _by_k(own)]:
         lines.append(_before(network, k, group, keys))
         ours = {
             method: _stats([_measured(row, keys) for row in own])
-            for (method,), own in _groups(group, "cell_method").items()
+            for (method,), own in grouped(group, "cell_method").items()
         }
         best = _best(ours)
         for method, stats in ours.items():
@@ -163,72 +106,9 @@ def summarise(
     return lines
 
 
-def columns(lines: Sequence[Line], words: Collection[str] = ()) -> list[str]:
-    """The columns for a reader: by default all but those that nothing fills, or nobody asked for.
-
-    Args:
-        lines: of the table.
-        words: ``+key`` adds a column, ``-key`` drops one; keys without a sign are all there are.
-    """
-    filled = {key for line in lines for key in line.stats}
-    usual = [
-        key
-        for key, metric in COLUMNS.items()
-        if key not in ON_REQUEST
-        if key in filled or "measured" not in metric.printed
-    ]
-    chosen = [word for word in words if word[0] not in "+-"] or usual
-    added = [word[1:] for word in words if word[0] == "+"]
-    dropped = {word[1:] for word in words if word[0] == "-"}
-    return [key for key in dict.fromkeys([*chosen, *added]) if key not in dropped]
-
-
-def latex_columns(keys: Sequence[str], words: Collection[str] = ()) -> list[str]:
-    """Those of the columns that a page has room for, the ones that were asked for first."""
-    asked = [word.lstrip("+") for word in words]
-    first = [key for key in dict.fromkeys([*asked, *FOR_LATEX, *keys]) if key in keys]
-    return [key for key in keys if key in first[:LATEX_COLUMNS]]
-
-
-def circumstances(rows: Sequence[Row]) -> list[str]:
-    """On what the rows were measured; a warning where it was not always the same."""
-    notes = []
-    machines = {
-        f"{row.get('accelerator') or row.get('cpu')}, {row.get('threads')} threads" for row in rows
-    }
-    if machines:
-        notes.append(
-            f"Measured on {'; '.join(sorted(machines))}. A row repeats bit for bit on the same "
-            "machine with as many threads."
-        )
-    if len(machines) > 1:
-        notes.append(
-            "Seconds and memory were taken under different circumstances: compare with care."
-        )
-    versions = {(row.get("version_stakes"), row.get("version_torch")) for row in rows}
-    if len(versions) > 1:
-        said = "; ".join(f"stakes {a} with torch {b}" for a, b in sorted(versions, key=str))
-        notes.append(f"The rows come from different versions ({said}).")
-    samples = {(row.get("n_test"), row.get("n_retain")) for row in rows}
-    notes += [
-        f"Scored on {test} test and {kept} retained images."
-        for test, kept in sorted(samples, key=str)
-    ]
-    return notes
-
-
-def endings(rows: Sequence[Row]) -> list[str]:
-    """A note for every network, k and method of which runs ended without all being forgotten."""
-    notes = []
-    for (network, k, method), own in _groups(rows, "cell_network", "k", "cell_method").items():
-        odd = [
-            str(row.get("stop_reason")) for row in own if Outcome.of(row) is not Outcome.FORGOTTEN
-        ]
-        if odd:
-            count = f"{len(odd)} of {len(own)} runs ended otherwise than with all forgotten"
-            said = "; ".join(dict.fromkeys(odd))
-            notes.append(f"{network}, k = {k}, {method}: {count} ({said}).")
-    return notes
+def filled(lines: Iterable[Line]) -> set[str]:
+    """The columns that hold a number in at least one line."""
+    return {key for line in lines for key in line.stats}
 
 
 def _measured(row: Row, keys: Sequence[str]) -> dict[str, float | None]:
@@ -308,7 +188,7 @@ def _collapsed(stats: Mapping[str, Stat]) -> bool:
     return min(changes, default=0.0) <= -DAMAGE
 
 
-def _groups(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
     """Rows by the values under ``keys``, in the order of their first rows."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -317,5 +197,5 @@ def _groups(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]
 
 
 def _by_k(rows: Sequence[Row]) -> list[tuple[tuple[str, int | None], list[Row]]]:
-    groups = _groups(rows, "cell_network", "k").items()
+    groups = grouped(rows, "cell_network", "k").items()
     return sorted((((n, k), own) for (n, k), own in groups), key=lambda pair: pair[0][1] or 0)

@@ -9,9 +9,12 @@ from stakes.files import write_text
 from stakes.report.figures.paper import Named, plates, write_plates
 from stakes.report.page import write_report
 from stakes.report.run_reader import read_run
-from stakes.runs import tables, typeset
+from stakes.runs import typeset
+from stakes.runs.columns import columns, latex_columns
+from stakes.runs.notes import MARKING, circumstances, endings
 from stakes.runs.recipe import Recipe
 from stakes.runs.runner import read_record
+from stakes.runs.tables import Row, filled, summarise
 
 
 def write_tables(recipe: Recipe, out: Path) -> bool:
@@ -27,9 +30,9 @@ def write_tables(recipe: Recipe, out: Path) -> bool:
         rows.append(names | run.row)
         shown.append(Named(cell.network, cell.k, cell.method, run))
     more = [word.lstrip("+-") for word in recipe.columns]
-    lines = tables.summarise(rows, recipe.paper_rows(), more)
-    keys = tables.columns(lines, recipe.columns)
-    few = tables.latex_columns(keys, recipe.columns)
+    lines = summarise(rows, recipe.paper_rows(), more)
+    keys = columns(filled(lines), recipe.columns)
+    few = latex_columns(keys, recipe.columns)
     notes = _notes(recipe, out, rows)
     cut = [f"table.md has {len(keys) - len(few)} more columns."] if len(few) < len(keys) else []
     write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -42,7 +45,7 @@ def write_tables(recipe: Recipe, out: Path) -> bool:
     return True
 
 
-def _notes(recipe: Recipe, out: Path, rows: Sequence[tables.Row]) -> list[str]:
+def _notes(recipe: Recipe, out: Path, rows: Sequence[Row]) -> list[str]:
     """What stands below the tables: first of all whether something is missing."""
     states = Counter(str(read_record(cell, out).get("state")) for cell in recipe.cells)
     notes, absent = [], len(recipe.cells) - len(rows)
@@ -52,7 +55,7 @@ def _notes(recipe: Recipe, out: Path, rows: Sequence[tables.Row]) -> list[str]:
             f"Partial: {len(rows)} of {len(recipe.cells)} cells; {failed} failed, "
             f"{absent - failed} not run to the end yet."
         )
-    notes += [tables.MARKING, *tables.circumstances(rows), *tables.endings(rows)]
+    notes += [MARKING, *circumstances(rows), *endings(rows)]
     paper = recipe.paper
     if paper is not None and paper.row:
         on = f" ({paper.network})" if paper.network else ""

@@ -5,7 +5,8 @@ import io
 import re
 from collections.abc import Sequence
 
-from stakes.runs.tables import COLUMNS, Line, columns, measure
+from stakes.runs.columns import COLUMNS, columns, measure
+from stakes.runs.tables import Line, filled
 
 
 def to_csv(lines: Sequence[Line], more: Sequence[str] = ()) -> str:
@@ -44,7 +45,7 @@ def to_markdown(
     lines: Sequence[Line], title: str, notes: Sequence[str], keys: Sequence[str] = ()
 ) -> str:
     """A table a network and k, with the notes below; ``keys`` are its columns."""
-    keys = keys or columns(lines)
+    keys = keys or columns(filled(lines))
     parts = [f"# {_plain(title)}"]
     for (network, k), group in _grouped(lines):
         parts.append(f"## {_plain(network)}, k = {k}")
@@ -62,7 +63,7 @@ def to_latex(
     lines: Sequence[Line], title: str, notes: Sequence[str], keys: Sequence[str] = ()
 ) -> str:
     r"""One ``table*`` for ``\input``, with the packages booktabs and graphicx; same columns."""
-    keys = keys or columns(lines)
+    keys = keys or columns(filled(lines))
     body = []
     for (network, k), group in _grouped(lines):
         span = len(keys) + 2

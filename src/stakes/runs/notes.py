@@ -1,0 +1,55 @@
+"""The notes below a benchmark's tables: what bold means, how it was measured, how runs ended."""
+
+from collections.abc import Sequence
+
+from stakes.report.verdict import DAMAGE
+from stakes.rows import Outcome
+from stakes.runs.tables import Row, grouped
+
+MARKING = (
+    "Mean ± sample standard deviation over n seeds. Bold: better than every other method of the "
+    "same network and k by more than the sum of the two standard deviations (n ≥ 2). In the "
+    "columns on accuracy, drift and cost, only methods compete that forgot every image in every "
+    f"run; a network that lost {DAMAGE:.0f} points of accuracy or more is never bold."
+)
+
+
+def circumstances(rows: Sequence[Row]) -> list[str]:
+    """On what the rows were measured; a warning where it was not always the same."""
+    notes = []
+    machines = {
+        f"{row.get('accelerator') or row.get('cpu')}, {row.get('threads')} threads" for row in rows
+    }
+    if machines:
+        notes.append(
+            f"Measured on {'; '.join(sorted(machines))}. A row repeats bit for bit on the same "
+            "machine with as many threads."
+        )
+    if len(machines) > 1:
+        notes.append(
+            "Seconds and memory were taken under different circumstances: compare with care."
+        )
+    versions = {(row.get("version_stakes"), row.get("version_torch")) for row in rows}
+    if len(versions) > 1:
+        said = "; ".join(f"stakes {a} with torch {b}" for a, b in sorted(versions, key=str))
+        notes.append(f"The rows come from different versions ({said}).")
+    samples = {(row.get("n_test"), row.get("n_retain")) for row in rows}
+    notes += [
+        f"Scored on {test} test and {kept} retained images."
+        for test, kept in sorted(samples, key=str)
+    ]
+    return notes
+
+
+def endings(rows: Sequence[Row]) -> list[str]:
+    """A note for every network, k and method of which runs ended without all being forgotten."""
+    notes = []
+    for (network, k, method), own in grouped(rows, "cell_network", "k", "cell_method").items():
+        odd = [
+            str(row.get("stop_reason")) for row in own if Outcome.of(row) is not Outcome.FORGOTTEN
+        ]
+        if odd:
+            count = f"{len(odd)} of {len(own)} runs ended otherwise than with all forgotten"
+            said = "; ".join(dict.fromkeys(odd))
+            notes.append(f"{network}, k = {k}, {method}: {count} ({said}).")
+    return notes
