@@ -1,10 +1,14 @@
 """Tiny networks and images that every test can afford; real data where it lies beside."""
 
+import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from torch import nn
 
@@ -63,6 +67,34 @@ def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     for channel in range(3):
         pixels[labels == channel, channel] += 0.3
     return (pixels * 255).round().to(torch.uint8), labels
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that ``make`` fills, once for all processes of a session; nobody may change it."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, made = root / name, root / f"{name}.made"
+    with FileLock(root / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory) -> Path:
+    """Images of four colours, and the weights of a network that knows them."""
+    from command_line import furnish
+
+    return once(tmp_path_factory, "place", furnish)
+
+
+@pytest.fixture
+def no_page(monkeypatch) -> None:
+    """Drawing the report takes longer than such a run: not where nobody looks at it."""
+    monkeypatch.setattr("stakes.report.page.write_report", lambda folders, out: out.touch())
 
 
 @pytest.fixture(scope="session")

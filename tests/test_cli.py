@@ -1,6 +1,5 @@
 """The command line as a user meets it: files, messages, precedence, interruptions."""
 
-import contextlib
 import io
 import json
 import os
@@ -9,10 +8,8 @@ import pty
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+import traceback
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +19,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import CLASSES, blobs
+from command_line import (
+    command,
+    forked,
+    noise,
+    ran,
+    refused,
+    row_of,
+    spawned,
+    wait_until,
+    with_options,
+    write_images,
+)  # fmt: skip
+from conftest import CLASSES, blobs, once
 from stakes import Classifier, ForgetSet, StructGuard, load_data
 from stakes.cli import commands as cli
 from stakes.cli import unlearn as unlearning
@@ -31,8 +40,8 @@ from stakes.methods import METHODS, method_class
 from stakes.models.networks import MODELS
 from stakes.rows import METRICS
 from stakes.runs.sound import INCOMPLETE
+from stakes.training import checkpoint
 
-COMMAND = Path(sys.executable).with_name("stakes")
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {
     "model.safetensors", "model.json", "row.json", "history.jsonl", "evidence.json",
@@ -41,60 +50,11 @@ FILES = {
 QUICK = ["--probe-batch", "16", "--max-steps", "2"]
 
 
-def write_images(folder: Path, pixels: torch.Tensor, labels: torch.Tensor, names) -> None:
-    for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        path = folder / names[int(label)] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-
-
-def noise(count: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, 32, 32), generator=generator).to(torch.uint8)
-
-
-def furnish(place: Path) -> Path:
-    """Write images of four colours, and the weights of a network that knows them."""
-    for part, count, seed in (("train", 40, 0), ("test", 20, 1)):
-        write_images(place / "data" / part, *blobs(count, seed), CLASSES)
-    splits = load_data(place / "data")
-    network = Classifier.load("stakes:digits_cnn", class_names=splits.class_names, input_size=8)
-    images, labels = splits.train.load(range(40)), splits.train.labels
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    network.train()
-    for _ in range(60):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(images), labels).backward()
-        optimizer.step()
-    assert (network.eval()(images).argmax(1) == labels).all()
-    state = {f"module.{name}": value for name, value in network.network_state().items()}
-    torch.save({"state_dict": state, "best": 1.0}, place / "net.th")
-    return place
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return furnish(tmp_path_factory.mktemp("place"))
-
-
 @pytest.fixture
 def base(place, tmp_path, monkeypatch) -> list[str]:
     """A command that forgets all of six images in a few steps, run in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return command(place)
-
-
-def command(place: Path) -> list[str]:
-    words = f"unlearn --model stakes:digits_cnn --input-size 8 --weights {place}/net.th"
-    words += f" --data {place}/data --forget random:6 --lr 3e-3 --probe-batch 32 --out OUT"
-    words += " --depth 1 --patience 4 --settle 0.2"
-    return shlex.split(words)
-
-
-@pytest.fixture
-def no_page(monkeypatch) -> None:
-    """Drawing the report takes longer than such a run: not where nobody looks at it."""
-    monkeypatch.setattr("stakes.report.page.write_report", lambda folders, out: out.touch())
 
 
 class Done(NamedTuple):
@@ -106,66 +66,22 @@ class Done(NamedTuple):
     err: str
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def done(place, tmp_path_factory) -> Done:
-    """The command of ``base``, run once for all that look at its result."""
-    words, folder = command(place), tmp_path_factory.mktemp("done")
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        assert cli.main(words) == 0
-    return Done(words, folder / "OUT", out.getvalue(), err.getvalue())
+    """The command of ``base`` as a program, run once for all that look at its result."""
+    words = command(place)
 
+    def run(folder: Path) -> None:
+        with (folder / "err").open("w") as err, spawned(words, folder, stderr=err) as process:
+            (folder / "out").write_bytes(process.communicate(timeout=240)[0])
+        assert process.returncode == 0, (folder / "err").read_text()
 
-def with_options(base: list[str], **changes: str) -> list[str]:
-    """The command with other values for options that it has, or none where the value is ""."""
-    words = list(base)
-    for name, value in changes.items():
-        index = words.index(f"--{name}")
-        words[index : index + 2] = [f"--{name}", value] if value else []
-    return words
+    folder = once(tmp_path_factory, "done", run)
+    return Done(words, folder / "OUT", (folder / "out").read_text(), (folder / "err").read_text())
 
 
 #: Options in the command that only StructGuard has.
 OURS = {"probe-batch": "", "depth": "", "patience": "", "settle": ""}
-
-
-def row_of(folder: Path | str) -> dict:
-    return json.loads((Path(folder) / "row.json").read_text())
-
-
-def ran(words: list[str]) -> None:
-    """The command writes its result, whether or not it had the steps to forget everything."""
-    assert cli.main(words) in (0, INCOMPLETE)
-
-
-def refused(words: list[str], message: str, capsys, code: int = 2) -> None:
-    """The command ends with one line that matches, and leaves the folder as it was."""
-    before = sorted(Path.cwd().rglob("*"))
-    assert cli.main(words) == code
-    out, err = capsys.readouterr()
-    line = err.splitlines()[-1]
-    assert re.search(message, line), line
-    assert line.startswith("stakes: ")
-    assert "Traceback" not in err
-    assert out == ""
-    assert sorted(Path.cwd().rglob("*")) == before
-
-
-@contextlib.contextmanager
-def spawned(words: list[str], folder: Path, **options) -> Iterator[subprocess.Popen]:
-    """The command as a process of its own, which does not outlive the block."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
-    process = subprocess.Popen(
-        [str(COMMAND), *words], cwd=folder, env=environment, stdout=subprocess.PIPE, **options
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
 
 
 # the example of the documentation
@@ -214,28 +130,18 @@ def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, ca
     assert request.asked["command"] == f"stakes {line}"
 
 
-def test_the_example_as_a_program(cifar_like, tmp_path):
+def test_the_example_writes_a_network_that_plain_code_loads(
+    cifar_like, no_page, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
     line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")
-    words = [
-        *shlex.split(line.replace("random:64", "random:8")),
-        *QUICK,
-        "--force",
-    ]  # random weights recognise little
-    with spawned(words, tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode in (0, INCOMPLETE), err
-    assert {path.name for path in (tmp_path / "OUT").iterdir()} == FILES
-    assert [path.name for path in tmp_path.iterdir()] == ["OUT"]
-    row = row_of(tmp_path / "OUT")
-    assert (row["k"], row["n_retain"]) == (8, 72)
+    words = shlex.split(line.replace("random:64", "random:8"))
+    ran([*words, *QUICK, "--eval-samples", "8", "--force"])  # random weights recognise little
+    row = row_of("OUT")
+    assert (row["k"], row["n_retain"]) == (8, 8)
     assert (row["method"], row["anchors"]) == ("structguard", "cifar10")
-    assert out.splitlines()[0].startswith("STRUCTGUARD, ")
-    assert out.endswith("report  OUT/report.html\n")
-    assert "unlearning: 2/2" in err
-    assert "\x1b" not in err + out
-    assert len(err.splitlines()) < 12
     plain = MODELS["cifar_resnet20"](10)
-    plain.load_state_dict(load_file(tmp_path / "OUT" / "model.safetensors"))
+    plain.load_state_dict(load_file("OUT/model.safetensors"))
 
 
 def test_the_example_on_real_images(shared, tmp_path, monkeypatch, capsys):
@@ -268,6 +174,9 @@ def test_the_example_on_real_images(shared, tmp_path, monkeypatch, capsys):
 
 def test_files_row_and_streams(done, place):
     assert {path.name for path in done.folder.iterdir()} == FILES
+    assert {path.name for path in done.folder.parent.iterdir()} == {"OUT", "out", "err"}
+    assert "\x1b" not in done.err + done.out  # no terminal
+    assert len(done.err.splitlines()) < 12
     assert re.fullmatch(
         r"STRUCTGUARD, \d+ steps?: forgotten: every forget image is misclassified\n"
         r"forget images recognised    100.00 % ->   0.00 %\n"
@@ -327,16 +236,6 @@ def test_whole_classes_drawn_by_their_share(base, capsys):
     assert "of the forgotten classes" in Path("OUT/report.html").read_text()
 
 
-def test_the_same_command_gives_the_same_weights_and_numbers(base, done, no_page, capsys):
-    assert cli.main(base) == 0
-    first, again = row_of(done.folder), row_of("OUT")
-    told = {"command", "date", "peak_memory_mb"}
-    for key in first:
-        if key not in told and not key.startswith("seconds"):
-            assert first[key] == again[key], key
-    assert (done.folder / "history.jsonl").read_bytes() == Path("OUT/history.jsonl").read_bytes()
-
-
 def test_in_python_the_same_in_under_ten_lines(done, place):
     row = row_of(done.folder)
     data = load_data(place / "data")
@@ -350,6 +249,8 @@ def test_in_python_the_same_in_under_ten_lines(done, place):
     scores, _ = evaluate(classifier, result.classifier, forget, test=data.test, retain=data.train)
     assert result.classifier.digest() == row["unlearned_digest"]
     assert scores == {key: row[key] for key in scores}
+    lines = (done.folder / "history.jsonl").read_text().splitlines()
+    assert result.history == [json.loads(line) for line in lines]
 
 
 def test_fewer_samples_and_no_images_in_the_report(base, capsys):
@@ -398,7 +299,12 @@ def test_the_exit_code_says_that_not_all_was_forgotten(base, no_page, capsys):
 
 
 #: Options without which a method takes longer than all others together.
-SHORT = {"lcodec": ["--perturbations", "20"], "unsir": ["--noise-images", "8"]}
+PROBES = ["--probes-per-image", "1", "--pgd-iterations", "2"]
+SHORT = {
+    "lcodec": ["--perturbations", "20"], "unsir": ["--noise-images", "8"], "l2ul": PROBES,
+    "adv": PROBES, "amun": ["--pgd-iterations", "2"], "jit": ["--samples", "2"],
+    "negmerge": ["--repeats", "1", "--tune-steps", "2"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -406,6 +312,7 @@ def test_every_method_and_its_options(method, base, no_page, capsys):
     known = {item.name for item in fields(METHODS[method])}
     words = with_options(base, **OURS | ({} if "lr" in known else {"lr": ""}))
     words += ["--max-steps", "1"] if "max_steps" in known else []
+    words += ["--eval-samples", "8"]
     ran([*words, "--method", method, *SHORT.get(method, [])])
     row = row_of("OUT")
     assert row["method"] == method
@@ -615,7 +522,7 @@ def test_the_classes_must_be_known(base, capsys):
     refused([*words, "--classes", "none"], "--classes none: no such file", capsys)
 
 
-def test_full_output_folders(base, capsys):
+def test_full_output_folders(base, no_page, capsys):
     ran([*base, "--max-steps", "1"])
     before = row_of("OUT")
     capsys.readouterr()
@@ -651,21 +558,13 @@ def test_what_the_machine_refuses_is_one_line(base, capsys, monkeypatch):
         refused(base, message, capsys, code=1)
 
 
-def test_a_fault_of_ours_keeps_its_traceback_and_says_where_to_report_it(place, tmp_path):
-    program = "import sys; from stakes.cli import unlearn, commands; "
-    program += "unlearn.record = lambda *a, **k: {}['row']; sys.exit(commands.main())"
-    words = ["unlearn", "--model", "stakes:digits_cnn", "--weights", f"{place}/net.th"]
-    words += ["--input-size", "8", "--data", f"{place}/data", "--forget", "random:3"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words, "--out", "OUT"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 1
-    error = done.stderr[done.stderr.index("Traceback") :]
-    assert "KeyError: 'row'" in error
-    assert re.search(
-        r"fault of stakes 0\.1\.0, not of your input\. Please report it.* to \w", error
-    )
+def test_a_fault_of_ours_keeps_its_traceback_and_says_where_to_report_it(base, monkeypatch):
+    monkeypatch.setattr(unlearning, "record", lambda *arguments, **options: {}["row"])
+    with pytest.raises(KeyError, match="row") as caught:
+        cli.main(base)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "Traceback" in told
+    assert re.search(r"fault of stakes 0\.1\.0, not of your input\. Please report it.* to \w", told)
 
 
 def test_a_fault_of_the_users_code_is_one_line(place, tmp_path, monkeypatch, capsys):
@@ -733,21 +632,18 @@ def lasting(base: list[str]) -> list[str]:
 
 
 def test_a_polite_end_leaves_nothing(base, tmp_path):
-    number = signal.SIGTERM  # Ctrl-C comes on a terminal: see below
-    with spawned(lasting(base), tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if line.startswith("unlearning"):
-                break
-        process.send_signal(number)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
-    assert err.splitlines()[-1] == "stakes: interrupted; nothing is half written"
-    assert len(err.splitlines()) <= 2
-    assert out == ""
-    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / "here"
+    folder.mkdir()
+    process = forked(lasting(base), folder)
+    wait_until(lambda: process.err.exists() and "\nunlearning" in process.err.read_text())
+    os.kill(process.number, signal.SIGTERM)  # Ctrl-C comes on a terminal: see below
+    assert process.wait() == 128 + signal.SIGTERM
+    lines = process.err.read_text().splitlines()
+    assert lines[-1] == "stakes: interrupted; nothing is half written"
+    assert list(folder.iterdir()) == []
 
 
-def test_an_interruption_while_writing_leaves_the_earlier_run(base, monkeypatch, capsys):
+def test_an_interruption_while_writing_leaves_the_earlier_run(base, no_page, monkeypatch, capsys):
     ran([*base, "--max-steps", "1"])
     before = {path.name: path.read_bytes() for path in Path("OUT").iterdir()}
 
@@ -762,40 +658,34 @@ def test_an_interruption_while_writing_leaves_the_earlier_run(base, monkeypatch,
     assert {path.name: path.read_bytes() for path in Path("OUT").iterdir()} == before
 
 
-STOPPED = """
-import os, signal, sys
-from stakes.cli import commands as cli
-from stakes.training import checkpoint
-save, checkpoint.EVERY = checkpoint.Checkpoint.save, 0.0
-def stop(self, step, history):
-    save(self, step, history)
-    if step == 5:
-        os.kill(os.getpid(), signal.{signal})
-checkpoint.Checkpoint.save = stop
-sys.exit(cli.main())
-"""
-
-
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_the_same_command_goes_on_where_it_was_stopped(name, base, no_page, tmp_path, capsys):
-    words = [*with_options(base, lr="1e-5"), "--max-steps", "12"]
-    stopped = subprocess.run(
-        [sys.executable, "-c", STOPPED.format(signal=name), *words],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+def test_the_same_command_goes_on_where_it_was_stopped(
+    name, base, no_page, tmp_path, monkeypatch, capsys
+):
+    def stop_at_five() -> None:
+        checkpoint.EVERY, save = 0.0, checkpoint.Checkpoint.save
+
+        def stop(self, step, history):
+            save(self, step, history)
+            if step == 5:
+                os.kill(os.getpid(), getattr(signal, name))
+
+        checkpoint.Checkpoint.save = stop
+
+    words = [*with_options(base, lr="1e-5"), "--max-steps", "12", "--eval-samples", "8"]
+    Path("here").mkdir()
+    stopped = forked(words, tmp_path / "here", stop_at_five)
+    code = stopped.wait()
     if name == "SIGKILL":
-        assert stopped.returncode == -signal.SIGKILL
+        assert code == -signal.SIGKILL
     else:
-        assert stopped.returncode == 128 + signal.SIGTERM
-        assert stopped.stderr.endswith("; run the same command again to resume\n")
-    assert [path.name for path in tmp_path.iterdir()] == [".OUT.unfinished"]
+        assert code == 128 + signal.SIGTERM
+        assert stopped.err.read_text().endswith("; run the same command again to resume\n")
+    monkeypatch.chdir("here")
+    assert [path.name for path in Path().iterdir()] == [".OUT.unfinished"]
     ran(words)
     assert "interrupted run: 5/12, going on after step 5\n" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["OUT"]
+    assert [path.name for path in Path().iterdir()] == ["OUT"]
     ran(with_options(words, out="WHOLE"))
     assert "interrupted run" not in capsys.readouterr().err
     assert row_of("OUT")["unlearned_digest"] == row_of("WHOLE")["unlearned_digest"]

@@ -1,8 +1,10 @@
 """The other commands, and networks of other libraries, through the command line."""
 
+import contextlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +14,10 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from conftest import CLASSES, blobs
+from command_line import noise, ran, refused, row_of, with_options, write_images
+from conftest import CLASSES, blobs, once
 from stakes import Anchors, Classifier, load_data
 from stakes.cli import commands as cli
-from test_cli import furnish, noise, ran, refused, row_of, with_options, write_images
 
 OWN = """
 from pathlib import Path
@@ -27,17 +29,19 @@ def net(num_classes=4):
 """
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Images, trained weights, and two runs: one the usual way, one deployed with projector."""
-    place = furnish(tmp_path_factory.mktemp("place"))
-    projected = "--preset paper --deploy projected --probes-per-image 2 --importance-probes 2"
-    for extra in ("--out OUT --lr 3e-3", f"{projected} --out PROJECTED"):
-        words = f"unlearn {source(place)} {extra} --probe-batch 16 --max-steps 3 --eval-samples 9"
-        path = place / words.split("--out ")[1].split()[0]
-        words = words.replace(f"--out {path.name}", f"--out {path}")
-        ran(shlex.split(words))
-    return place
+@pytest.fixture(scope="session")
+def place(place, tmp_path_factory) -> Path:
+    """Also two runs: one the usual way, one deployed with projector."""
+
+    def run_twice(folder: Path) -> None:
+        shutil.copytree(place, folder, dirs_exist_ok=True)
+        projected = "--preset paper --deploy projected --probes-per-image 2 --importance-probes 2"
+        for extra in ("--out OUT --lr 3e-3", f"{projected} --out PROJECTED"):
+            words = f"unlearn {source(folder)} {extra} --probe-batch 16 --max-steps 3"
+            with contextlib.chdir(folder):
+                ran(shlex.split(f"{words} --eval-samples 9"))
+
+    return once(tmp_path_factory, "delivered", run_twice)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +83,7 @@ def test_evaluate_refuses_what_does_not_belong_together(place, capsys):
     refused(with_options(words, data="data"), "OUT has other classes than --model stakes:", capsys)
 
 
-def test_a_delivered_run_is_a_model_for_another_run(place, capsys):
+def test_a_delivered_run_is_a_model_for_another_run(place, no_page, capsys):
     words = f"unlearn --model {place}/OUT --data {place}/data --forget random:2 --out O"
     words += " --max-steps 1 --force"
     ran(shlex.split(words))
@@ -88,7 +92,7 @@ def test_a_delivered_run_is_a_model_for_another_run(place, capsys):
     assert row["model"] == "stakes:digits_cnn"
 
 
-def test_own_code_runs_only_where_the_command_names_it(place, capsys):
+def test_own_code_runs_only_where_the_command_names_it(place, no_page, capsys):
     mark = Path("ran").absolute()
     Path("own.py").write_text(OWN.format(mark=str(mark)))
     own = f"--model own.py:net --data {place}/data --forget random:3"
@@ -127,7 +131,7 @@ def test_report_of_several_runs(place, capsys):
     refused(["report", "none", "--out", "x.html"], "none .*row.json", capsys)
 
 
-def test_anchors_made_from_descriptions_serve_a_run(place, tmp_path, capsys):
+def test_anchors_made_from_descriptions_serve_a_run(place, no_page, tmp_path, capsys):
     encoders = pytest.importorskip("test_encoders")
     encoders.tiny("sbert", tmp_path / "sbert")
     words = ("small red body", "big green tail", "furry round wing", "soft long wheel")
@@ -178,7 +182,7 @@ def unlearn(model: str, image_folder: Path, *extra: str) -> tuple[Classifier, to
     ("name", "arguments"),
     [("resnet18", {}), ("vit_tiny_patch16_224", {"img_size": 32})],
 )
-def test_timm_networks_reload_in_plain_timm(name, arguments, image_folder, capsys):
+def test_timm_networks_reload_in_plain_timm(name, arguments, image_folder, no_page, capsys):
     after, images = unlearn(f"timm:{name}", image_folder, "--input-size", "32")
     assert f"timm:{name}, 3 classes, on cpu; weights random (seed 0)" in capsys.readouterr().err
     plain = timm.create_model(name, num_classes=3, **arguments).eval()
@@ -189,7 +193,7 @@ def test_timm_networks_reload_in_plain_timm(name, arguments, image_folder, capsy
 
 
 @pytest.mark.parametrize("names", [None, ("cow", "ant", "bee")])
-def test_a_transformers_network_reloads_in_plain_transformers(names, image_folder, capsys):
+def test_a_transformers_network_reloads_in_plain_transformers(names, image_folder, no_page, capsys):
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,

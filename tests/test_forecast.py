@@ -5,15 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from command_line import ran, refused, with_options
 from stakes.cli import commands as cli
 from stakes.runs import forecast
 from stakes.runs.forecast import Enough, Trial
-from test_cli import furnish, ran, refused, with_options
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return furnish(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture

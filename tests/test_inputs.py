@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from command_line import write_images
 from conftest import CLASSES, blobs
 from stakes import Anchors, Classifier, InputError
 from stakes.anchors import anchor_file, sources
@@ -14,12 +15,6 @@ from stakes.data import datasets
 from stakes.methods import NegGrad
 from stakes.runs.inputs import Inputs, NetworkInputs
 from stakes.runs.load import load, load_network, pick_device
-from test_cli import furnish, write_images
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return furnish(tmp_path_factory.mktemp("place"))
 
 
 def inputs(place: Path, **changes) -> Inputs:

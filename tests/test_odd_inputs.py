@@ -20,11 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from command_line import write_images
 from conftest import CLASSES, blobs
 from stakes import Classifier
 from stakes.cli import commands as cli
 from stakes.models.networks import MODELS
-from test_cli import write_images
 
 #: A message says what to do by one of these.
 WAY_OUT = re.compile(

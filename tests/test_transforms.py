@@ -12,12 +12,12 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from command_line import ran, refused, row_of
 from stakes import Classifier, InputError
 from stakes.cli import commands as cli
 from stakes.data.images import ImageFiles
 from stakes.models.agreement import agreement
 from stakes.models.transforms import own_transform, transform
-from test_cli import furnish, ran, refused, row_of
 from test_preprocessing import SHAPES, odd
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -359,8 +359,7 @@ def prepare():
 """
 
 
-def test_a_run_from_the_command_to_the_page(tmp_path, monkeypatch, capsys):
-    place = furnish(tmp_path)
+def test_a_run_from_the_command_to_the_page(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("service.py").write_text(SERVICE)
     plain = f"--model stakes:digits_cnn --weights {place}/net.th --data {place}/data"
