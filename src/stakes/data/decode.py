@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ UNREADABLE = (
 )
 THUMBNAIL = 64  # pixels
 IN_SHARD = re.compile(r"(.*\.tar)@(\d+)\+(\d+):.*", re.DOTALL)  # see stakes.data.shards
+DECODING = 2**30  # bytes: most for one image, and for all that are decoded at once
+BYTES_A_PIXEL = 12  # what Pillow holds: as decoded, as turned, as converted, 4 bytes each
 HEADERS = 256  # as many headers are read to choose the size of a set
 
 
@@ -64,18 +67,45 @@ def common_side(paths: Sequence[str], size: int | None) -> int:
     return min(short, size) if len(shapes) == 1 else size
 
 
-def decode(path: str, side: int) -> NDArray[np.uint8]:
+class Room:
+    """Memory that threads share: what takes more than is left waits, unless it is alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken, self._changed = most, 0, threading.Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[None]:
+        """Wait for so many bytes, and hold them within the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + count <= self._most)
+            self._taken += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= count
+                self._changed.notify_all()
+
+
+ROOM = Room(DECODING)
+
+
+def decode(path: str, side: int, max_bytes: int | None = None) -> NDArray[np.uint8]:
     """Read one image as (side, side, 3) RGB, 8 bits a channel.
 
     The EXIF orientation is applied; grey, palette, CMYK and 16-bit images become RGB; alpha is
     dropped without blending, as torchvision's loader does. An image of another shape has its
     largest centred square resized (bicubic, antialiased).
 
+    Args:
+        path: of the image.
+        side: in pixels.
+        max_bytes: as in :func:`opened`.
+
     Raises:
-        InputError: a missing, damaged or truncated image, by its path.
+        InputError: see :func:`opened`.
     """
-    with _readable(path), Image.open(_file(path), formats=FORMATS) as file:
-        file.load()
+    with opened(path, max_bytes) as file:
         image = converted(file, "RGB")
         if image.size != (side, side):
             image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
@@ -83,15 +113,28 @@ def decode(path: str, side: int) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[Image.Image]:
+def opened(path: str, max_bytes: int | None = None) -> Iterator[Image.Image]:
     """An image file as Pillow opens it, decoded; errors of its reader name its path.
 
+    Args:
+        path: of the image.
+        max_bytes: that decoding may take, 12 bytes a pixel; by default 1 GiB.
+
     Raises:
-        InputError: a missing, damaged or truncated image, or one that the reader refuses.
+        InputError: a missing, damaged or truncated image, one of too many pixels, which is then
+            not decoded, or one that the reader refuses.
     """
     with _readable(path), Image.open(_file(path), formats=FORMATS) as file:
-        file.load()
-        yield file
+        needed = file.width * file.height * BYTES_A_PIXEL
+        most = DECODING if max_bytes is None else max_bytes
+        if needed > most:
+            raise InputError(
+                f"{file.width} x {file.height} pixels take {needed / 2**20:,.0f} MiB to decode, "
+                f"more than {most / 2**20:,.0f} MiB; make the image smaller, or raise --max-memory"
+            )
+        with ROOM.taken(needed):
+            file.load()
+            yield file
 
 
 def thumbnail(image: Tensor) -> str:

@@ -196,7 +196,8 @@ class ForgetSet:
             class_names: The classes, in the order of their labels.
             size: Largest side in pixels, as in ImageFiles; with ``exact`` the side.
             exact: Bring smaller images to ``size`` as well.
-            max_bytes: As in :func:`stakes.data.forget_checks.check_memory`.
+            max_bytes: As in :func:`stakes.data.forget_checks.check_memory`; nor may decoding one
+                image take more.
             read: As in ImageFiles.
 
         Raises:
@@ -309,7 +310,7 @@ class ForgetSet:
         read: Reader | None,
     ) -> Self:
         paths, labels, names = zip(*rows, strict=True)
-        files = ImageFiles(paths, labels, size, exact=exact, read=read)
+        files = ImageFiles(paths, labels, size, exact=exact, read=read, max_bytes=max_bytes)
         check_memory(len(files), files.shape, max_bytes)
         return cls.from_tensors(files.load(range(len(files))), files.labels, names)
 

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -52,6 +52,7 @@ class ImageFiles:
         read: What makes pixels of an opened image, such as a classifier's ``preprocessing``;
             ``size`` and ``exact`` are then without meaning. By default the largest centred square
             of an image is scaled (see :func:`stakes.data.decode.decode`).
+        max_bytes: that decoding one image may take (see :func:`stakes.data.decode.opened`).
 
     Attributes:
         shape: (height, width) of the images.
@@ -69,10 +70,11 @@ class ImageFiles:
         exact: bool = False,
         root: str | Path | None = None,
         read: Reader | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         self.paths = [os.fspath(path) for path in paths]
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.root, self.read = root, read
+        self.root, self.read, self._max_bytes = root, read, max_bytes
         _check_count("image files", len(self.paths), self.labels)
         check_size(size)
         if exact and size is None:
@@ -99,14 +101,17 @@ class ImageFiles:
             if self.read is not None:
                 return _stacked(pool.map(self._pixels, paths), paths, self.shape)
             pixels = np.empty((len(paths), *self.shape, 3), np.uint8)
-            for i, image in enumerate(pool.map(decode, paths, repeat(self.shape[0]))):
+            for i, image in enumerate(pool.map(self._square, paths)):
                 pixels[i] = image
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
     def _pixels(self, path: str) -> Tensor:
         assert self.read is not None
-        with opened(path) as image:
+        with opened(path, self._max_bytes) as image:
             return self.read(image)
+
+    def _square(self, path: str) -> NDArray[np.uint8]:
+        return decode(path, self.shape[0], self._max_bytes)
 
     def name(self, i: int) -> str:
         """The path of image i, relative to the root where there is one."""

@@ -88,4 +88,5 @@ class Inputs(NetworkInputs):
     last layer), prototypes (mean features of the forget images and mixtures of them), or
     random:SEED; by default the shipped set of these classes, else head"""
     max_memory: Annotated[Number | None, MACHINE] = None
-    """most GiB that the forget set may take; by default half of what is free"""
+    """most GiB that the forget set may take, and the decoding of one of its images; by default half
+    of what is free"""
