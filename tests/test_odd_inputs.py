@@ -295,6 +295,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "weights without values": ({"w.pt": saved({"head.bias": torch.ones(4, device="meta")})}, unlearn(weights="w.pt"), "head|weights|w.pt"),
     "weights all zero": ({"w.pt": state(lambda s: {n: torch.zeros_like(t) for n, t in s.items()})}, unlearn(weights="w.pt"), "nothing but zeros"),
     "weights denormal": ({"w.pt": state(lambda s: {n: t * 1e-42 if t.is_floating_point() else t for n, t in s.items()})}, unlearn(weights="w.pt"), "nothing but zeros"),
+    "weights with keys of escapes": ({"w.pt": state(lambda s: s.update({"\x1b[31mk\u202e": torch.ones(1)}))}, unlearn(weights="w.pt"), r"such as \?\[31mk\?|unexpected.*\?\[31mk\?"),
     "weights of two networks": ({"w.pt": state(lambda s: {"state_dict": s, "state_dict_ema": s})}, unlearn(weights="w.pt"), "--weights-key state_dict_ema"),
     "weights without that key": ({}, unlearn(weights_key="ema"), "--weights-key ema"),
     "weights and a saved network": ({}, unlearn(model="{place}/saved"), "brings its own weights"),
@@ -385,6 +386,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "classes binary": ({"c.txt": b"\x89PNG\r\n\0\0"}, unlearn(classes="c.txt"), "no text"),
     "classes with zero bytes": ({"c.txt": b"a\0b\nc"}, unlearn(classes="c.txt"), "no text"),
     "classes too few": ({"c.txt": "red\ngreen\nblue"}, unlearn(classes="c.txt"), "classes"),
+    "classes of escapes": ({"c.txt": "\x1b[31mred\u202e\nb\nc\nd"}, unlearn(classes="c.txt"), r"\?\[31mred\?"),
     "classes of others": ({"c.txt": "a\nb\nc\nd"}, unlearn(classes="c.txt"), "not one of the 4 classes"),
     "classes unknown": ({}, unlearn(data=None, forget="{place}/data/test"), "the classes are not known"),
     # data
@@ -423,6 +425,8 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "forget an empty folder": ({"f": None}, unlearn(forget="f"), "no images to forget"),
     "forget loose images": (folder("f/1.png"), unlearn(forget="f"), "put it into"),
     "forget another class": (folder("f/rad/1.png"), unlearn(forget="f"), "did you mean red"),
+    "forget a class of escapes": ({"f/\x1b[31mrad\u202e/1.png": image}, unlearn(forget="f"), r"'\?\[31mrad\?' is not one of"),
+    "forget an image of escapes": ({"f/red/\x1b[2J\u202e.png": b"x"}, unlearn(forget="f"), r"\?\[2J\?\.png: no image"),
     "forget a text": ({"f/red/1.txt": "x"}, unlearn(forget="f"), "no image in a known format"),
     "forget a text called an image": ({"f/red/1.png": "x"}, unlearn(forget="f"), "no image in a known format"),
     "forget a pipe": ({"f/red": None, "f/red/1.png": pipe}, unlearn(forget="f"), "no plain file"),
@@ -588,3 +592,29 @@ def test_what_is_left_out_of_the_data_is_said(place, here, capsys):
     words = words.replace("{place}/net.th", "random")
     assert cli.main(shlex.split(words)) in (0, 3)
     assert "--data data: left out are valid" in capsys.readouterr().err
+
+
+def test_names_of_escapes_reach_no_terminal(place, here, capsys):
+    """Of a class, an image, a file of weights and a folder that is left out, in a run that works."""
+    odd = "\x1b[31m\u202e\x9b"
+    for place_, value in (("train/red", 200), ("train/blue", 9), (f"train/{odd}", 60)):
+        for i in range(2):
+            image(here / f"data/{place_}/{odd}{i}.png", value=value + i)
+    image(here / f"data/valid/red/{odd}.png")
+    image(here / f"data/test/red/{odd}.png")
+    for name in ("blue", odd):
+        image(here / f"data/test/{name}/1.png")
+    torch.save(MODELS["digits_cnn"](3).state_dict(), here / f"{odd}.th")
+    words = unlearn(data="data", weights=None, method="neggrad", max_steps="1", forget="random:2")
+    ran = cli.main(
+        [*shlex.split(words), "--force", "--weights", f"{odd}.th", "--eval-samples", "2"]
+    )
+    out, err = capsys.readouterr()
+    assert ran in (0, 3), err
+    assert "?[31m" in err
+    assert all(line.isprintable() for line in (out + err).splitlines())
+    assert cli.main([*shlex.split(words), "--weights", f"{odd}.th", "--dry-run", "--force"]) == 2
+    words = words.replace("--out OUT", "--out OTHER")
+    assert cli.main([*shlex.split(words), "--weights", f"{odd}.th", "--dry-run"]) in (0, 2)
+    out, err = capsys.readouterr()
+    assert all(line.isprintable() for line in (out + err).splitlines())

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -412,6 +413,22 @@ def test_names_are_escaped_wherever_they_stand(tmp_path):
     assert NASTY[1] in found.text
     single = page(tmp_path, folder, title=NASTY[1])
     assert single.all("script") == single.all("b") == []
+
+
+def test_names_neither_turn_the_text_around_nor_hold_control_characters(tmp_path):
+    """In text, titles and alternative texts; what Persian or an emoji needs stays."""
+    joined = "می\u200cخواهم"
+    name = f"{joined} \x1b[31m\u202egnp.exe\u2066\x9b\x00"
+    folder = a_run(tmp_path / "run", k=2, model=name, command=name, forget=name)
+    evidence = json.loads((folder / "evidence.json").read_text())
+    for item in evidence["forget"]:
+        item |= {"name": name, "label": name, "before": name}
+    (folder / "evidence.json").write_text(json.dumps(evidence))
+    for folders in ([folder], [audited(folder, name), folder]):
+        html = write_report(folders, tmp_path / "out.html", title=name).read_text("utf-8")
+        signs = {sign for sign in html if unicodedata.category(sign) in ("Cc", "Cf")}
+        assert signs <= {"\n", "\u200c"}
+        assert f"{joined} \ufffd[31m\ufffdgnp.exe" in html
 
 
 def test_a_name_that_is_no_text_still_makes_a_page(tmp_path):

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from stakes.texts import printable
+
 EARLY = 0.25  # share of a budget below which no time left is told
 
 
@@ -54,7 +56,7 @@ class Terminal:
 
     def __call__(self, phase: str, done: int, total: int, note: str = "") -> None:
         """Move the bar of the phase, or print its line."""
-        self._report(phase, done, total, note)
+        self._report(phase, done, total, printable(note))
 
 
 class _Bars:

@@ -1,6 +1,7 @@
 """Paths and texts that people give: read whole, in bounds, and only where they are plain files."""
 
 import codecs
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -100,6 +101,11 @@ def printable(text: str) -> str:
     'a?[31mb?c'
     """
     return "".join("?" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
+
+
+def say(text: str) -> None:
+    """Print one line on standard error, whatever the names in it hold."""
+    print(printable(text), file=sys.stderr)
 
 
 def _reason(error: Exception) -> str:

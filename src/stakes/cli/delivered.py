@@ -1,11 +1,11 @@
 """What a run delivered: a network, known to be as it was written."""
 
-import sys
 from pathlib import Path
 
 from stakes.evaluation.reference import check_reference
 from stakes.manifest import check_manifest
 from stakes.models.classifier import Classifier
+from stakes.texts import say
 
 #: Files of a run that need not go with its network to whoever scores it again.
 NOT_DELIVERED = (
@@ -23,7 +23,7 @@ def check_delivered(path: Path) -> None:
     if path.suffix != ".safetensors" and not path.is_dir():
         return
     if not check_manifest(folder, absent=NOT_DELIVERED) and (folder / "row.json").exists():
-        print(f"note: {folder} has no manifest: changes in it are not noticed", file=sys.stderr)
+        say(f"note: {folder} has no manifest: changes in it are not noticed")
 
 
 def reference_network(path: Path | None, classifier: Classifier) -> Classifier | None:

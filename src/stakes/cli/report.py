@@ -1,11 +1,10 @@
 """``stakes report``: one page from one or several run folders."""
 
-import sys
-
 from stakes.errors import InputError
 from stakes.files import check_file
 from stakes.manifest import MANIFEST, renew
 from stakes.runs.words import Place, Switch
+from stakes.texts import say
 
 
 def report(
@@ -29,7 +28,7 @@ def report(
     check_file(out, overwrite)
     for folder in [*runs, *([] if reference is None else [reference])]:
         if not (folder / MANIFEST).exists():
-            print(f"note: {folder} has no manifest: changes in it are not noticed", file=sys.stderr)
+            say(f"note: {folder} has no manifest: changes in it are not noticed")
     from stakes.report.page import write_report  # only here: what it plots with is slow to import
 
     print(write_report(list(runs), out, title=title, reference=reference))

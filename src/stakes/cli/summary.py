@@ -1,7 +1,6 @@
 """What ``stakes unlearn`` says around a run: what it is about to use, and what came of it."""
 
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,24 +10,23 @@ from stakes.errors import some
 from stakes.evaluation.again import found_in_words
 from stakes.preprocessing import in_words
 from stakes.runs.load import Loaded
-from stakes.texts import expanded, printable
+from stakes.texts import expanded, say
 
 
 def announce(loaded: Loaded, data: str | None) -> None:
     """Say on standard error what is about to be used, defaults among it, and what is left out."""
     classifier, anchors = loaded.classifier, loaded.anchors
     dropped = f" ({loaded.forget.dropped} copies left out)" if loaded.forget.dropped else ""
-    print(
+    say(
         f"{classifier.spec}, {classifier.num_classes} classes, on {classifier.device}; "
         f"weights {classifier.weights}; anchors {anchors.card.get('name') or 'unnamed'}; "
         f"{len(loaded.forget)} images to forget{dropped}; "
-        f"preprocessing: {in_words(classifier.preprocessing)}",
-        file=sys.stderr,
+        f"preprocessing: {in_words(classifier.preprocessing)}"
     )
     if data is not None and data not in DATASETS and (unused := left_out(expanded(data))):
-        print(printable(f"--data {data}: left out are {some(unused)}"), file=sys.stderr)
+        say(f"--data {data}: left out are {some(unused)}")
     if loaded.agreement is not None:
-        print(f"preprocessing checked: {loaded.agreement}", file=sys.stderr)
+        say(f"preprocessing checked: {loaded.agreement}")
 
 
 def summary(row: dict[str, Any]) -> str:

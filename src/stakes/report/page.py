@@ -27,6 +27,16 @@ from stakes.report.verdict import MARKS, interval, verdict
 IMAGES = 1000  # listed of one run alone
 IMAGES_EACH = 24  # listed of each run among several
 IMAGES_OPEN = 24  # listed at once; the others unfold
+#: Control characters, and those that turn the direction of the text after them: a name could make
+#: a page read otherwise than it is. What writing itself needs, such as joiners, stays.
+DECEIVING = dict.fromkeys(
+    [
+        *({*range(0x20), *range(0x7F, 0xA0)} - set(map(ord, "\t\n"))),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+    ],
+    "\ufffd",
+)
 
 
 def write_report(
@@ -96,7 +106,7 @@ def render(
         )
     )
     # a file name on Linux may hold bytes that are no text; what stands for them is no UTF-8
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return page.translate(DECEIVING).encode("utf-8", "replace").decode("utf-8")
 
 
 @cache

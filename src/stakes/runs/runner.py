@@ -29,6 +29,7 @@ from stakes.runs.cell import Cell
 from stakes.runs.pool import Pool
 from stakes.runs.process import TOKEN, Ended, Look, Work
 from stakes.runs.sound import INCOMPLETE
+from stakes.texts import printable
 
 HEARTBEAT = 30.0  # seconds
 LAST_LINES = 20
@@ -235,7 +236,7 @@ class Runner:
         return f"[{number}/{len(self.todo)}] {name}"
 
     def _say(self, text: str) -> None:
-        print(text, file=self._log, flush=True)
+        print(printable(text), file=self._log, flush=True)
 
 
 def read_record(cell: Cell, out: Path) -> dict[str, Any]:
