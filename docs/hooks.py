@@ -21,7 +21,7 @@ from mkdocs.structure.pages import Page
 
 from stakes.methods import METHODS, PRESETS, Method
 from stakes.rows import METRICS
-from stakes.runs.recipe import SHIPPED
+from stakes.runs.recipe_file import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"<!-- table: (\w+) -->")

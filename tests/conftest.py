@@ -20,6 +20,7 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 # Tests that a script starts in the background ignore SIGINT, and so would all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 CLASSES = ("red", "green", "blue", "grey")
 #: Files whose tests start programs or a browser, or take many steps: `make check` leaves them out.
@@ -89,6 +90,23 @@ def place(tmp_path_factory) -> Path:
     from command_line import furnish
 
     return once(tmp_path_factory, "place", furnish)
+
+
+def built(out: Path) -> Path:
+    """The site; a warning, such as a link that leads nowhere, is an error."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(out), strict=True)
+    config.plugins.on_startup(command="build", dirty=False)
+    build(config)
+    return out
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The documentation as a site."""
+    return once(tmp_path_factory, "site", built)
 
 
 @pytest.fixture

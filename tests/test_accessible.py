@@ -7,7 +7,6 @@ import pytest
 from browser import chromium, opened
 from stakes.report.page import write_report
 from test_report import a_run, audited
-from test_site import built
 
 axe = pytest.importorskip(
     "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
@@ -22,14 +21,11 @@ VIEWS = {
     "desk, forced colours": {
         "viewport": {"width": 1280, "height": 800}, "forced_colors": "active",
     },
-    "phone, forced colours": {
-        "viewport": {"width": 360, "height": 740}, "forced_colors": "active",
-    },
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory) -> dict[str, Path]:
+def pages(site, tmp_path_factory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("pages")
     left = {"acc_forget": 25.0, "n_forgotten": 9, "n_recognised": 3, "n_never_recognised": 0}
     incomplete = a_run(place / "incomplete", k=12, outcome="budget", **left)
@@ -38,7 +34,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         "run": write_report([audited(a_run(place / "run", k=8))], place / "run.html"),
         "incomplete run": write_report([incomplete], place / "incomplete.html"),
         "comparison": write_report(runs, place / "several.html"),
-        "documentation": built(place / "site") / "forget-images.html",
+        "documentation": site / "forget-images.html",
     }
 
 

@@ -6,10 +6,12 @@ import json
 import math
 import random
 import unicodedata
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from browser import chromium, opened
@@ -26,6 +28,7 @@ CLASSES = ["airplane", "bird", "cat", "deer", "dog", *NASTY]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
+@cache
 def image(seed: int, size: int = 32) -> str:
     """A small colourful PNG as a data address."""
     rng = random.Random(seed)
@@ -247,6 +250,22 @@ def page(tmp_path: Path, *folders: Path, **options) -> Page:
     return Page(write_report(folders, tmp_path / "out.html", **options).read_text("utf-8"))
 
 
+@pytest.fixture
+def drawn() -> None:
+    """Ask that charts be drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(request, monkeypatch) -> None:
+    """Drawing is most of a page's time: no lines for those who look at words alone."""
+
+    def blank(figure, out, **options) -> None:
+        out.write('<svg viewBox="0 0 1 1">\n</svg>')
+
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", blank)
+
+
 def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):
     counted = {"n_test_lost": 300, "n_test_gained": 121, "forget_top2": 100.0}
     counted["forget_true_probability_max"] = 49.8
@@ -396,7 +415,7 @@ def test_an_empty_row_still_makes_a_page(tmp_path):
     assert "not recorded" in text
 
 
-def test_wrong_types_and_numbers_that_are_none_are_not_measured(tmp_path):
+def test_wrong_types_and_numbers_that_are_none_are_not_measured(drawn, tmp_path):
     nan = float("nan")
     folder = a_run(tmp_path / "run", k=4, acc_test="x", acc_retain=nan, drift_probes=True, steps=3)
     found = read_run(folder)
@@ -405,7 +424,7 @@ def test_wrong_types_and_numbers_that_are_none_are_not_measured(tmp_path):
     assert "Does the rest still work? Not measured" in page(tmp_path, folder).text
 
 
-def test_names_are_escaped_wherever_they_stand(tmp_path):
+def test_names_are_escaped_wherever_they_stand(drawn, tmp_path):
     folder = a_run(tmp_path / "run", k=20, model=NASTY[0], command=NASTY[1], method_lr=NASTY[0])
     found = page(tmp_path, folder, folder, title=NASTY[0])
     assert found.all("script") == found.all("b") == []
@@ -415,7 +434,7 @@ def test_names_are_escaped_wherever_they_stand(tmp_path):
     assert single.all("script") == single.all("b") == []
 
 
-def test_names_neither_turn_the_text_around_nor_hold_control_characters(tmp_path):
+def test_names_neither_turn_the_text_around_nor_hold_control_characters(drawn, tmp_path):
     """In text, titles and alternative texts; what Persian or an emoji needs stays."""
     joined = "می\u200cخواهم"
     name = f"{joined} \x1b[31m\u202egnp.exe\u2066\x9b\x00"
@@ -431,7 +450,7 @@ def test_names_neither_turn_the_text_around_nor_hold_control_characters(tmp_path
         assert f"{joined} \ufffd[31m\ufffdgnp.exe" in html
 
 
-def test_a_name_that_is_no_text_still_makes_a_page(tmp_path):
+def test_a_name_that_is_no_text_still_makes_a_page(drawn, tmp_path):
     folder = a_run(tmp_path / "run", k=1, forget="folder \udcff")
     assert "folder ?" in page(tmp_path, folder).text
 
@@ -519,7 +538,7 @@ def test_the_last_move_back_is_told_beside_the_curves(tmp_path):
     assert "it keeps 75.0 % of the change" in text
 
 
-def test_charts_tell_their_numbers_to_those_who_cannot_see_them(tmp_path):
+def test_charts_tell_their_numbers_to_those_who_cannot_see_them(drawn, tmp_path):
     found = page(tmp_path, a_run(tmp_path / "run", k=4))
     told = [svg["aria-label"] for svg in found.all("svg") if svg.get("role") == "img"]
     assert len(told) == 4 + 3
@@ -605,7 +624,7 @@ def test_what_is_left_is_compared_where_it_was_measured(tmp_path):
     assert "9 ± 0" in page(tmp_path, *seeds).text
 
 
-def test_several_runs_are_compared_and_a_wrecked_network_is_no_success(tmp_path):
+def test_several_runs_are_compared_and_a_wrecked_network_is_no_success(drawn, tmp_path):
     folders = [
         a_run(tmp_path / "b", k=8, method="neggrad", method_title="NegGrad", acc_test=40.0),
         a_run(tmp_path / "d", k=8, method="y", method_title="Dear", acc_test=87.0),
@@ -694,14 +713,14 @@ def test_a_method_that_failed_once_is_not_the_best(tmp_path):
     assert "B (mean of 2 seeds)" in fact
 
 
-def test_the_same_folders_give_the_same_bytes(tmp_path):
+def test_the_same_folders_give_the_same_bytes(drawn, tmp_path):
     folders = [a_run(tmp_path / "a", k=8), a_run(tmp_path / "b", k=8, seed=1)]
     for chosen in (folders[:1], folders):
         first = write_report(chosen, tmp_path / "1.html").read_bytes()
         assert write_report(chosen, tmp_path / "2.html").read_bytes() == first
 
 
-def test_one_run_s_report_does_not_depend_on_where_it_lies(tmp_path):
+def test_one_run_s_report_does_not_depend_on_where_it_lies(drawn, tmp_path):
     one = write_report([a_run(tmp_path / "a", k=4)], tmp_path / "1.html").read_bytes()
     two = write_report([a_run(tmp_path / ".b.new-7", k=4)], tmp_path / "2.html").read_bytes()
     assert one == two
@@ -750,7 +769,7 @@ CLIPPED = """[...document.querySelectorAll('.cams li, .ties .of, .steps li, dd, 
     .map(e => e.textContent.slice(0, 60))"""
 
 
-def test_a_browser_shows_it_on_a_desk_a_phone_and_paper(tmp_path):
+def test_a_browser_shows_it_on_a_desk_a_phone_and_paper(drawn, tmp_path):
     one = write_report([audited(a_run(tmp_path / "run", k=130))], tmp_path / "one.html")
     runs = [audited(a_run(tmp_path / f"r{i}", k=12, seed=i, acc_test=90.0 - i)) for i in range(3)]
     several = write_report(runs, tmp_path / "several.html")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from browser import chromium, opened
+from conftest import built
 from stakes import METHODS
 from stakes.rows import METRICS, Metric
 from stakes.runs.recipe_file import SHIPPED
@@ -16,22 +17,6 @@ from stakes.runs.recipe_file import SHIPPED
 mkdocs = pytest.importorskip("mkdocs.exceptions", reason="mkdocs is not installed")
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page.stem for page in (ROOT / "docs").glob("*.md"))
-
-
-def built(out: Path) -> Path:
-    """The site; a warning, such as a link that leads nowhere, is an error."""
-    from mkdocs.commands.build import build
-    from mkdocs.config import load_config
-
-    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(out), strict=True)
-    config.plugins.on_startup(command="build", dirty=False)
-    build(config)
-    return out
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    return built(tmp_path_factory.mktemp("site"))
 
 
 def cells(page: Path) -> list[list[str]]:
