@@ -171,7 +171,9 @@ class Preprocessing:
         try:
             return cls(**fields)
         except (TypeError, InputError) as error:
-            raise InputError(f"{where}: preprocessing cannot be used ({error})") from error
+            raise InputError(
+                f"{where}: preprocessing cannot be used ({error}); save the classifier again"
+            ) from error
 
 
 def choose(
@@ -202,7 +204,9 @@ def choose(
         return base
     if resize == "square":
         if crop_share is not None or interpolation is not None:
-            raise InputError("--resize square takes neither --crop-share nor --interpolation")
+            raise InputError(
+                "--resize square takes neither --crop-share nor --interpolation: leave them out"
+            )
         return None
     if crop_share is not None and not 0 < crop_share <= 1:
         raise InputError(f"--crop-share {crop_share}: give a share above 0 and at most 1")

@@ -72,7 +72,10 @@ def _read_safetensors(path: Path) -> tuple[Tensor, dict[str, Any] | None]:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
             if "anchors" not in keys and len(keys) != 1:
-                raise InputError(f'{path} has no tensor "anchors": it holds {some(keys)}')
+                raise InputError(
+                    f'{path} has no tensor "anchors": it holds {some(keys)}; '
+                    "make one with stakes anchors"
+                )
             vectors = file.get_tensor("anchors" if "anchors" in keys else keys[0]).float()
             text = (file.metadata() or {}).get("stakes")
             written = None if text is None else json.loads(text)

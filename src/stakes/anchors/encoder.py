@@ -80,7 +80,9 @@ class Encoder:
         norms: Tensor = rows.norm(dim=1)
         bad = torch.nonzero(~(norms.isfinite() & (norms > 0))).flatten().tolist()
         if bad:
-            raise InputError(f"the encoder gives no usable vector for {_short(texts[bad[0]])}")
+            raise InputError(
+                f"the encoder gives no usable vector for {_short(texts[bad[0]])}: reword it"
+            )
         return rows / norms[:, None]
 
     def cut(self, texts: Sequence[str]) -> list[int]:

@@ -188,7 +188,9 @@ def _ask(agent: "Agent[None, Answer]", question: str, model: str, name: str) -> 
             key = f"{model.partition(':')[0].upper()}_API_KEY"
             raise InputError(f"{model} refuses the key ({status}): check {key}") from error
         if status is not None and 400 <= status < 500 and status not in _TRY_LATER:
-            raise InputError(f"{model} refuses the request: {first_line(error)}") from error
+            raise InputError(
+                f"{model} refuses the request: {first_line(error)}; check --model and --base-url"
+            ) from error
         reason = "no connection" if status is None else f"it answers {status}"
         raise ConnectionError(
             f"{model} fails after {_TRIES} tries at {name} ({reason}); what is described so far "
@@ -220,7 +222,7 @@ def _language_model(model: str, base_url: str | None) -> "Model[Any]":
     local = _OLLAMA if provider == "ollama" else None
     url = base_url or os.environ.get(f"{provider.upper()}_BASE_URL") or local
     if url is not None and not url.startswith(("http://", "https://")):
-        raise InputError(f"the base URL {url} does not begin with http:// or https://")
+        raise InputError(f"the base URL {url} does not begin with http:// or https://: add it")
     if url is not None and not _is_address(url):
         raise InputError(f"--base-url {shortened(url)}: give one such as http://localhost:11434/v1")
     key = os.environ.get(f"{provider.upper()}_API_KEY")

@@ -56,7 +56,9 @@ def model_folder(source: str | Path, download: bool) -> Path:
             folder = snapshot(*_CONFIGURATION, _WEIGHTS[1])
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         if download:
-            raise InputError(f"{text} could not be fetched: {first_line(error)}") from error
+            raise InputError(
+                f"{text} could not be fetched: {first_line(error)}; try again, or give its folder"
+            ) from error
         raise InputError(
             f"{text} is neither a folder here nor a model downloaded before: "
             "check the path, or allow the download (--download)"
@@ -81,7 +83,9 @@ def load_model(folder: Path, source: str | Path, *, kind: str) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise InputError(f"{source} cannot be loaded: {first_line(error)}") from error
+        raise InputError(
+            f"{source} cannot be loaded: {first_line(error)}; fetch it again, or use another"
+        ) from error
     # A missing tensor is filled with random numbers and only warned about; BERT's pooler is unused.
     missing = sorted(
         key

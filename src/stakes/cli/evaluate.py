@@ -52,7 +52,10 @@ def evaluate(
     before = loaded.classifier
     after = _reload(unlearned, before)
     if after.class_names != before.class_names:
-        raise InputError(f"{unlearned} has other classes than --model {inputs.model}")
+        raise InputError(
+            f"{unlearned} has other classes than --model {inputs.model}: "
+            "give the one that it was made from"
+        )
     splits = loaded.splits
     test, retain = (None, None) if splits is None else (splits.test, splits.train)
     with Terminal() as progress:

@@ -219,7 +219,9 @@ def class_indices(labels: Any, count: int) -> Tensor:
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise InputError(f"labels are {found.dtype}: give class indices as integers")
     if found.shape != (count,):
-        raise InputError(f"{count} images with labels of shape {tuple(found.shape)}")
+        raise InputError(
+            f"{count} images with labels of shape {tuple(found.shape)}; give one class index each"
+        )
     if count and int(found.min()) < 0:
         raise InputError(f"label {int(found.min())} is negative: classes are counted from 0")
     return found.to(torch.int64)

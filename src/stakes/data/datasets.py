@@ -45,7 +45,7 @@ class Splits:
             if low < 0 or high >= len(self.class_names):
                 raise InputError(
                     f"the {name} set has labels {low} to {high}: {len(self.class_names)} classes "
-                    f"are labelled 0 to {len(self.class_names) - 1}"
+                    f"are labelled 0 to {len(self.class_names) - 1}; give every class its name"
                 )
 
 

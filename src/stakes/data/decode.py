@@ -172,7 +172,7 @@ def _readable(path: str) -> Iterator[None]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such image") from error
+        raise InputError(f"{path}: no such image; check the path") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: no image in a known format; repair it or remove it") from error
     except UNREADABLE as error:

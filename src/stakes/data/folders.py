@@ -32,7 +32,9 @@ def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
         with os.scandir(os.fspath(folder)) as found:
             visible = [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
+        raise InputError(
+            f"{folder}: cannot be listed ({error.strerror}); check its permissions"
+        ) from error
     return sorted(visible, key=lambda entry: entry.name)
 
 

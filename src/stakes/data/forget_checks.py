@@ -25,7 +25,9 @@ def check_set(
             "wanted torch.float32 and torch.int64"
         )
     if labels.shape != (k,) or (indices is not None and len(indices) != k):
-        raise InputError(f"{k} forget images with another number of labels or indices")
+        raise InputError(
+            f"{k} forget images with another number of labels or indices; give one each"
+        )
     flat = images.flatten(1)
     fine = (flat >= 0).logical_and(flat <= 1).all(1)  # false for NaN as well
     for i in (~fine).nonzero()[:1, 0].tolist():
@@ -33,7 +35,7 @@ def check_set(
             f"{names[i]}: pixels are NaN or outside [0, 1]; divide 8-bit values by 255"
         )
     for i in (labels < 0).nonzero()[:1, 0].tolist():
-        raise InputError(f"{names[i]}: label {int(labels[i])} is negative")
+        raise InputError(f"{names[i]}: label {int(labels[i])} is negative; count classes from 0")
 
 
 def check_labels(labels: Tensor, names: Sequence[str], num_classes: int) -> None:

@@ -59,4 +59,7 @@ def read(path: str | Path) -> dict[str, Any]:
             "classes": tuple(said["classes"]),
         }
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a forget set ({first_line(error)})") from error
+        raise InputError(
+            f"{path}: cannot be read as a forget set ({first_line(error)}); "
+            "give a file that ForgetSet.save wrote"
+        ) from error

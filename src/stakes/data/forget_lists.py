@@ -91,7 +91,9 @@ def whole_classes(
         chosen = {class_index(name, class_names, where) for name in names}
         empty = [class_names[i] for i in sorted(chosen.difference(there))]
         if empty:
-            raise InputError(f"{where}: the training set has no images of {', '.join(empty)}")
+            raise InputError(
+                f"{where}: the training set has no images of {', '.join(empty)}; leave it out"
+            )
     if len(chosen) == len(there):
         raise InputError(
             f"{where}: these are all {len(there)} classes with images; leave one to be kept"

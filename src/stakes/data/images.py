@@ -147,7 +147,10 @@ class ImageArray:
                 f"pixels are {pixels.dtype} {tuple(pixels.shape)}: wanted uint8 (n, 3, h, h)"
             )
         if size is not None and pixels.shape[2] != pixels.shape[3]:
-            raise InputError(f"images of {tuple(pixels.shape[2:])} pixels are not square")
+            raise InputError(
+                f"images of {tuple(pixels.shape[2:])} pixels are not square; "
+                "leave out size, or bring them to a square"
+            )
         self.pixels = pixels if size is None or size >= pixels.shape[-1] else _shrunk(pixels, size)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.prefix, self.read = prefix, read
@@ -219,4 +222,6 @@ def _check_count(what: str, count: int, labels: Tensor) -> None:
     if count == 0:
         raise InputError(f"no {what}: a set has at least one image")
     if labels.shape != (count,):
-        raise InputError(f"{count} {what} with labels of shape {tuple(labels.shape)}")
+        raise InputError(
+            f"{count} {what} with labels of shape {tuple(labels.shape)}; give one class index each"
+        )

@@ -67,7 +67,10 @@ def retained(
     """
     low, high = int(images.labels.min()), int(images.labels.max())
     if low < 0 or high >= classes:
-        raise InputError(f"retained data with labels {low} to {high}: there are {classes} classes")
+        raise InputError(
+            f"retained data with labels {low} to {high}: there are {classes} classes; "
+            "give data of the network's classes"
+        )
     wanted = samples or len(images)
     chosen = draw_without(
         images, forget, wanted, generator, phase="reading retained data", progress=progress

@@ -53,7 +53,10 @@ def samples(paths: Sequence[str]) -> list[Sample]:
     """
     found = [sample for path in paths for sample in _samples(path)]
     if not found:
-        raise InputError(f"{paths[0]}: no images in the shards of this folder")
+        raise InputError(
+            f"{paths[0]}: no images in the shards of this folder; "
+            "wanted are members NAME.png with NAME.cls"
+        )
     return found
 
 

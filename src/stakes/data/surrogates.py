@@ -135,7 +135,7 @@ def _opened(data: Data, size: Size, read: Reader | None) -> tuple[Images, str]:
             raise InputError(f"surrogates {data}: no such folder; give one with images in it")
         paths = [path for path in files_below(str(folder)) if is_image(path)]
         if not paths:
-            raise InputError(f"surrogates {data}: no images in this folder or below")
+            raise InputError(f"surrogates {data}: no images in this folder or below; give another")
         labels = torch.zeros(len(paths), dtype=torch.int64)
         side = min(size)  # an image of another shape is brought to the size below
         files = ImageFiles(paths, labels, side, exact=read is None, root=folder, read=read)

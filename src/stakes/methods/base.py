@@ -103,7 +103,9 @@ class Method(ABC):
         check_seed(seed)
         self.check_processes(classifier)
         if self.needs_retain and retain is None:
-            raise InputError(f"{self.title} needs retained training data")
+            raise InputError(
+                f"{self.title} needs retained training data: give retain=, such as data.train"
+            )
         if surrogates is not None:
             self.check_surrogates()
         anchor_map: MapKind = getattr(self, "anchor_map", "auto")

@@ -238,7 +238,10 @@ class Task:
         ]
         layers = [i for i, found in enumerate(own) if any(p.ndim > 1 for p in found)]
         if not layers:
-            raise InputError("every layer of the network is frozen: nothing can be unlearned")
+            raise InputError(
+                "every layer of the network is frozen: nothing can be unlearned; "
+                "unfreeze some (requires_grad)"
+            )
         saved = max(FEWEST_LAYERS, math.ceil(depth * len(layers)))
         first = layers[-min(len(layers), saved)]
         early = [p for found in own[:first] for p in found]

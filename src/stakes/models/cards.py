@@ -74,7 +74,8 @@ def read_card(path: Path, own: str | None = None) -> dict[str, Any]:
     card = read_json(path)
     if card.get("format") != CARD_FORMAT:
         raise InputError(
-            f"{path} has format {card.get('format')!r}; this version of stakes reads {CARD_FORMAT}"
+            f"{path} has format {card.get('format')!r}; this version of stakes reads "
+            f"{CARD_FORMAT}; install the one that wrote it"
         )
     for name, kind in _FIELDS.items():
         if name not in card or not isinstance(card[name], kind):

@@ -38,7 +38,8 @@ def names_of(built: Built, given: Sequence[str] | None, num_classes: int) -> tup
     """
     if given is not None and len(given) != num_classes:
         raise InputError(
-            f"{built.spec} has {num_classes} classes, but {len(given)} class names were given"
+            f"{built.spec} has {num_classes} classes, but {len(given)} class names were given; "
+            "give one each"
         )
     if given is None and built.class_names is not None and len(built.class_names) == num_classes:
         given = built.class_names
@@ -86,7 +87,10 @@ def usable_device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # the latter: built without CUDA
-        raise InputError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
+        raise InputError(
+            f"device {str(device)!r} cannot be used: {first_line(error)}; "
+            "give cpu, or one that torch has here"
+        ) from error
 
 
 def fitting(built: Built, channels: int) -> Reader | None:

@@ -95,7 +95,8 @@ def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
     except Exception as error:  # whatever a network's own code raises
         replace(network, head_name, head)
         raise InputError(
-            f"{name} cannot run without its linear layer {head_name!r}: {first_line(error)}"
+            f"{name} cannot run without its linear layer {head_name!r}: {first_line(error)}; "
+            "let it only call that layer, and return what it gives"
         ) from error
     if not same:
         replace(network, head_name, head)

@@ -133,7 +133,8 @@ def preprocessing(folder: Path, size: Size) -> Transform:
     except Exception as error:  # the library raises nearly anything
         raise InputError(
             f"{file} does not describe an image processor that transformers "
-            f"{transformers.__version__} can make: {first_line(error)}"
+            f"{transformers.__version__} can make: {first_line(error)}; "
+            "copy it again, or remove it and choose with --resize"
         ) from error
 
     def code(image: Image.Image) -> Any:
@@ -182,7 +183,9 @@ def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Mod
                 ignore_mismatched_sizes=True,  # told below, in one line
             )
         except Exception as error:  # the library raises nearly anything
-            raise InputError(f"{source} cannot be loaded: {first_line(error)}") from error
+            raise InputError(
+                f"{source} cannot be loaded: {first_line(error)}; copy the whole folder again"
+            ) from error
     faults = [
         f"{len(told[kind])} keys {word} ({some(sorted(str(key) for key in told[kind]))})"
         for kind, word in (
@@ -193,7 +196,10 @@ def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Mod
         if told[kind]
     ]
     if faults:
-        raise InputError(f"{source} does not fit {type(own).__name__}: {'; '.join(faults)}")
+        raise InputError(
+            f"{source} does not fit {type(own).__name__}: {'; '.join(faults)}; "
+            "give the weights of this very network"
+        )
     # Back into the network that was built: the loaded one remembers which names its file used,
     # and would be saved under others from another file.
     network.load_state_dict(loaded.state_dict())

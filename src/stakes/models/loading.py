@@ -134,7 +134,10 @@ def _saved(file: Path, wanted: Wanted, classes: int | None, code: str | None = N
     """A saved classifier; what the user says wins over its card."""
     card = read_card(file.with_name("model.json"), code)
     if classes not in (None, card["num_classes"]):
-        raise InputError(f"{file} has {card['num_classes']} classes, not {classes}")
+        raise InputError(
+            f"{file} has {card['num_classes']} classes, not {classes}; "
+            "give the names of all of them"
+        )
     state = read_safetensors(file)
     if tensor_digest(state) != card["digest"]:
         raise InputError(
@@ -199,5 +202,7 @@ def _classes_in(
     if len(weight) == built.network.get_submodule(head).out_features:
         return None
     if wanted is not None:
-        raise InputError(f"{source} has {len(weight)} classes, not {wanted}")
+        raise InputError(
+            f"{source} has {len(weight)} classes, not {wanted}; give the names of all of them"
+        )
     return len(weight)

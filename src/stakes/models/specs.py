@@ -141,7 +141,9 @@ def _timm(text: str, num_classes: int | None, size: Size | None, weights: Path |
         with offline():
             network: Any = timm.create_model(name, pretrained=False, **arguments)
     except Exception as error:  # wrong tags and sizes raise nearly anything
-        raise InputError(f"timm cannot make {text!r}: {first_line(error)}") from error
+        raise InputError(
+            f"timm cannot make {text!r}: {first_line(error)}; check its arguments"
+        ) from error
     preprocessing, mean, std = of_timm(network, size, given.get("in_chans") == 1)
     return Built(
         f"timm:{name}{shown(given)}",
@@ -173,7 +175,9 @@ def _torchvision(
     try:
         network = models.get_model(name, weights=None, **arguments)
     except Exception as error:  # wrong sizes raise nearly anything
-        raise InputError(f"torchvision cannot make {text!r}: {first_line(error)}") from error
+        raise InputError(
+            f"torchvision cannot make {text!r}: {first_line(error)}; check its arguments"
+        ) from error
     return Built(
         f"torchvision:{name}{shown(given if tag is None else given | {'weights': tag})}",
         network,

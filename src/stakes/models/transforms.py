@@ -182,7 +182,9 @@ def given(code: Code, image: Image.Image, words: str, opening: Opening | None = 
         made = code(image)
         made = torch.from_numpy(made) if isinstance(made, np.ndarray) else made
     if not isinstance(made, Tensor):
-        raise InputError(f"{words} gives a {type(made).__name__}, not a tensor (3, h, w)")
+        raise InputError(
+            f"{words} gives a {type(made).__name__}, not a tensor (3, h, w); end with ToTensor()"
+        )
     if made.ndim != 3 or made.shape[0] not in (1, 3):
         raise InputError(
             f"{words} gives a tensor of shape {tuple(made.shape)} for an image of mode "
@@ -209,12 +211,18 @@ def own_transform(text: str) -> Transform:
     path = expanded(file).resolve()
     code = getattr(run_file(path, "--transform"), name, None)
     if not callable(code):
-        raise InputError(f"{path} has no function or class {name!r} that makes a transform")
+        raise InputError(
+            f"{path} has no function or class {name!r} that makes a transform; "
+            "name one that is there"
+        )
     if _takes_nothing(code):
         with theirs(f"{name} in {path}"):
             code = code()
         if not callable(code):
-            raise InputError(f"{name} in {path} returned a {type(code).__name__}, not a transform")
+            raise InputError(
+                f"{name} in {path} returned a {type(code).__name__}, not a transform; "
+                "let it return a function of one image"
+            )
     words = f"{path}:{name}"
     return transform(code, words, {"transform": words})
 

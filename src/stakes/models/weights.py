@@ -111,7 +111,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
             f"{path} is cut off or not a safetensors file ({first_line(error)}); copy it again"
         ) from error
     if not tensors:
-        raise InputError(f"{path} holds no tensors")
+        raise InputError(f"{path} holds no tensors; take a trained checkpoint")
     return _finite(tensors, path)
 
 
@@ -131,7 +131,7 @@ def _unpickle(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror or error}; check it") from error
     except Exception as error:  # broken files make the reader raise nearly anything
         if "TorchScript" in str(error):
             raise InputError(

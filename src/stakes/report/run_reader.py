@@ -41,7 +41,9 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
             not the one that the run wrote (see :mod:`stakes.manifest`).
     """
     if not (folder / "row.json").is_file():
-        raise InputError(f"{folder} is not a run folder (no row.json)")
+        raise InputError(
+            f"{folder} is not a run folder (no row.json): give one that stakes unlearn wrote"
+        )
     check_manifest(folder)
     (row,) = _records(folder / "row.json")
     (evidence,) = _records(folder / "evidence.json") or [{}]

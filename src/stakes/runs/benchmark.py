@@ -170,7 +170,10 @@ def _locked(out: Path) -> Iterator[int]:
         try:
             number = stack.enter_context(locked(out / MARK))
         except BlockingIOError as error:
-            raise InputError(f"--out {out}: another benchmark is at work there") from error
+            raise InputError(
+                f"--out {out}: another benchmark is at work there; "
+                "wait for it, or give another folder"
+            ) from error
         yield number
 
 

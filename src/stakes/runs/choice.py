@@ -26,7 +26,9 @@ def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     wanted = [_read(word, cells) for word in only]
     for word, filters in zip(only, wanted, strict=True):
         if not any(_agrees(cell, filters) for cell in cells):
-            raise InputError(f"--only {word}: the recipe has no such cell")
+            raise InputError(
+                f"--only {word}: the recipe has no such cell; --dry-run lists what there is"
+            )
     return [cell for cell in cells if any(_agrees(cell, filters) for filters in wanted)]
 
 

@@ -42,7 +42,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         lines = text.splitlines() if file.suffix == ".jsonl" else [text]
         rows = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: no rows of runs ({first_line(error)})") from error
+        raise InputError(
+            f"{file}: no rows of runs ({first_line(error)}); give a run folder, or rows.jsonl"
+        ) from error
     if not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{file}: not rows of runs")
+        raise InputError(f"{file}: not rows of runs; give a run folder, or rows.jsonl")
     return rows

@@ -55,7 +55,7 @@ def own_measures(
             raise InputError(f"--metric {word}: wanted path/to/file.py:function")
         function = getattr(run_file(expanded(path), "--metric"), name, None)
         if not callable(function):
-            raise InputError(f"--metric {word}: there is no function {name} in {path}")
+            raise InputError(f"--metric {word}: no function {name} in {path}; name one of it")
         if name in found:
             raise InputError(f"--metric {word}: {name} is there twice; rename one")
         found[name] = partial(_measured, function, given, word)

@@ -67,7 +67,10 @@ def as_chosen(
     if delivered is not None and all(word is None for word in words.values()):
         return delivered_preprocessing(delivered, own)
     if words["resize"] == "square" and height != width:
-        raise InputError(f"--resize square: the network takes {height} x {width} pixels")
+        raise InputError(
+            f"--resize square: the network takes {height} x {width} pixels; "
+            "choose crop, squash or pad"
+        )
     return choose(own, (height, width), **words)
 
 
