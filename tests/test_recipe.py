@@ -1,6 +1,5 @@
 """Recipes: what they become, and that a mistake is named before anything runs."""
 
-import inspect
 import re
 import shlex
 import tomllib
@@ -8,10 +7,8 @@ import tomllib
 import pytest
 
 from stakes.cli import commands as cli
-from stakes.cli.unlearn import unlearn
 from stakes.errors import InputError
 from stakes.report.figures.paper import FIGURES
-from stakes.runs.cell import RUN_OPTIONS
 from stakes.runs.fingerprint import fingerprint
 from stakes.runs.recipe import read_recipe
 from stakes.runs.recipe_file import PaperRow, shipped_recipes
@@ -215,21 +212,3 @@ def test_paper_lines_of_a_recipe_without_k_have_none(tmp_path):
     found = read(tmp_path, text.replace("[set]", row))
     assert found.cells[0].options["forget"] == "classes:10%"
     assert found.paper_rows() == [{"method": "a", "acc_test": 5.0}]
-
-
-def test_options_of_a_run_are_those_of_the_command():
-    own = set(inspect.signature(unlearn).parameters)
-    elsewhere = {
-        "inputs",
-        "out",
-        "method",
-        "preset",
-        "overwrite",
-        "config",
-        "dry_run",
-        "json",
-        "quiet",
-        "fields",
-        "command_line",
-    }
-    assert own - elsewhere == RUN_OPTIONS

@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter
 from stakes.errors import InputError, first_line, nearest
 from stakes.methods import PRESETS, method_class, method_names
 from stakes.methods.fields import allowed, explained
-from stakes.runs.inputs import Inputs
+from stakes.runs.inputs import Inputs, RunOptions
 from stakes.runs.words import TO_FORGET, number
 from stakes.texts import read_text
 
@@ -63,6 +63,7 @@ def with_fields(command: Command, name: str, preset: str | None, **fixed: Any) -
 
     full.__doc__ = command.__doc__
     full.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    full.__annotations__ = {item.name: item.annotation for item in own}
     return full
 
 
@@ -87,8 +88,9 @@ def check_keys(path: str, keys: Iterable[str], command: Command) -> None:
     Raises:
         InputError: there is such a key.
     """
-    own = {*inspect.signature(command).parameters, *(item.name for item in fields(Inputs))}
-    known = sorted(name.replace("_", "-") for name in own - {"inputs", "config"})
+    own = {*inspect.signature(command).parameters} - {"inputs", "options", "config"}
+    own |= {item.name for kind in (Inputs, RunOptions) for item in fields(kind)}
+    known = sorted(name.replace("_", "-") for name in own)
     for key in keys:
         if key.replace("_", "-") not in known:
             raise InputError(f"--config {path}: unknown option {key}{nearest(key, known)}")

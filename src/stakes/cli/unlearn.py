@@ -1,6 +1,5 @@
 """``stakes unlearn``: the command that makes a network forget."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,17 +12,19 @@ from stakes.models.agreement import compared
 from stakes.models.specs import RANDOM
 from stakes.progress import Terminal, silent
 from stakes.runs.folder import check_apart, check_free, check_out, resumable
-from stakes.runs.forecast import forecast, told
-from stakes.runs.inputs import Inputs
+from stakes.runs.forecast import as_text, forecast
+from stakes.runs.inputs import Inputs, RunOptions
 from stakes.runs.load import Loaded, load
-from stakes.runs.measures import Measure, own_measures, tried
+from stakes.runs.measures import own_measures, tried
 from stakes.runs.record import Request, record
 from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
 from stakes.runs.threads import fit_threads
-from stakes.runs.words import EVIDENCE, MACHINE, OUTPUT, TO_FORGET, Place, Switch, Whole
+from stakes.runs.words import MACHINE, OUTPUT, TO_FORGET, Place, Switch
 from stakes.sidecar import Sidecar
 from stakes.training.distributed import count, is_writer
 from stakes.training.micro import passing_at_most
+
+NONE_GIVEN = RunOptions()
 
 
 def unlearn(
@@ -32,18 +33,11 @@ def unlearn(
     out: Annotated[Place, OUTPUT],
     method: Annotated[str, TO_FORGET] = "structguard",
     preset: Annotated[str | None, TO_FORGET] = None,
-    surrogates: Annotated[Place | None, TO_FORGET] = None,
-    sidecar: Annotated[Place | None, TO_FORGET] = None,
-    reference: Annotated[Place | None, EVIDENCE] = None,
-    eval_samples: Annotated[Whole | None, EVIDENCE] = None,
-    metric: Annotated[tuple[str, ...], EVIDENCE] = (),
-    images: Annotated[bool, EVIDENCE] = True,
+    options: RunOptions = NONE_GIVEN,
     overwrite: Annotated[Switch, OUTPUT] = False,
-    force: Annotated[Switch, TO_FORGET] = False,
     dry_run: Annotated[Switch, OUTPUT] = False,
     quiet: Annotated[Switch, OUTPUT] = False,
     json: Annotated[Switch, OUTPUT] = False,
-    micro_batch: Annotated[Whole | None, MACHINE] = None,
     config: Annotated[Place | None, MACHINE] = None,
     command_line: str = "",
     **fields: Any,
@@ -60,73 +54,35 @@ def unlearn(
         out: folder to write; it appears when everything is done
         method: how to forget
         preset: named settings of the method; single options still override them
-        surrogates: a folder of unlabelled images, in any folders below, that stand in for the
-            training data; any lawful ones, the nearer to the data the better; never scored, and
-            copies of images to forget are left out
-        sidecar: a file of `stakes sidecar`, made while the training data was there; its synthetic
-            images serve as surrogates
-        reference: a network to compare the result with, such as one trained without the images: a
-            folder that stakes wrote, or its model.safetensors; only scored
-        eval_samples: score at most this many test and as many retained images; by default all
-        metric: a measure of your own, path/to/file.py:function; repeatable
-        images: show the forget images in the report, or leave them out
+        options: how the run is made and scored.
         overwrite: replace OUT if it holds an earlier run
-        force: go on even where the network recognises less than half of the images
         dry_run: take a few steps on a copy that is thrown away, say what the run would take and
             write, and write nothing
         quiet: no progress, and nothing on standard output but what --json asks for
         json: print the row as JSON in place of the summary
-        micro_batch: images that pass through the network at once, where memory is short; the result
-            is the same up to rounding, a step takes about a third longer
         config: a TOML file with any of these options; the command line overrides it
         command_line: the command as it was given, for the row.
         fields: hyper-parameters of the method.
     """
     chosen = method_class(method, preset)(**fields)
-    if micro_batch is not None and micro_batch < 1:
-        raise InputError(f"--micro-batch {micro_batch}: give at least 1")
     if dry_run and count() > 1:
         raise InputError("--dry-run takes the time of one process: start it without torchrun")
     if is_writer():
         (check_free if dry_run else check_out)(out, overwrite)
-    check_apart(out, inputs.forget, inputs.data, surrogates)
-    if surrogates is not None or sidecar is not None:
-        chosen.check_surrogates()
-    if surrogates is not None and sidecar is not None:
-        raise InputError("--surrogates and --sidecar: give one of them")
-    check_delivered(Path(inputs.model))
-    if chosen.needs_retain and inputs.data is None:
-        raise InputError(f"--method {method} needs retained training data: add --data")
+    check_apart(out, inputs.forget, inputs.data, options.surrogates)
+    _check(chosen, method, inputs, options)
     loaded = load(inputs)
     chosen.check_processes(loaded.classifier)
     fit_threads(loaded.classifier)
     quiet = quiet or not is_writer()
     if not quiet:
         announce(loaded, inputs.data)
-    request = _request(
-        chosen,
-        inputs,
-        loaded,
-        eval_samples=eval_samples,
-        thumbnails=images,
-        reference=reference_network(reference, loaded.classifier),
-        surrogates=_read(surrogates, sidecar, loaded, inputs.seed),
-        force=force or str(inputs.weights) == RANDOM,
-        asked={"preset": preset, "command": command_line},
-        metrics=_own(metric, loaded),
-    )
-    if dry_run:
-        with passing_at_most(micro_batch):
+    request = _request(chosen, inputs, loaded, options, preset=preset, command=command_line)
+    with passing_at_most(options.micro_batch):
+        if dry_run:
             _forecast(request, out, overwrite, json)
-        return 0
-    try:
-        with Terminal() as shown, passing_at_most(micro_batch):
-            progress = silent if quiet else shown
-            row = record(request, out, progress, overwrite=overwrite)
-    except KeyboardInterrupt as stopped:
-        if resumable(out):
-            stopped.add_note("run the same command again to resume")
-        raise
+            return 0
+        row = _record(request, out, overwrite, quiet)
     if json and is_writer():
         print_json(row)
     elif not quiet:
@@ -136,43 +92,30 @@ def unlearn(
     return INCOMPLETE if incomplete(row) and is_writer() else 0
 
 
-def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:
-    """Print what the run would take, or why it would stop before its steps."""
-    if not request.force:
-        check_recognised(request.classifier, request.forget)
-    found = forecast(request, out, overwrite)
-    if json:
-        print_json(found)
-    else:
-        print(told(found))
+def _check(chosen: Method, name: str, inputs: Inputs, options: RunOptions) -> None:
+    """Refuse options that do not go together, before anything is loaded."""
+    if options.micro_batch is not None and options.micro_batch < 1:
+        raise InputError(f"--micro-batch {options.micro_batch}: give at least 1")
+    if options.surrogates is not None or options.sidecar is not None:
+        chosen.check_surrogates()
+    if options.surrogates is not None and options.sidecar is not None:
+        raise InputError("--surrogates and --sidecar: give one of them")
+    check_delivered(Path(inputs.model))
+    if chosen.needs_retain and inputs.data is None:
+        raise InputError(f"--method {name} needs retained training data: add --data")
 
 
-def _own(words: Sequence[str], loaded: Loaded) -> dict[str, Measure]:
-    """The user's own measures, each tried once before anything long begins."""
+def _request(
+    method: Method, inputs: Inputs, loaded: Loaded, options: RunOptions, **words: str | None
+) -> Request:
+    """What the run is asked for; ``words`` of the command line go into its row."""
     splits = loaded.splits
     test, retain = (None, None) if splits is None else (splits.test, splits.train)
-    return tried(own_measures(words, loaded.forget, test, retain), loaded.classifier)
-
-
-def _read(
-    folder: Path | None, sidecar: Path | None, loaded: Loaded, seed: int
-) -> Surrogates | None:
-    """Surrogate data at the size of the images to forget, from a folder or a sidecar."""
-    height, width = loaded.forget.images.shape[2:]
-    if sidecar is not None:
-        kept = Sidecar.load(sidecar)
-        if kept.card.get("weights_digest") != loaded.classifier.digest():
-            raise InputError(f"--sidecar {sidecar} was made for other weights: make it for these")
-        return kept.surrogates(str(sidecar), (height, width))
-    if folder is None:
-        return None
-    return Surrogates.of(folder, (height, width), read=loaded.classifier.preprocessing, seed=seed)
-
-
-def _request(method: Method, inputs: Inputs, loaded: Loaded, **options: Any) -> Request:
-    """What the run is asked for, the words of the command line among it."""
-    splits = loaded.splits
-    words = {
+    reference = reference_network(options.reference, loaded.classifier)
+    surrogates = _surrogates(options, loaded, inputs.seed)
+    # Each measure is tried once before anything long begins.
+    metrics = own_measures(options.metric, loaded.forget, test, retain)
+    asked = {
         "dataset": inputs.data,
         "forget": inputs.forget,
         "weights": loaded.classifier.weights,
@@ -183,8 +126,52 @@ def _request(method: Method, inputs: Inputs, loaded: Loaded, **options: Any) -> 
         loaded.classifier,
         loaded.forget,
         loaded.anchors,
-        retain=None if splits is None else splits.train,
-        test=None if splits is None else splits.test,
+        retain=retain,
+        test=test,
+        surrogates=surrogates,
+        reference=reference,
         seed=inputs.seed,
-        **options | {"asked": words | options["asked"]},
+        eval_samples=options.eval_samples,
+        thumbnails=options.images,
+        force=options.force or str(inputs.weights) == RANDOM,
+        metrics=tried(metrics, loaded.classifier),
+        asked=asked | words,
     )
+
+
+def _surrogates(options: RunOptions, loaded: Loaded, seed: int) -> Surrogates | None:
+    """Surrogate data at the size of the images to forget, from a folder or a sidecar."""
+    size = (loaded.forget.images.shape[2], loaded.forget.images.shape[3])
+    if options.sidecar is not None:
+        sidecar = Sidecar.load(options.sidecar)
+        if sidecar.card.get("weights_digest") != loaded.classifier.digest():
+            raise InputError(
+                f"--sidecar {options.sidecar} was made for other weights: make it for these"
+            )
+        return sidecar.surrogates(str(options.sidecar), size)
+    if options.surrogates is None:
+        return None
+    read = loaded.classifier.preprocessing
+    return Surrogates.of(options.surrogates, size, read=read, seed=seed)
+
+
+def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:
+    """Print what the run would take, or why it would stop before its steps."""
+    if not request.force:
+        check_recognised(request.classifier, request.forget)
+    found = forecast(request, out, overwrite)
+    if json:
+        print_json(found)
+    else:
+        print(as_text(found))
+
+
+def _record(request: Request, out: Path, overwrite: bool, quiet: bool) -> dict[str, Any]:
+    """Run and write OUT; gives the row."""
+    try:
+        with Terminal() as shown:
+            return record(request, out, silent if quiet else shown, overwrite=overwrite)
+    except KeyboardInterrupt as stopped:
+        if resumable(out):
+            stopped.add_note("run the same command again to resume")
+        raise

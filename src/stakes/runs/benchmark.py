@@ -18,6 +18,7 @@ import torch
 
 from stakes.errors import InputError
 from stakes.files import PRIVATE_FOLDER, locked, make_folder
+from stakes.runs.cell import Cell
 from stakes.runs.choice import chosen
 from stakes.runs.pool import Here, Pool
 from stakes.runs.recipe import Recipe
@@ -72,17 +73,14 @@ def bench(
     """
     out, log = Path(out), log or sys.stderr
     check_folder(out)
-    if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs {jobs}: give at least 1")
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads {threads}: give at least 1")
+    for option, count in (("--jobs", jobs), ("--threads", threads)):
+        if count is not None and count < 1:
+            raise InputError(f"{option} {count}: give at least 1")
     cells = chosen(recipe.cells, only)
     threads = threads or recipe.threads
     places = share_out(jobs, threads)
     if dry_run:
-        own = f"OMP_NUM_THREADS={places[0]['OMP_NUM_THREADS']}"
-        for cell in cells:
-            print(f"# {unfinished(cell, out) or 'finished'}; {own}\n{command(cell, out)}")
+        _print_cells(cells, out, places[0]["OMP_NUM_THREADS"])
         return 0
     fixed = str(threads) if threads else os.environ.get("OMP_NUM_THREADS")
     with _locked(out) as lock:
@@ -100,12 +98,22 @@ def bench(
                 print(f"partial table   {out / 'table.md'}", file=log)
             return FAILED if lost else INTERRUPTED
     if written:
-        print(f"table   {out / 'table.md'}\nreport  {out / 'report.html'}")
-        for path in sorted(out.glob("figure-*.svg")):
-            print(f"figure  {path}")
+        _print_results(out)
     if runner.failed:
         print(f"{len(runner.failed)} cells failed: see {out / 'failed'}", file=log)
     return FAILED if runner.failed else 0
+
+
+def _print_cells(cells: Sequence[Cell], out: Path, threads: str) -> None:
+    for cell in cells:
+        state = unfinished(cell, out) or "finished"
+        print(f"# {state}; OMP_NUM_THREADS={threads}\n{command(cell, out)}")
+
+
+def _print_results(out: Path) -> None:
+    print(f"table   {out / 'table.md'}\nreport  {out / 'report.html'}")
+    for path in sorted(out.glob("figure-*.svg")):
+        print(f"figure  {path}")
 
 
 def check_folder(out: Path) -> None:

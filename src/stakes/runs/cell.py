@@ -6,20 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from stakes.runs.fingerprint import fingerprint
-from stakes.runs.inputs import Inputs
+from stakes.runs.inputs import Inputs, RunOptions
 
-#: Options of ``stakes unlearn`` beside the inputs and the method's hyper-parameters.
-RUN_OPTIONS = {
-    "eval_samples",
-    "force",
-    "images",
-    "micro_batch",
-    "metric",
-    "reference",
-    "sidecar",
-    "surrogates",
-}
-OPTIONS = {item.name for item in fields(Inputs)} - {"forget", "seed"} | RUN_OPTIONS
+#: Options of ``stakes unlearn`` that a recipe may give, beside the method's hyper-parameters.
+OPTIONS = {item.name for kind in (Inputs, RunOptions) for item in fields(kind)} - {"forget", "seed"}
 #: Options that are off unless they are given, without a form that says so.
 SWITCHES = {"download", "force"}
 #: Options that are given once for each value.

@@ -164,7 +164,7 @@ def _seconds_an_image(classifier: Classifier, images: Images) -> float:
     return (2 * (read - start) + NETWORKS * (end - read)) / len(places)
 
 
-def told(found: dict[str, Any]) -> str:
+def as_text(found: dict[str, Any]) -> str:
     """The forecast for people, a line for each thing."""
     least, most = found["seconds_least"], found["seconds_most"]
     step = found["seconds_step"]

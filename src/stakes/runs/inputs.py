@@ -1,4 +1,4 @@
-"""The options that say which network, and which images of it are to be forgotten."""
+"""The options of a run: which network, what it is to forget, and how the result is scored."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -90,3 +90,31 @@ class Inputs(NetworkInputs):
     max_memory: Annotated[Number | None, MACHINE] = None
     """most GiB that the forget set may take, and the decoding of one of its images; by default half
     of what is free"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a network is made to forget and scored, whatever the method."""
+
+    surrogates: Annotated[Place | None, TO_FORGET] = None
+    """a folder of unlabelled images, in any folders below, that stand in for the training data;
+    any lawful ones, the nearer to the data the better; never scored, and copies of images to forget
+    are left out"""
+    sidecar: Annotated[Place | None, TO_FORGET] = None
+    """a file of `stakes sidecar`, made while the training data was there; its synthetic images
+    serve as surrogates"""
+    force: Annotated[Switch, TO_FORGET] = False
+    """go on even where the network recognises less than half of the images"""
+    reference: Annotated[Place | None, EVIDENCE] = None
+    """a network to compare the result with, such as one trained without the images: a folder that
+    stakes wrote, or its model.safetensors; only scored"""
+    eval_samples: Annotated[Whole | None, EVIDENCE] = None
+    """score at most this many test and as many retained images; by default all"""
+    metric: Annotated[tuple[str, ...], EVIDENCE] = ()
+    """a measure of your own, path/to/file.py:function; repeatable"""
+    images: Annotated[bool, EVIDENCE] = True
+    """show the forget images in the report, or leave them out"""
+    micro_batch: Annotated[Whole | None, MACHINE] = None
+    """images that pass through the network at once, where memory is short; the result is the same
+    up to rounding, a step takes about a third longer"""
