@@ -8,7 +8,7 @@ from conftest import CLASSES, blobs
 from stakes import Classifier, ForgetSet
 from stakes.data.images import ImageArray
 from stakes.data.retain import Drawn
-from stakes.evaluation.audit import KEPT, MEMBERSHIP, audit_answers
+from stakes.evaluation.audit import AUDITED, MEMBERSHIP, audit_answers
 from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.membership import answer_scores, separation
 from stakes.evaluation.reference import BEGINNING
@@ -190,12 +190,12 @@ def test_each_scored_image_is_read_once(classifier, forget):
             self.loaded += len(indices)
             return super().load(indices)
 
-    count = KEPT + 300
+    count = AUDITED + 300
     test = Counted(*blobs(count, 7))
     selected = {"test": Drawn(list(range(count)), count, [])}
     row, _ = evaluate(classifier, classifier, forget, test=test, selected=selected)
     assert test.loaded == row["n_test"] == count
-    assert row["n_audit_test"] == KEPT
+    assert row["n_audit_test"] == AUDITED
 
 
 def test_relearning_is_compared_with_test_images_that_are_wrong_too(classifier, forget, unseen):

@@ -167,13 +167,13 @@ class Anchors:
             )
         order = [rows[name_key(name)] for name in class_names]
         texts = self.card.get("texts", {})
-        kept = {
+        own = {
             name: texts[self.class_names[row]]
             for name, row in zip(class_names, order, strict=True)
             if self.class_names[row] in texts
         }
         vectors = self.vectors.unflatten(0, (len(self), self.per_class))[order].flatten(0, 1)
-        card = {**self.card, "texts": kept}
+        card = {**self.card, "texts": own}
         return Anchors(vectors, tuple(class_names), card, self.per_class)
 
     def centred(self) -> "Anchors":

@@ -89,15 +89,15 @@ class ForgetSet:
         labels = class_indices(labels, len(images))
         names = tuple(names or (f"image {i}" for i in range(len(images))))
         everything = cls(images, labels, names, None if indices is None else tuple(indices))
-        kept = first_of_each(everything.pixel_digests(), labels, names)
-        if len(kept) == len(names):
+        first = first_of_each(everything.pixel_digests(), labels, names)
+        if len(first) == len(names):
             return everything
         return cls(
-            images[kept],
-            labels[kept],
-            tuple(names[i] for i in kept),
-            None if indices is None else tuple(indices[i] for i in kept),
-            len(names) - len(kept),
+            images[first],
+            labels[first],
+            tuple(names[i] for i in first),
+            None if indices is None else tuple(indices[i] for i in first),
+            len(names) - len(first),
         )
 
     @classmethod

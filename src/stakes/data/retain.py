@@ -162,8 +162,8 @@ def draw_without(
     end = len(images) if search_all else wanted
     for part in order.split(min(CHUNK, wanted + len(forget))):
         found = found_again(images, finder, part, forget.images.shape[1:])
-        gone = {pair.among for pair in found}
-        chosen += [place for place in part.tolist() if place not in gone]
+        copies = {pair.among for pair in found}
+        chosen += [place for place in part.tolist() if place not in copies]
         left_out += found
         searched += len(part)
         progress(phase, min(searched, end), end)

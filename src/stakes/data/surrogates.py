@@ -78,14 +78,14 @@ class Surrogates:
         """
         unlabelled = torch.zeros(len(self), dtype=torch.int64)
         copies = near_duplicates(forget.images, ImageArray(self.pixels, unlabelled))
-        kept = torch.ones(len(self), dtype=torch.bool)
-        kept[[pair.among for pair in copies]] = False
-        if not bool(kept.any()):
+        distinct = torch.ones(len(self), dtype=torch.bool)
+        distinct[[pair.among for pair in copies]] = False
+        if not bool(distinct.any()):
             raise InputError(
                 f"surrogates {self.source}: every image is a copy of one to forget; give others"
             )
-        gone = self.left_out + int((~kept).sum())
-        return type(self)(self.pixels[kept], self.source, self.found, gone)
+        left_out = self.left_out + int((~distinct).sum())
+        return type(self)(self.pixels[distinct], self.source, self.found, left_out)
 
     @classmethod
     def of(

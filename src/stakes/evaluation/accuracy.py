@@ -9,8 +9,17 @@ from torch import Tensor
 
 from stakes.data.images import Images, batches
 from stakes.data.retain import Drawn
-from stakes.evaluation.audit import KEPT, Sample
-from stakes.evaluation.scores import WHEN, BeforeAfter, Scored, correct, joined, percent, score
+from stakes.evaluation.audit import AUDITED, Sample
+from stakes.evaluation.scores import (
+    REFERENCE,
+    WHEN,
+    BeforeAfter,
+    Scored,
+    correct,
+    joined,
+    percent,
+    score,
+)
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress
 
@@ -20,9 +29,10 @@ EMPTY = torch.zeros(0, dtype=torch.int64)
 
 def accuracies(
     networks: Mapping[str, Classifier],
-    samples: Mapping[str, Images | None],
+    sets: Mapping[str, Images | None],
     selected: Mapping[str, Drawn],
     forgotten: Sequence[int],
+    reference: Classifier | None,
     progress: Progress,
 ) -> tuple[Row, list[dict[str, Any]], dict[str, Sample | None]]:
     """Score the test and retained images that were selected.
@@ -36,25 +46,25 @@ def accuracies(
     classes: list[dict[str, Any]] = [
         {"name": name, "n_test": 0, "acc_test_before": None, "acc_test": None} for name in names
     ]
-    kept: dict[str, Sample | None] = dict.fromkeys(samples)
+    samples: dict[str, Sample | None] = dict.fromkeys(sets)
     tested = dict.fromkeys(networks, EMPTY), EMPTY
-    for name, images in samples.items():
+    for name, images in sets.items():
         chosen = selected[name].places if name in selected else []
         if images is None or not chosen:
             row |= _unmeasured(name, networks)
             continue
         digest = hashlib.sha256()
         right, labels, scored = _score(
-            networks, images, chosen, f"scoring {name}", progress, digest.update
+            networks, reference, images, chosen, f"scoring {name}", progress, digest.update
         )
         row |= _measured(name, right) | {f"{name}_digest": digest.hexdigest()}
-        kept[name] = Sample(scored, images, chosen)
+        samples[name] = Sample(scored, images, chosen)
         if name == "test":
             _fill_classes(classes, right, labels)
             tested = right, labels
     row |= _whole_classes(*tested, forgotten)
     row["forgotten_classes"] = [names[i] for i in forgotten] or None
-    return row, classes, kept
+    return row, classes, samples
 
 
 def _unmeasured(name: str, networks: Mapping[str, Classifier]) -> Row:
@@ -77,6 +87,7 @@ def _measured(name: str, right: Mapping[str, Tensor]) -> Row:
 @torch.no_grad()
 def _score(
     networks: Mapping[str, Classifier],
+    reference: Classifier | None,
     images: Images,
     chosen: list[int],
     phase: str,
@@ -89,22 +100,26 @@ def _score(
 
     Returns:
         Which each network gets right: bool (n,) by suffix; the labels (n,); and what the networks
-        before and after make of the first ``KEPT`` images.
+        before and after, and the reference, make of the first ``AUDITED`` images.
     """
     right: dict[str, list[Tensor]] = {suffix: [] for suffix in networks}
-    kept: dict[str, list[Scored]] = {suffix: [] for suffix in WHEN}
+    answers: dict[str, list[Scored]] = {suffix: [] for suffix in WHEN}
+    if reference is not None:
+        answers[REFERENCE] = []
     done = 0
     for pixels, truth in batches(images, chosen):
         note(pixels.numpy().tobytes() + truth.numpy().tobytes())
         for suffix, network in networks.items():
             scored = score(network, pixels.to(network.device), truth)
             right[suffix].append(correct(scored.logits, truth))
-            if suffix in kept and done < KEPT:
-                kept[suffix].append(scored)
+            if suffix in answers and done < AUDITED:
+                answers[suffix].append(scored)
+        if reference is not None and done < AUDITED:
+            answers[REFERENCE].append(score(reference, pixels.to(reference.device), truth))
         done += len(truth)
         progress(phase, done, len(chosen))
     hits = {suffix: torch.cat(parts) for suffix, parts in right.items()}
-    return hits, images.labels[chosen], {suffix: joined(parts) for suffix, parts in kept.items()}
+    return hits, images.labels[chosen], {suffix: joined(parts) for suffix, parts in answers.items()}
 
 
 def _fill_classes(
@@ -120,9 +135,9 @@ def _fill_classes(
 
 def _whole_classes(right: Mapping[str, Tensor], labels: Tensor, forgotten: Sequence[int]) -> Row:
     """Test accuracy on classes forgotten as a whole and on all others; None without such."""
-    gone = torch.isin(labels, torch.tensor(forgotten, dtype=torch.int64))
+    among = torch.isin(labels, torch.tensor(forgotten, dtype=torch.int64))
     row: Row = {}
-    for name, mine in (("forgotten", gone), ("kept", ~gone)):
+    for name, mine in (("forgotten", among), ("kept", ~among)):
         measured = bool(forgotten) and bool(mine.any())
         for suffix, hits in right.items():
             key = f"acc_test_{name}_classes{suffix}"

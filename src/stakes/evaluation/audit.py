@@ -25,7 +25,7 @@ from stakes.progress import Progress, silent
 from stakes.rows import METRICS
 from stakes.training.targets import second_choices
 
-KEPT = 2048  # images of each set whose features and logits are kept; whole batches
+AUDITED = 2048  # images of each set whose features and logits are audited; whole batches
 RELEARN = 16  # images trained on at once
 MEMBERSHIP = (
     "mia_retain",
@@ -61,7 +61,7 @@ class Sample(NamedTuple):
 def audit(
     after: Classifier,
     forget: ForgetSet,
-    gone: BeforeAfter,
+    scored: BeforeAfter,
     *,
     test: Sample | None = None,
     retain: Sample | None = None,
@@ -72,9 +72,9 @@ def audit(
     Args:
         after: the classifier to deploy.
         forget: the images that were to be forgotten, on the classifier's device.
-        gone: their features and logits.
+        scored: their features and logits.
         test: images of no training set.
-        retain: training images that were to be kept.
+        retain: retained training images.
         progress: called with phase, steps done, steps in all and a note.
 
     Returns:
@@ -82,19 +82,19 @@ def audit(
         :func:`stakes.evaluation.evaluate.evaluate` returns.
     """
     progress("looking for traces", 0, 1)
-    unseen, kept = (None if sample is None else sample.scored for sample in (test, retain))
+    unseen, retained = (None if sample is None else sample.scored for sample in (test, retain))
     row: Row = {
         "n_audit_test": len(unseen[""].labels) if unseen else 0,
-        "n_audit_retain": len(kept[""].labels) if kept else 0,
+        "n_audit_retain": len(retained[""].labels) if retained else 0,
     }
     audits: dict[str, Callable[[], tuple[Row, list[Row]]]] = {
-        "membership": lambda: audit_membership(gone, unseen, kept),
-        "features": lambda: (audit_features(gone, unseen), []),
-        "retrieval": lambda: (audit_retrieval(gone, kept), []),
-        "answers": lambda: (audit_answers(gone), []),
-        "likeness": lambda: (audit_likeness(gone, unseen), []),
-        "relearning": lambda: (audit_relearning(after, forget, gone, test), []),
-        "consistency": lambda: audit_consistency(kept),
+        "membership": lambda: audit_membership(scored, unseen, retained),
+        "features": lambda: (audit_features(scored, unseen), []),
+        "retrieval": lambda: (audit_retrieval(scored, retained), []),
+        "answers": lambda: (audit_answers(scored), []),
+        "likeness": lambda: (audit_likeness(scored, unseen), []),
+        "relearning": lambda: (audit_relearning(after, forget, scored, test), []),
+        "consistency": lambda: audit_consistency(retained),
     }
     evidence: Evidence = {}
     failed = []
@@ -116,7 +116,7 @@ def audit_membership(
 ) -> tuple[Row, list[Row]]:
     """Membership inference against the network, and on the forget images, before and after."""
     row: Row = dict.fromkeys(f"{key}{suffix}" for key in MEMBERSHIP for suffix in WHEN)
-    told: list[Row] = []
+    evidence: list[Row] = []
     for suffix, when in WHEN.items():
         parts = [part[suffix] for part in (retain, test, forget) if part is not None]
         if len(parts) < 3 or any(len(part.labels) < FOLDS for part in parts[:2]):
@@ -126,18 +126,18 @@ def audit_membership(
         scores = [answer_scores(part.logits, part.labels) for part in parts]
         attacks = {name: [-s[:, i] for s in scores] for i, name in enumerate(SCORES)}
         attacks["learned"] = list(learned_scores(*scores))
-        for attack, (kept, unseen, gone) in attacks.items():
-            for of, members in (("retain", kept), ("forget", gone)):
+        for attack, (retained, unseen, forgotten) in attacks.items():
+            for of, members in (("retain", retained), ("forget", forgotten)):
                 found = separation(members, unseen)
                 numbers = dict(zip(found._fields, found, strict=True))
-                told.append({"attack": attack, "of": of, "when": when, **numbers})
+                evidence.append({"attack": attack, "of": of, "when": when, **numbers})
                 if attack == "learned":
                     row[f"mia_{of}{suffix}"] = found.auc
                     row[f"mia_{of}_found{suffix}"] = found.found
                 elif (attack, of) == ("loss", "forget"):
                     row[f"mia_forget_loss{suffix}"] = found.auc
                     row[f"mia_forget_unlikely{suffix}"] = found.unlikely
-    return row, told
+    return row, evidence
 
 
 def audit_features(forget: BeforeAfter, test: BeforeAfter | None) -> Row:
@@ -216,7 +216,7 @@ def audit_likeness(forget: BeforeAfter, test: BeforeAfter | None) -> Row:
 
 
 def audit_relearning(
-    after: Classifier, forget: ForgetSet, gone: BeforeAfter, test: Sample | None
+    after: Classifier, forget: ForgetSet, scored: BeforeAfter, test: Sample | None
 ) -> Row:
     """Steps to relearn forgotten images, and as many test images that are misclassified too."""
     row: Row = {
@@ -225,11 +225,11 @@ def audit_relearning(
         "n_relearn": 0,
         "relearn_limit": STEPS,
     }
-    if test is None or not (gone[""].usable and test.scored[""].usable):
+    if test is None or not (scored[""].usable and test.scored[""].usable):
         return row
     own, missed = (
         (~correct(part.logits, part.labels)).nonzero()[:RELEARN, 0]
-        for part in (gone[""], test.scored[""])
+        for part in (scored[""], test.scored[""])
     )
     count = min(len(own), len(missed))
     if count == 0:
@@ -237,7 +237,7 @@ def audit_relearning(
     own, missed = own[:count], missed[:count]
     unseen = test.images.load([test.places[i] for i in missed.tolist()])
     for key, pixels, labels in (
-        ("relearn_forget", forget.images[own.to(forget.images.device)], gone[""].labels[own]),
+        ("relearn_forget", forget.images[own.to(forget.images.device)], scored[""].labels[own]),
         ("relearn_test", unseen, test.scored[""].labels[missed]),
     ):
         row[key] = relearn_steps(after, pixels.to(after.device), labels.to(after.device))

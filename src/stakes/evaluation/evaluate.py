@@ -82,7 +82,7 @@ def evaluate(
     if reference is not None:
         check_reference(Classifier.require(reference, "the reference"), after)
     side = forget.images.shape[-1]
-    samples = {
+    sets = {
         name: None if data is None else as_images(data, size=side, prefix=name)
         for name, data in (("test", test), ("retain", retain))
     }
@@ -90,30 +90,29 @@ def evaluate(
     networks = {"_before": before, "": after}
     networks |= {f"_{name}": network for name, network in (other or {}).items()}
     if selected is None:
-        selected = select(
-            forget, **samples, eval_samples=eval_samples, seed=seed, progress=progress
+        selected = select(forget, **sets, eval_samples=eval_samples, seed=seed, progress=progress)
+    with _eval_mode([*networks.values(), *([] if reference is None else [reference])]):
+        row, classes, samples = accuracies(
+            networks, sets, selected, forget.classes, reference, progress
         )
-    scored = [*networks.values(), *([] if reference is None else [reference])]
-    with _eval_mode(scored):
-        row, classes, kept = accuracies(networks, samples, selected, forget.classes, progress)
-        gone = {
+        scored = {
             suffix: score(network, forget.images, forget.labels)
             for suffix, network in networks.items()
         }
         copies = {suffix: copies_of(network, forget) for suffix, network in networks.items()}
-        row |= forget_scores(gone, copies)
+        row |= forget_scores(scored, copies)
         row |= found_in_data(forget, selected.get("retain"))
-        images = forget_evidence(before.class_names, forget, gone, copies, thumbnails)
-        more, evidence = audit(after, forget, gone, **kept, progress=progress)
-        row |= more | against(reference, forget, gone, kept)
+        images = forget_evidence(before.class_names, forget, scored, copies, thumbnails)
+        audited, evidence = audit(after, forget, scored, **samples, progress=progress)
+        row |= audited | against(reference, forget, scored, samples)
         row |= _own(metrics or {}, networks, row)
         shown: Evidence = {key: [] for key in EXAMPLES}
         if thumbnails:
             try:
-                shown = examples(before, after, forget, gone, **kept, structure=structure)
+                shown = examples(before, after, forget, scored, **samples, structure=structure)
             except Exception as error:  # they stand beside the numbers: no reason to lose the run
                 progress("examples", 0, 1, f"left out: {first_line(error)}")
-    twins = duplicates(forget, samples["retain"], selected.get("retain"))
+    twins = duplicates(forget, sets["retain"], selected.get("retain"))
     return row, {"classes": classes, "forget": images, "duplicates": twins, **evidence, **shown}
 
 

@@ -32,7 +32,7 @@ def examples(
     before: Classifier,
     after: Classifier,
     forget: ForgetSet,
-    gone: BeforeAfter,
+    scored: BeforeAfter,
     *,
     test: Sample | None = None,
     retain: Sample | None = None,
@@ -44,9 +44,9 @@ def examples(
         before: the classifier as it was.
         after: the classifier to deploy; both in eval mode.
         forget: the images that were to be forgotten, on the classifiers' device.
-        gone: their features and logits.
+        scored: their features and logits.
         test: images of no training set.
-        retain: training images that were to be kept.
+        retain: retained training images.
         structure: what affinities are measured with.
 
     Returns:
@@ -62,7 +62,7 @@ def examples(
         images = retain.images.load(places).to(before.device)
         labels = retain.images.labels[list(places)].to(before.device)
         found["saliency"] += saliency(before, after, images, labels, names, "retain")
-        found["retrieval"] = retrieval(before.class_names, forget, gone, retain)
+        found["retrieval"] = retrieval(before.class_names, forget, scored, retain)
     if test is not None and structure is not None:
         found["affinities"] = near_anchors(before.class_names, test, structure)
     return found
@@ -95,13 +95,13 @@ def saliency(
 
 
 def retrieval(
-    classes: Sequence[str], forget: ForgetSet, gone: BeforeAfter, retain: Sample
+    classes: Sequence[str], forget: ForgetSet, scored: BeforeAfter, retain: Sample
 ) -> list[Row]:
     """The retained images nearest to a few retained and a few forgotten ones, by features."""
-    if not all(part[suffix].usable for part in (gone, retain.scored) for suffix in WHEN):
+    if not all(part[suffix].usable for part in (scored, retain.scored) for suffix in WHEN):
         return []
     rows: list[Row] = []
-    for of, own in (("retain", retain.scored), ("forget", gone)):
+    for of, own in (("retain", retain.scored), ("forget", scored)):
         count = min(QUERIES, len(own[""].labels))
         if of == "retain":
             queries = _images(classes, retain, range(count))

@@ -20,9 +20,9 @@ FORGOTTEN, RECOGNISED, NEVER = "forgotten", "recognised", "never recognised"
 MANY = 10  # classes beyond which the first five choices are counted too
 
 
-def states(gone: BeforeAfter) -> list[str]:
+def states(scored: BeforeAfter) -> list[str]:
     """What became of each image; only what was recognised before can be forgotten."""
-    before, after = (correct(gone[suffix].logits, gone[suffix].labels) for suffix in WHEN)
+    before, after = (correct(scored[suffix].logits, scored[suffix].labels) for suffix in WHEN)
     return [
         RECOGNISED if now else FORGOTTEN if was else NEVER
         for was, now in zip(before.tolist(), after.tolist(), strict=True)
@@ -43,24 +43,24 @@ def copies_of(network: Classifier, forget: ForgetSet) -> Copies:
     }
 
 
-def forget_scores(gone: BeforeAfter, copies: Mapping[str, Copies]) -> Row:
+def forget_scores(scored: BeforeAfter, copies: Mapping[str, Copies]) -> Row:
     """States, and by network the depth of the images and of their copies.
 
     Args:
-        gone: what each network makes of the images.
+        scored: what each network makes of the images.
         copies: what each network makes of their copies.
     """
-    found = states(gone)
+    found = states(scored)
     row: Row = {
         "n_forgotten": found.count(FORGOTTEN),
         "n_recognised": found.count(RECOGNISED),
         "n_never_recognised": found.count(NEVER),
     }
-    for suffix, scored in gone.items():
-        own = depth(scored.logits, scored.labels)
-        many = scored.logits.shape[1] > MANY
+    for suffix, (_, logits, labels) in scored.items():
+        own = depth(logits, labels)
+        many = logits.shape[1] > MANY
         row |= {
-            f"acc_forget{suffix}": percent(correct(scored.logits, scored.labels)),
+            f"acc_forget{suffix}": percent(correct(logits, labels)),
             f"forget_top2{suffix}": percent(own.rank <= 2),
             f"forget_top5{suffix}": percent(own.rank <= 5) if many else None,
             f"forget_true_probability{suffix}": float(own.probability.mean()),
@@ -82,7 +82,7 @@ def forget_scores(gone: BeforeAfter, copies: Mapping[str, Copies]) -> Row:
 def forget_evidence(
     names: Sequence[str],
     forget: ForgetSet,
-    gone: BeforeAfter,
+    scored: BeforeAfter,
     copies: Mapping[str, Copies],
     thumbnails: bool,
 ) -> list[Row]:
@@ -96,11 +96,11 @@ def forget_evidence(
     """
     rows: list[Row] = [
         {"name": name, "label": names[int(label)], "state": state}
-        for name, label, state in zip(forget.names, forget.labels, states(gone), strict=True)
+        for name, label, state in zip(forget.names, forget.labels, states(scored), strict=True)
     ]
     for suffix, when in WHEN.items():
-        answers = gone[suffix].logits.softmax(1).max(1)
-        own = depth(gone[suffix].logits, gone[suffix].labels)
+        answers = scored[suffix].logits.softmax(1).max(1)
+        own = depth(scored[suffix].logits, scored[suffix].labels)
         mirrored = _together(copies[suffix]["forget_flip"])
         altered = [copy for kind in copies[suffix].values() for copy in kind]
         known = torch.stack([copy.rank == 1 for copy in altered]).sum(0)

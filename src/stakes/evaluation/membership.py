@@ -1,4 +1,4 @@
-"""Membership inference: can images be told from unseen ones by what the network answers?"""
+"""Membership inference: do the network's answers tell training images from unseen ones?"""
 
 from typing import NamedTuple
 
@@ -88,13 +88,13 @@ def learned_scores(retained: Floats, unseen: Floats, forget: Floats) -> tuple[Fl
 
     scores = np.concatenate([retained, unseen])
     trained_on = np.repeat([1, 0], [len(retained), len(unseen)])
-    told, told_forget = np.zeros(len(scores)), np.zeros(len(forget))
+    odds, forget_odds = np.zeros(len(scores)), np.zeros(len(forget))
     for fitted, held_out in StratifiedKFold(FOLDS).split(scores, trained_on):
         attack = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
         attack.fit(scores[fitted], trained_on[fitted])
-        told[held_out] = attack.decision_function(scores[held_out])
-        told_forget += attack.decision_function(forget) / FOLDS
-    return told[: len(retained)], told[len(retained) :], told_forget
+        odds[held_out] = attack.decision_function(scores[held_out])
+        forget_odds += attack.decision_function(forget) / FOLDS
+    return odds[: len(retained)], odds[len(retained) :], forget_odds
 
 
 def separation(members: Floats, unseen: Floats) -> Separation:

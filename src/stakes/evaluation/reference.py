@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from stakes.data.forget import ForgetSet
-from stakes.data.images import batches
 from stakes.errors import InputError
 from stakes.evaluation.audit import Sample
-from stakes.evaluation.scores import WHEN, BeforeAfter, Scored, correct, joined, percent, score
+from stakes.evaluation.scores import REFERENCE, WHEN, BeforeAfter, correct, percent, score
 from stakes.models.classifier import Classifier
 from stakes.rows import METRICS
 
@@ -32,7 +31,7 @@ def check_reference(reference: Classifier, classifier: Classifier) -> None:
 def against(
     reference: Classifier | None,
     forget: ForgetSet,
-    gone: BeforeAfter,
+    scored: BeforeAfter,
     samples: Mapping[str, Sample | None],
 ) -> Row:
     """How far the network is from a reference, before and after unlearning.
@@ -44,8 +43,8 @@ def against(
     Args:
         reference: the other network, in eval mode; or None, and nothing is measured.
         forget: the forget set, on the classifier's device.
-        gone: what the classifier, before and after, makes of its images.
-        samples: the same of ``test`` and ``retain`` images.
+        scored: what the classifier, before and after, makes of its images.
+        samples: the same of ``test`` and ``retain`` images, and what the reference makes of them.
 
     Returns:
         Under the keys of :data:`stakes.rows.METRICS`, with ``_before`` for the original;
@@ -58,18 +57,15 @@ def against(
     row["reference_digest"] = None if reference is None else reference.digest()
     if reference is None:
         return row
-    found = {"forget": (gone, score(reference, forget.images, forget.labels))}
-    found |= {
-        name: (sample.scored, _score(reference, sample))
-        for name, sample in samples.items()
-        if sample is not None
-    }
+    answers = {"forget": {**scored, REFERENCE: score(reference, forget.images, forget.labels)}}
+    answers |= {name: dict(sample.scored) for name, sample in samples.items() if sample is not None}
     gaps: dict[str, list[float]] = {suffix: [] for suffix in WHEN}
-    for name, (scored, theirs) in found.items():
+    for name, own in answers.items():
+        theirs = own[REFERENCE]
         accuracy = percent(correct(theirs.logits, theirs.labels))
         row[f"acc_{name}_reference"] = accuracy
         for suffix in WHEN:
-            ours = scored[suffix]
+            ours = own[suffix]
             gaps[suffix].append(abs(percent(correct(ours.logits, ours.labels)) - accuracy))
             agreement = percent(ours.logits.argmax(1) == theirs.logits.argmax(1))
             row[f"reference_agreement_{name}{suffix}"] = agreement
@@ -85,15 +81,3 @@ def divergence(reference: Tensor, logits: Tensor) -> float:
     """
     p, q = (part.double().log_softmax(1) for part in (reference, logits))
     return float((p.exp() * (p - q)).sum(1).mean() / torch.tensor(2.0).double().log())
-
-
-def _score(reference: Classifier, sample: Sample) -> Scored:
-    """What the reference makes of the images that the networks' logits were kept of."""
-    places = list(sample.places)[: len(sample.scored[""].labels)]
-    device = reference.device
-    return joined(
-        [
-            score(reference, pixels.to(device), truth)
-            for pixels, truth in batches(sample.images, places)
-        ]
-    )

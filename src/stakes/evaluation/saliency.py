@@ -28,17 +28,17 @@ def grad_cam(network: Classifier, images: Tensor, classes: Tensor) -> Tensor | N
     layer = last_map(network, images[:1])
     if layer is None:
         return None
-    kept: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    outputs: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         # By the input, so that a frozen network has gradients too.
         with distributed.alone(), torch.enable_grad():
             logits = network(images.detach().clone().requires_grad_())
             total = logits.gather(1, classes[:, None]).sum()
-            (gradient,) = torch.autograd.grad(total, kept[-1])
+            (gradient,) = torch.autograd.grad(total, outputs[-1])
     finally:
         hook.remove()
-    maps = F.relu((gradient.mean((2, 3), keepdim=True) * kept[-1].detach()).sum(1, keepdim=True))
+    maps = F.relu((gradient.mean((2, 3), keepdim=True) * outputs[-1].detach()).sum(1, keepdim=True))
     return F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -52,7 +52,7 @@ def last_map(network: Classifier, image: Tensor) -> nn.Module | None:
         if len(shape) == 4 and shape[2] == shape[3] > 1:
             last[0] = module
         elif len(shape) == 3 or (len(shape) == 4 and shape[2] != shape[3]):
-            last[0] = None  # tokens, or channels last: places and channels cannot be told apart
+            last[0] = None  # tokens, or channels last: which axis holds the channels is unknown
 
     hooks = [part.register_forward_hook(check) for part in network.body.modules()]
     try:

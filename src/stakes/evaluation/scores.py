@@ -9,6 +9,7 @@ from torch import Tensor
 from stakes.models.classifier import Classifier
 
 WHEN = {"_before": "before", "": "after"}
+REFERENCE = "_reference"  # suffix of a network to compare with
 
 
 class Scored(NamedTuple):
@@ -25,7 +26,8 @@ class Scored(NamedTuple):
 
 
 BeforeAfter = Mapping[str, Scored]
-"""By the suffix of the network: ``_before``, nothing, or the name of a further path."""
+"""By the suffix of the network: ``_before``, nothing, the name of a further path, or
+:data:`REFERENCE`."""
 
 
 class Depth(NamedTuple):

@@ -45,9 +45,9 @@ class BadTeacher(RetainTraining):
         """Make the bad teacher, then distil from both."""
         bad = task.live.copy().eval()
         fresh(bad, task.generator)
-        kept = Subset(task.retain, range(max(1, int(self.retain_share * len(task.retain)))))
+        retained = Subset(task.retain, range(max(1, int(self.retain_share * len(task.retain)))))
         k = len(task.forget)
-        batches = union_batches(task, self.retain_batch, task.forget.images, kept)
+        batches = union_batches(task, self.retain_batch, task.forget.images, retained)
 
         def terms(step: int) -> dict[str, Tensor]:
             images, places = next(batches)
@@ -63,5 +63,5 @@ class BadTeacher(RetainTraining):
             }
 
         optimizer = torch.optim.Adam(task.trainable().values(), lr=self.lr)
-        steps = self.epochs * ceil((k + len(kept)) / self.retain_batch)
+        steps = self.epochs * ceil((k + len(retained)) / self.retain_batch)
         return self.run_to_budget(task, terms, optimizer, steps)

@@ -64,8 +64,8 @@ def check(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     except pydantic.ValidationError as error:
         name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
         item = {item.name: item for item in fields(kind)}[name]
-        told = allowed(item, get_type_hints(kind)[name])
-        raise InputError(f"{name}={quoted(values[name])}: give {told}") from None
+        bounds = allowed(item, get_type_hints(kind)[name])
+        raise InputError(f"{name}={quoted(values[name])}: give {bounds}") from None
 
 
 def check_names(kind: type, names: Mapping[str, Any]) -> None:

@@ -103,7 +103,9 @@ class LCODEC(RetainFields):
         for column in foci(torch.cat([*activations.values()], dim=1), losses):
             name, place = places[column]
             chosen.setdefault(name, []).append(place)
-        return {name: torch.tensor(kept, device=image.device) for name, kept in chosen.items()}
+        return {
+            name: torch.tensor(filters, device=image.device) for name, filters in chosen.items()
+        }
 
     def _step(
         self,

@@ -69,10 +69,10 @@ class LoTUS(RetainTraining):
 
     def unlearn(self, task: Task) -> Unlearned:
         """Distil; the temperature follows the accuracy on the forget set, epoch by epoch."""
-        kept, known = self._trained_on(task)
+        retained, known = self._trained_on(task)
         truth = task.forget.labels
-        batches = union_batches(task, self.retain_batch, task.forget.images, kept)
-        epoch = ceil((len(truth) + len(kept)) / self.retain_batch)
+        batches = union_batches(task, self.retain_batch, task.forget.images, retained)
+        epoch = ceil((len(truth) + len(retained)) / self.retain_batch)
         smoothing = Smoothing(task.monitor(), task.live, known)
         task.checkpoint.keep(smoothing)
 
@@ -113,16 +113,16 @@ class LoTUS(RetainTraining):
         """The retained data to train on, and the accuracy of the original on unseen data."""
         count = len(task.retain)
         cut = max(1, int(self.retain_share * count))
-        kept = Subset(task.retain, range(cut))
+        retained = Subset(task.retain, range(cut))
         if self.unseen_accuracy:
-            return kept, round(self.unseen_accuracy / 100, 2)
+            return retained, round(self.unseen_accuracy / 100, 2)
         if cut == count:
             raise InputError(
                 "LoTUS needs retained images that it does not train on, or unseen_accuracy: "
                 "give more of them, or set it"
             )
         unseen = Subset(task.retain, range(cut, count))
-        return kept, round(accuracy(task.original, unseen), 2)
+        return retained, round(accuracy(task.original, unseen), 2)
 
 
 class Smoothing(State):

@@ -16,7 +16,7 @@ class NegGrad(Method):
 
     ``L = -CE(h(g(x_f)), y_f)``, as in public code of L2UL and "Stake the Points": batches in a
     fixed order, whole passes over the forget images, until after one of them every image is
-    misclassified. Nothing holds what is to be kept, so the network collapses.
+    misclassified. Nothing retains the rest, so the network collapses.
 
     Differences from public code: none known.
     """

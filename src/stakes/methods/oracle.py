@@ -54,10 +54,10 @@ class Oracle(RetainTraining):
 
         def terms(step: int) -> dict[str, Tensor]:
             batch, (images, labels) = next(forget), next(retain)
-            gone, kept = logits_of_both(task, batch, images)
+            forget_logits, retain_logits = logits_of_both(task, batch, images)
             return {
-                "deletion": self.deletion_weight * unlikelihood(gone, truth[batch]),
-                "retention": retention_ce(kept, labels),
+                "deletion": self.deletion_weight * unlikelihood(forget_logits, truth[batch]),
+                "retention": retention_ce(retain_logits, labels),
             }
 
         optimizer = torch.optim.Adam(task.trainable().values(), lr=self.lr)

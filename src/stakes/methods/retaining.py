@@ -145,9 +145,9 @@ def union_batches(
     size, device = copies * len(first), task.live.device
 
     def batch(places: Tensor) -> tuple[Tensor, Tensor]:
-        given, kept = places[places < size], places[places >= size]
-        shown = [first[given % len(first)], images.load(kept - size).to(device)]
-        return torch.cat(shown), torch.cat([given, kept]).to(device)
+        given, retained = places[places < size], places[places >= size]
+        shown = [first[given % len(first)], images.load(retained - size).to(device)]
+        return torch.cat(shown), torch.cat([given, retained]).to(device)
 
     return (batch(places) for places in task.batches(size + len(images), batch_size))
 

@@ -150,8 +150,8 @@ class Task:
         height, width = self.forget.images.shape[2:]
         given = Surrogates.of(data, (height, width), read=read, seed=seed, progress=self.progress)
         self.surrogates = given.without(self.forget)
-        if gone := self.surrogates.left_out:
-            self.progress("surrogates", 0, len(given), f"{gone} copies of forget images left out")
+        if count := self.surrogates.left_out:
+            self.progress("surrogates", 0, len(given), f"{count} copies of forget images left out")
 
     def monitor(
         self,

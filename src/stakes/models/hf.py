@@ -175,25 +175,25 @@ def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Mod
     own: Any = network
     with _quiet(), offline():
         try:
-            loaded, told = type(own).from_pretrained(
+            loaded, info = type(own).from_pretrained(
                 None,
                 config=own.config,
                 state_dict=dict(state),
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told below, in one line
+                ignore_mismatched_sizes=True,  # said below, in one line
             )
         except Exception as error:  # the library raises nearly anything
             raise InputError(
                 f"{source} cannot be loaded: {first_line(error)}; copy the whole folder again"
             ) from error
     faults = [
-        f"{len(told[kind])} keys {word} ({some(sorted(str(key) for key in told[kind]))})"
+        f"{len(info[kind])} keys {word} ({some(sorted(str(key) for key in info[kind]))})"
         for kind, word in (
             ("missing_keys", "missing"),
             ("unexpected_keys", "unexpected"),
             ("mismatched_keys", "of another shape"),
         )
-        if told[kind]
+        if info[kind]
     ]
     if faults:
         raise InputError(

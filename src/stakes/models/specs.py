@@ -117,10 +117,10 @@ def fit(built: Built, state: Mapping[str, Tensor], source: str) -> nn.Module:
             "of another shape",
         ),
     ]
-    told = [f"{len(names)} keys {word} ({some(names)})" for names, word in faults if names]
-    if told:
+    found = [f"{len(names)} keys {word} ({some(names)})" for names, word in faults if names]
+    if found:
         raise InputError(
-            f"{source} does not fit {built.spec}: {'; '.join(told)}; check that --model, its "
+            f"{source} does not fit {built.spec}: {'; '.join(found)}; check that --model, its "
             "arguments and the classes are those it was trained with"
         )
     built.network.load_state_dict(dict(state))

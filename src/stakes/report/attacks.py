@@ -50,25 +50,25 @@ def stand_out(run: RunFolder) -> bool:
 
 
 def _leaky(run: RunFolder) -> Finding | None:
-    kept = attack(run, "learned", "retain", "after")
-    if kept is None:
+    learned = attack(run, "learned", "retain", "after")
+    if learned is None:
         return None
-    auc = kept["auc"]
+    auc = learned["auc"]
     more = ""
-    if kept["low"] <= 0.5:
+    if learned["low"] <= 0.5:
         head = "Its answers reveal nothing measurable about its other training data."
         more = " The learned attack therefore cannot work on the forgotten images either."
     else:
         much = "little" if auc < 0.6 else "something" if auc < 0.75 else "much"
         head = f"Its answers reveal {much} about its other training data."
     text = (
-        f"An attack tells retained training images from unseen ones with {_interval(kept)}, "
-        f"{kept['m']:,.0f} against {kept['n']:,.0f}."
+        f"An attack tells retained training images from unseen ones with {_interval(learned)}, "
+        f"{learned['m']:,.0f} against {learned['n']:,.0f}."
     )
-    if kept["found"] is not None:
+    if learned["found"] is not None:
         text += (
-            f" At a false-alarm rate of 1\u00a0%, it identifies {percent(kept['found'])} of them; "
-            "chance would give 1\u00a0%."
+            f" At a false-alarm rate of 1\u00a0%, it identifies {percent(learned['found'])} of "
+            "them; chance would give 1\u00a0%."
         )
     return Finding(head, text + more)
 

@@ -29,8 +29,8 @@ class Confusion(NamedTuple):
 
 def confusion(run: RunFolder) -> Confusion | None:
     """Which class the forget images of each class are given now; None where not recorded."""
-    told = [item for item in run.forget if item.get("after") is not None]
-    pairs = Counter((run.class_name(item.get("label")), str(item["after"])) for item in told)
+    scored = [item for item in run.forget if item.get("after") is not None]
+    pairs = Counter((run.class_name(item.get("label")), str(item["after"])) for item in scored)
     if not pairs:
         return None
     order = {str(item.get("name")): i for i, item in enumerate(run.classes)}

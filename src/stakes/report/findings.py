@@ -59,14 +59,14 @@ def _retrieval(run: RunFolder) -> Finding | None:
     low, high = wilson(own / 100, run.k)
     often = "less" if high < other / 100 else "more" if low > other / 100 else "as"
     end = "as retained ones do" if often == "as" else "than retained ones do"
-    mean, kept = (run.number(f"retrieval_{of}_map") for of in ("forget", "retain"))
+    forgotten, retained = (run.number(f"retrieval_{of}_map") for of in ("forget", "retain"))
     return Finding(
         f"As queries, the forgotten images find their class {often} often {end}.",
         f"Of {gallery:,.0f} retained images, the one with the nearest features is of its class "
         f"for {percent(own)} of the forgotten images{_was(run, 'retrieval_forget_r1')} and for "
         f"{percent(other)} of the retained ones{_was(run, 'retrieval_retain_r1')}; over the whole "
-        f"ranking, mean average precision is {percent(mean)} and {percent(kept)}. A forgotten "
-        "image that still finds its class lies where its class lies: only its answer has gone.",
+        f"ranking, mean average precision is {percent(forgotten)} and {percent(retained)}. A "
+        "forgotten image that still finds its class still sits with it: only the answer changed.",
     )
 
 
@@ -77,14 +77,14 @@ def _was(run: RunFolder, key: str) -> str:
 
 def _reference(run: RunFolder) -> Finding | None:
     gap, alike = run.number("reference_gap"), run.number("reference_agreement_test")
-    gone, bits = run.number("reference_agreement_forget"), run.number("reference_kl_forget")
-    if gap is None or gone is None or bits is None:
+    agreed, bits = run.number("reference_agreement_forget"), run.number("reference_kl_forget")
+    if gap is None or agreed is None or bits is None:
         return None
     tested = "" if alike is None else f", and {percent(alike)} of test images"
     return Finding(
         f"Its accuracies are {gap:.1f} points from the reference's on average.",
         f"The reference is another network, such as one trained without the images. Both answer "
-        f"{percent(gone)} of the images to forget alike{_was(run, 'reference_agreement_forget')}"
+        f"{percent(agreed)} of the images to forget alike{_was(run, 'reference_agreement_forget')}"
         f"{tested}{_was(run, 'reference_agreement_test') if tested else ''}. The answers on images "
         f"to forget are {bits:.2f} bits of KL divergence from the reference's.",
     )
@@ -96,20 +96,20 @@ def whole_classes(run: RunFolder) -> list[str]:
     shares = [run.number(key) for key in keys]
     if not isinstance(names, list) or None in shares:
         return []
-    gone, kept = (f"{percent(run.number(key))}{_was(run, key)}" for key in keys)
+    own, others = (f"{percent(run.number(key))}{_was(run, key)}" for key in keys)
     noun = "class" if len(names) == 1 else "classes"
     return [
         f"Of unseen images of the forgotten {noun}, {listed([str(n) for n in names])}, the "
-        f"network gives {gone} their class, and of those of all other classes {kept}."
+        f"network gives {own} their class, and of those of all other classes {others}."
     ]
 
 
 def found_in_data(run: RunFolder) -> list[str]:
     """Which of the images lie in the training data, and what was left out as nearly the same."""
     exact, near = run.number("n_found_exact"), run.number("n_found_near")
-    left, told = run.number("n_near_left_out"), []
+    left, sentences = run.number("n_near_left_out"), list[str]()
     if exact is not None and near is not None:
-        told.append(
+        sentences.append(
             f"{exact + near:,.0f} of the {several(run.k or 0, 'image')} are in the training data "
             f"that was given: {exact:,.0f} pixel by pixel, {near:,.0f} as near-duplicates."
         )
@@ -117,12 +117,12 @@ def found_in_data(run: RunFolder) -> list[str]:
         names = [str(item.get("found")) for item in run.audit.get("duplicates", [])]
         which = f" ({some(names, 4)})" if names else ""
         noun = several(left, "training image")
-        told.append(
+        sentences.append(
             f"{noun}{which} {'is' if left == 1 else 'are'} nearly the same as images to forget, so "
             "no method was trained and no accuracy measured on "
             f"{'it' if left == 1 else 'them'}."
         )
-    return told
+    return sentences
 
 
 def _relearning(run: RunFolder) -> Finding | None:

@@ -105,7 +105,7 @@ class RunFolder:
         """How many images are forgotten, recognised, or never were; None if not measured.
 
         Rows of older versions do not count what never was: then it is what was not recognised
-        before, as far as it can be told.
+        before, as far as the row says.
         """
         keys = ("n_forgotten", "n_recognised", "n_never_recognised")
         counts = [number(self.row.get(key)) for key in keys]

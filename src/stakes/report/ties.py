@@ -23,10 +23,10 @@ class Tie(NamedTuple):
         """The line for those who cannot see it."""
         image = f"{self.image.get('label')} to {self.image.get('after')}"
         parts = {"before": self.before, "after": self.after, "mirrored, after": self.mirrored}
-        told = ", ".join(
+        values = ", ".join(
             f"{key} {percent(value)}" for key, value in parts.items() if value is not None
         )
-        return f"{image}: {told}"
+        return f"{image}: {values}"
 
 
 class Ties(NamedTuple):

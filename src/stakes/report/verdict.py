@@ -8,7 +8,7 @@ from stakes.report.formats import NOT_MEASURED, decimals, percent, points, share
 from stakes.report.intervals import paired_change
 from stakes.report.run_folder import RunFolder
 
-LOSS, DAMAGE = 2.0, 10.0  # points of accuracy: a loss to be told, and a network that is damaged
+LOSS, DAMAGE = 2.0, 10.0  # points of accuracy: worth saying; the network is damaged
 # In the benchmarks of this project, no run with a drift below MOVED lost ten points of accuracy,
 # but for one method that leaves the features alone; beyond BROKEN, every one lost nineteen or more.
 MOVED, BROKEN = 0.1, 0.5
@@ -118,19 +118,19 @@ def copies(run: RunFolder) -> Answer:
     if known is None:
         return Answer(UNKNOWN, question, "Not measured", "Mirrored or cropped copies may be known.")
     count = run.count("forget_flip")
-    told = []
+    sentences = []
     if flipped is not None and count is not None:
-        told.append(f"Mirrored: {count:,} of {run.k:,} recognised.")
+        sentences.append(f"Mirrored: {count:,} of {run.k:,} recognised.")
     if was is not None:
-        told.append(f"All kinds: {percent(was)} before.")
+        sentences.append(f"All kinds: {percent(was)} before.")
     if known == 0:
-        return Answer(GOOD, question, "Yes, in all kinds tried", " ".join(told))
+        return Answer(GOOD, question, "Yes, in all kinds tried", " ".join(sentences))
     if known <= SPARED:
         answer = f"Mostly, {percent(known)} still recognised"
-        return Answer(CAUTION, question, answer, " ".join(told))
+        return Answer(CAUTION, question, answer, " ".join(sentences))
     if run.row["method_criterion"] == "exact":
-        told.append("Only --criterion views asks for copies too.")
-    return Answer(BAD, question, f"No, {percent(known)} still recognised", " ".join(told))
+        sentences.append("Only --criterion views asks for copies too.")
+    return Answer(BAD, question, f"No, {percent(known)} still recognised", " ".join(sentences))
 
 
 def rest(run: RunFolder) -> Answer:
@@ -191,7 +191,9 @@ def traces(run: RunFolder) -> Answer:
     question = "Could someone tell it was done?"
     loss = attacks.attack(run, "loss", "forget", "after")
     if loss is None:
-        return Answer(UNKNOWN, question, "Not measured", "It needs test and kept images (--data).")
+        return Answer(
+            UNKNOWN, question, "Not measured", "It needs test and retained images (--data)."
+        )
     auc = (
         f"AUC {decimals(loss['auc'])} ({decimals(loss['low'])}\u2013{decimals(loss['high'])}); "
         "0.50 would be ideal."
@@ -223,22 +225,22 @@ def _headline(run: RunFolder, answers: list[Answer]) -> str:
     if states.never:
         said = f"{_of(states.forgotten, k)} forgotten, {states.never:,}"
         return f"{said} {'was' if states.never == 1 else 'were'} never recognised."
-    _, copied, kept, told = (answer.tone for answer in answers)
-    if kept == BAD:
+    _, copies_tone, rest_tone, traces_tone = (answer.tone for answer in answers)
+    if rest_tone == BAD:
         end = "but the network is damaged."
         if run.change("acc_test") is None and run.change("acc_retain") is None:
             end = "but the network is most likely damaged."
         return f"{said} no longer recognised, {end}"
     said += " no longer recognised."
-    if copied == BAD:
+    if copies_tone == BAD:
         return f"{said} {'Copies of it' if k == 1 else 'Copies of them'} still are."
-    if kept == UNKNOWN:
+    if rest_tone == UNKNOWN:
         return f"{said} What it cost is unknown."
-    if copied == UNKNOWN:
+    if copies_tone == UNKNOWN:
         return f"{said} Altered copies were not tried."
-    if kept == CAUTION:
+    if rest_tone == CAUTION:
         return f"{said} The rest works less well."
-    if told != GOOD:
+    if traces_tone != GOOD:
         return f"{said} The rest still works."
     return f"{said} Nor are altered copies, and the rest still works."
 

@@ -59,8 +59,8 @@ class Cluster:
     def looks(self, out: str) -> dict[str, Look]:
         """How the cells stand, of all workers that answer."""
         with contextlib.suppress(OSError):
-            told = self._client.run(process.looks, out, on_error="ignore")
-            return {name: look for found in told.values() for name, look in found.items()}
+            answers = self._client.run(process.looks, out, on_error="ignore")
+            return {name: look for found in answers.values() for name, look in found.items()}
         return {}
 
     def stop(self, out: str, number: int | None = None) -> None:
@@ -93,7 +93,7 @@ def connected(
         need: NAME=AMOUNT of a worker's resources for each cell.
         places: the workers of a local cluster: what each adds to its environment.
         threads: of each cell; by default the cores of the smallest worker, shared out.
-        log: where it is told that there is no worker yet.
+        log: where it says that there is no worker yet.
 
     Raises:
         InputError: Dask is not installed, no scheduler answers, or a worker has another stakes.
@@ -170,8 +170,10 @@ def _wait_for_workers(client: Any, address: str, need: Mapping[str, float], log:
     for name, amount in need.items():
         if not any(worker["resources"].get(name, 0) >= amount for worker in _workers(client)):
             had = some(sorted({name for w in _workers(client) for name in w["resources"]}))
-            told = f"they have {had}" if had else f'start some with --resources "{name}={amount:g}"'
-            print(f"no worker has {name}={amount:g} yet; {told}", file=log, flush=True)
+            advice = (
+                f"they have {had}" if had else f'start some with --resources "{name}={amount:g}"'
+            )
+            print(f"no worker has {name}={amount:g} yet; {advice}", file=log, flush=True)
 
 
 def _workers(client: Any) -> list[dict[str, Any]]:

@@ -35,8 +35,8 @@ def circumstances(rows: Sequence[Row]) -> list[str]:
         notes.append(f"The rows come from different versions ({said}).")
     samples = {(row.get("n_test"), row.get("n_retain")) for row in rows}
     notes += [
-        f"Scored on {test} test and {kept} retained images."
-        for test, kept in sorted(samples, key=str)
+        f"Scored on {test} test and {retain} retained images."
+        for test, retain in sorted(samples, key=str)
     ]
     return notes
 

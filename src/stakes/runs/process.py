@@ -78,7 +78,7 @@ class Ended:
         code: the exit code of its process; below zero, the signal that killed it.
         seconds: it took.
         peak: most memory seen, MiB.
-        stopped: whether it was told to stop.
+        stopped: whether it was asked to stop.
         last: the last line that it printed.
         files: what it wrote, by paths from DIR on; empty where the folder is shared.
     """

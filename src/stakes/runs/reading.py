@@ -53,7 +53,7 @@ def refuse_both(transform: str | None, choices: Mapping[str, Any]) -> None:
 def as_chosen(
     classifier: Classifier, delivered: Path | None, words: Mapping[str, Any]
 ) -> Reader | None:
-    """What makes a network's input of an image file: as told, as delivered, or the network's.
+    """What makes a network's input of an image file: as asked, as delivered, or the network's.
 
     Args:
         classifier: the network, with its own preprocessing.

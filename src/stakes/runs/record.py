@@ -183,8 +183,8 @@ def _write(
     write_text(folder / "row.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
     lines = (json.dumps(_finite(step), allow_nan=False) for step in result.history)
     write_text(folder / "history.jsonl", "\n".join(lines) + "\n")
-    told = {key: [_finite(record) for record in records] for key, records in evidence.items()}
-    write_text(folder / "evidence.json", json.dumps(told, allow_nan=False) + "\n")
+    finite = {key: [_finite(record) for record in records] for key, records in evidence.items()}
+    write_text(folder / "evidence.json", json.dumps(finite, allow_nan=False) + "\n")
     try:
         write_report([folder], folder / "report.html")
     except (OSError, MemoryError):

@@ -16,14 +16,14 @@ Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 """An option that is off unless it is given: it needs no --no- form."""
 
 
-def number(kind: type, told: str) -> Converter:
-    """What reads a whole number (``int``) or a number (``float``); ``told`` is what can be."""
+def number(kind: type, wanted: str) -> Converter:
+    """What reads a whole number (``int``) or a number (``float``); ``wanted`` says which."""
 
     def read(hint: Any, tokens: Sequence[Token]) -> int | float:
         text = tokens[0].value
         value = _whole(text) if kind is int else _number(text)
         if value is None:
-            raise ValueError(f"{said(tokens[0])}: give {told}")
+            raise ValueError(f"{said(tokens[0])}: give {wanted}")
         return value
 
     return read

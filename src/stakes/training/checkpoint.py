@@ -219,8 +219,8 @@ def _load(things: Sequence[Stateful], states: Sequence[dict[str, Any]]) -> None:
     for thing, state in zip(things, states, strict=True):
         thing.load_state_dict(state)
         if isinstance(thing, torch.optim.Optimizer):
-            for parameter, kept in thing.state.items():
-                shapes = {value.shape for value in kept.values() if isinstance(value, Tensor)}
+            for parameter, moments in thing.state.items():
+                shapes = {value.shape for value in moments.values() if isinstance(value, Tensor)}
                 if not shapes <= {parameter.shape, torch.Size()}:
                     raise ValueError("an optimiser's state has another shape")
 

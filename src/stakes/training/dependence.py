@@ -25,14 +25,16 @@ def foci(variables: Tensor, response: Tensor) -> list[int]:
     distance = torch.zeros(n, n).fill_diagonal_(torch.inf)
     least, room = torch.zeros(n), torch.empty(n, n)
     while len(chosen) < count:
-        told = torch.full((count,), -torch.inf)
+        coefficients = torch.full((count,), -torch.inf)
         for column in range(count):
             if column not in chosen:
                 nearest = _squares(columns[:, column], room).add_(distance).argmin(dim=1)
                 lower = torch.minimum(rank, rank[nearest])
-                told[column] = _conditional(rank, lower, least) if chosen else _codec(rank, lower)
-        best = int(told.nan_to_num(-torch.inf).argmax())
-        if chosen and not told[best] > 0:
+                coefficients[column] = (
+                    _conditional(rank, lower, least) if chosen else _codec(rank, lower)
+                )
+        best = int(coefficients.nan_to_num(-torch.inf).argmax())
+        if chosen and not coefficients[best] > 0:
             break
         chosen.append(best)
         distance += _squares(columns[:, best], room)

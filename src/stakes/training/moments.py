@@ -34,7 +34,7 @@ def running(network: nn.Module) -> Layers:
 
 
 def placed(network: nn.Module, moments: Moments) -> Layers:
-    """The layers of a network by whose names moments were kept."""
+    """The layers of a network by whose names moments are stored."""
     layers = dict(network.named_modules())
     device = next(network.parameters()).device
     return {layers[n]: (m[0].to(device), m[1].to(device), EPS) for n, m in moments.items()}
@@ -87,9 +87,9 @@ def watched(
             handle.remove()
 
 
-def mismatch(layer: nn.Module, x: Tensor, kept: tuple[Tensor, Tensor, float]) -> Tensor:
-    """How far the moments of a layer's input are from those kept, in variances; a mean."""
-    aim, spread, eps = kept
+def mismatch(layer: nn.Module, x: Tensor, stored: tuple[Tensor, Tensor, float]) -> Tensor:
+    """How far the moments of a layer's input are from those stored, in variances; a mean."""
+    aim, spread, eps = stored
     rows = channels(layer, x).float()
     mean = rows.mean(0)
     variance = (rows.square().mean(0) - mean.square()).clamp_min(0) + eps

@@ -51,7 +51,7 @@ class Schedule(State):
         "_start",
         "_end",
         "_begun",
-        "_kept",
+        "_saved",
         "_settled",
     )
 
@@ -77,7 +77,7 @@ class Schedule(State):
         self.halved_at: list[int] = []
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         self._tensors = [*weights, *buffers]
-        self._kept = self._copied() if backoffs else []
+        self._saved = self._copied() if backoffs else []
         self._settled: list[Tensor] = []
 
     @property
@@ -134,21 +134,21 @@ class Schedule(State):
         return forgotten or bool(self._settled)
 
     def _too_far(self, drift: float) -> bool:
-        """Whether the structure has drifted too far; where it is well within, keep the weights."""
+        """Whether the structure has drifted too far; where it is well within, save the weights."""
         if self._left and drift <= self._max_drift / 2:
-            for kept, tensor in zip(self._kept, self._tensors, strict=True):
-                kept.copy_(tensor.detach())
+            for saved, tensor in zip(self._saved, self._tensors, strict=True):
+                saved.copy_(tensor.detach())
         return not drift <= self._max_drift
 
     def back_off(self, step: int) -> bool:
-        """Go back to the weights last kept and halve the learning rates; False if none are left."""
+        """Go back to the saved weights and halve the learning rates; False if none are left."""
         if not self._left:
             return False
         self._left -= 1
         self.halved_at.append(step)
         self._start, self._begun = None, step
         self._settled = []
-        self._put_back(self._kept)
+        self._put_back(self._saved)
         self._optimizer.state.clear()
         return True
 
@@ -157,8 +157,8 @@ class Schedule(State):
 
     @torch.no_grad()
     def _put_back(self, copies: list[Tensor]) -> None:
-        for kept, tensor in zip(copies, self._tensors, strict=True):
-            tensor.copy_(kept)
+        for saved, tensor in zip(copies, self._tensors, strict=True):
+            tensor.copy_(saved)
 
 
 class OneCycle(Schedule):

@@ -48,25 +48,25 @@ def collapse(methods: Methods, name: str) -> Drawing | None:
         axes.set_ylim(bottom=0)
         methods_legend(figure, methods, {i for i, _ in curves})
 
-    told = "; ".join(f"{list(methods)[i]}: {y[-1]:.3g} at step {x[-1]:g}" for i, (x, y) in curves)
+    alt = "; ".join(f"{list(methods)[i]}: {y[-1]:.3g} at step {x[-1]:g}" for i, (x, y) in curves)
     return Drawing(
         "Structural collapse during unlearning",
         "A line is a run. Collapse is the drift of affinities, 1 minus their mean cosine with "
         "those before. The paper measures it on retained images; unlearning sees none, so here "
         "it is measured on probes, mixtures of the images to forget that no method trains on.",
-        render(draw, (WIDTH, 3.4), told, name),
+        render(draw, (WIDTH, 3.4), alt, name),
     )
 
 
 def collapse_against_accuracy(methods: Methods, name: str) -> Drawing | None:
-    """Figure 2 (b): mean collapse against what was kept less what is still known."""
+    """Figure 2 (b): mean collapse against retained accuracy less that on the forget set."""
     points = []
     for i, runs in enumerate(methods.values()):
         for run in runs:
             drift = stat(y for x, y in zip(*run.points("drift"), strict=True) if x > 0)
-            kept = run.number("acc_retain")
-            kept = run.number("acc_test") if kept is None else kept
-            gap = minus(kept, run.number("acc_forget"))
+            retained = run.number("acc_retain")
+            retained = run.number("acc_test") if retained is None else retained
+            gap = minus(retained, run.number("acc_forget"))
             if drift is not None and gap is not None:
                 points.append((i, drift.mean, gap))
     if not points:
@@ -81,13 +81,13 @@ def collapse_against_accuracy(methods: Methods, name: str) -> Drawing | None:
         axes.set_xlim(left=0)
         methods_legend(figure, methods, {i for i, *_ in points}, marks=True)
 
-    told = "; ".join(f"{list(methods)[i]}: {y:.1f} points at {x:.3g}" for i, x, y in points)
+    alt = "; ".join(f"{list(methods)[i]}: {y:.1f} points at {x:.3g}" for i, x, y in points)
     return Drawing(
         "Structural collapse against the balance of deletion and retention",
         "A mark is a run. Collapse as in (a), its mean over the steps; trade-off accuracy is that "
         "on retained images (test images where these were not scored) less that on the "
         "images to forget. In the paper, NegGrad stays below 5 %.",
-        render(draw, (WIDTH, 3.4), told, name),
+        render(draw, (WIDTH, 3.4), alt, name),
     )
 
 
@@ -114,7 +114,7 @@ def consistency(methods: Methods, name: str) -> Drawing | None:
         axes.set_ylim(0, 1.05)
         methods_legend(figure, methods, {i for i, *_ in curves})
 
-    told = "; ".join(
+    alt = "; ".join(
         f"{list(methods)[i]}: most at a cosine of {x[y.index(1.0)]:.4g}, least {x[0]:.4g}"
         for i, x, y in curves
     )
@@ -123,7 +123,7 @@ def consistency(methods: Methods, name: str) -> Drawing | None:
         "Kernel density of the cosine between the features of the same retained image before and "
         "after. A curve is a method, the mean over its runs; each has its peak at 1, since one "
         "near a cosine of 1 would otherwise be a hundred times as high as the others.",
-        render(draw, (WIDTH, 3.4), told, name),
+        render(draw, (WIDTH, 3.4), alt, name),
     )
 
 
@@ -163,7 +163,7 @@ def sensitivity(methods: Methods, name: str) -> Drawing | None:
         if check:
             legend(figure, check)
 
-    told = "; ".join(
+    alt = "; ".join(
         f"{group or 'line'}, {variant}: {found.mean:.2f}"
         for group, variants in groups.items()
         for variant, found in variants.items()
@@ -172,11 +172,11 @@ def sensitivity(methods: Methods, name: str) -> Drawing | None:
         "Sensitivity to how the anchors are made",
         "Accuracy is the mean of that on test and on retained images. Means over runs; whiskers "
         "are one standard deviation. The vertical axis does not begin at 0.",
-        render(draw, (WIDTH + 1, 3.0), told, name),
+        render(draw, (WIDTH + 1, 3.0), alt, name),
     )
 
 
 def _accuracy(run: RunFolder) -> float | None:
     """Mean of the accuracies on test and on retained images."""
-    test, kept = run.number("acc_test"), run.number("acc_retain")
-    return None if test is None or kept is None else (test + kept) / 2
+    test, retained = run.number("acc_test"), run.number("acc_retain")
+    return None if test is None or retained is None else (test + retained) / 2

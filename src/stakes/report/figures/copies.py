@@ -22,16 +22,16 @@ ASKED = ("criterion", "views_needed")  # the hyper-parameters that say how much 
 
 
 class Cost(NamedTuple):
-    """A method's place: copies forgotten, percent, and the change of what is kept, points."""
+    """A method's place: copies forgotten, percent, and the change of retained accuracy, points."""
 
     copies: Stat
-    kept: Stat
+    retained: Stat
     settings: str
 
     @property
     def place(self) -> tuple[float, float]:
         """The mean over its runs."""
-        return self.copies.mean, self.kept.mean
+        return self.copies.mean, self.retained.mean
 
 
 def copies_against_accuracy(methods: Methods, name: str) -> Drawing | None:
@@ -53,13 +53,13 @@ def copies_against_accuracy(methods: Methods, name: str) -> Drawing | None:
             axes.plot(*zip(*sorted(places), strict=True), color=INK, lw=0.8, zorder=1)
         for i, cost in costs.items():
             x, y = cost.place
-            across, up = cost.copies.sd or 0.0, cost.kept.sd or 0.0
+            across, up = cost.copies.sd or 0.0, cost.retained.sd or 0.0
             axes.errorbar(x, y, up, across, elinewidth=1, capsize=2, **mark_look(i))
         axes.axhline(0, color=INK, lw=0.8)
         axes.set_xlim(0, 100)
         methods_legend(figure, methods, costs.keys(), marks=True)
 
-    told = "; ".join(
+    alt = "; ".join(
         f"{list(methods)[i]}: {cost.place[1]:+.2f} points at {cost.place[0]:.1f} %"
         for i, cost in costs.items()
     )
@@ -70,20 +70,20 @@ def copies_against_accuracy(methods: Methods, name: str) -> Drawing | None:
         "of accuracy on retained images. A mark is a method, the mean of its runs, with one "
         "standard deviation either way; a line joins those that differ only in the share of "
         "copies that was asked.",
-        render(draw, (WIDTH, 3.4), told, name),
+        render(draw, (WIDTH, 3.4), alt, name),
     )
 
 
 def _cost(runs: Sequence[RunFolder]) -> Cost | None:
     """Of a method's runs that measured both; None where there is none."""
-    copies, kept = [], []
+    copies, changes = [], []
     for run in runs:
-        share, moved = run.copies_forgotten, run.change("acc_retain")
-        if share is not None and moved is not None:
+        share, change = run.copies_forgotten, run.change("acc_retain")
+        if share is not None and change is not None:
             copies.append(share)
-            kept.append(moved)
-    forgotten, change = stat(copies), stat(kept)
-    if forgotten is None or change is None:
+            changes.append(change)
+    forgotten, retained = stat(copies), stat(changes)
+    if forgotten is None or retained is None:
         return None
     fields = sorted((key, value) for key, value in runs[0].fields.items() if key not in ASKED)
-    return Cost(forgotten, change, str((runs[0].row["method"], fields)))
+    return Cost(forgotten, retained, str((runs[0].row["method"], fields)))

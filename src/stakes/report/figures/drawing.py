@@ -60,7 +60,7 @@ def render(
     Args:
         draw: gets the figure.
         size: width and height.
-        describe: what a reader who cannot see the figure is told.
+        describe: the text for a reader who cannot see the figure.
         name: unique in the page; becomes part of every id in the SVG.
         layout: matplotlib's layout engine; None where ``draw`` places everything itself.
     """

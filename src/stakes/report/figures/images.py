@@ -65,12 +65,12 @@ def saliency_sheet(methods: Methods, name: str) -> Drawing | None:
 
     step, left = CELL + GAP, 0.95
     size = (left + len(heads) * step, 0.5 + len(rows) * step)
-    told = f"Grad-CAM of {len(rows)} images before and after {', '.join(columns)}"
+    alt = f"Grad-CAM of {len(rows)} images before and after {', '.join(columns)}"
     return Drawing(
         "Which part of the image speaks for its true class (Grad-CAM)",
         "Red frames: images to forget; green frames: retained images. Evidence before and "
         "after is on one scale, that before as it is in the run of the first method.",
-        render(draw, size, told, name, None),
+        render(draw, size, alt, name, None),
     )
 
 
@@ -103,14 +103,14 @@ def radar(methods: Methods, name: str) -> Drawing | None:
             inset = axes.inset_axes((-0.32, 0.86, 0.22, 0.22))
             show_image(inset, row["image"], INK, 0.8)
             inset.set_xlabel(short(row["label"], 12), fontsize=7, color=INK, labelpad=2)
-            told = "\n".join(
+            anchors = "\n".join(
                 short(f"{near.get('anchor')}: {near.get('text')}", 60)
                 for near in row.get("nearest", [])
             )
-            middle.text(p / len(first) + 0.02, 0.95, told, fontsize=7, color=INK, va="top")
+            middle.text(p / len(first) + 0.02, 0.95, anchors, fontsize=7, color=INK, va="top")
         lower.legend(handles=handles, loc="center", ncols=across, frameon=False, labelcolor=INK)
 
-    told = "Change of affinities, 1 minus the cosine. " + "; ".join(
+    alt = "Change of affinities, 1 minus the cosine. " + "; ".join(
         f"{method}, {row.get('label')}: {_moved(row):.3f}"
         for method, rows in found.items()
         for row in rows.values()
@@ -120,7 +120,7 @@ def radar(methods: Methods, name: str) -> Drawing | None:
         "Two test images that the seed chose; further out means nearer to the anchor, by the "
         "cosine. Below: the three anchors nearest before, with the attributes that they are made "
         "of.",
-        render(draw, (WIDTH, sum(heights)), told, name),
+        render(draw, (WIDTH, sum(heights)), alt, name),
     )
 
 
@@ -190,7 +190,7 @@ def confusion(methods: Methods, name: str) -> Drawing | None:
         figure.supylabel("true class", fontsize=8, color=INK)
         figure.supxlabel("answer after unlearning", fontsize=8, color=INK)
 
-    told = "; ".join(
+    alt = "; ".join(
         f"{method}: {label} as {answer} ({count})"
         for method, own in pairs.items()
         for (label, answer), count in own.most_common(3)
@@ -200,14 +200,14 @@ def confusion(methods: Methods, name: str) -> Drawing | None:
         "Where the forgotten images go",
         "True classes of the images to forget in rows, answers after unlearning in columns; the "
         "diagonal is what is still recognised.",
-        render(draw, (width, 0.4 + down * width / across), told, name),
+        render(draw, (width, 0.4 + down * width / across), alt, name),
     )
 
 
 def _pairs(run: RunFolder) -> Counter[tuple[str, str]]:
     """How often which class is answered with which."""
-    told = [item for item in run.forget if item.get("after") is not None]
-    return Counter((run.class_name(item.get("label")), str(item["after"])) for item in told)
+    scored = [item for item in run.forget if item.get("after") is not None]
+    return Counter((run.class_name(item.get("label")), str(item["after"])) for item in scored)
 
 
 def _matrix(axes: Axes, classes: Sequence[str], pairs: Counter[tuple[str, str]]) -> None:

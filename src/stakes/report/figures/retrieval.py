@@ -58,7 +58,7 @@ def retrieval_sheet(methods: Methods, name: str) -> Drawing | None:
             for place, query in enumerate(queries):
                 _query(figure, x, 0.32 + place * high, query, lines)
 
-    told = "; ".join(
+    alt = "; ".join(
         f"{line.name}, {row.get('of')}: a {row.get('label')} finds "
         + ", ".join(str(item.get("label")) for item in row[line.when])
         for line in lines
@@ -70,7 +70,7 @@ def retrieval_sheet(methods: Methods, name: str) -> Drawing | None:
         "Each query with the retained images nearest to it by the cosine of features, the "
         "nearest first. ✓: of the query's class, ✗: of another. For a forgotten query (red frame), "
         "fewer ✓ mean more forgotten.",
-        render(draw, size, told, name, None),
+        render(draw, size, alt, name, None),
     )
 
 
@@ -136,7 +136,7 @@ def retrieval_bars(methods: Methods, name: str) -> Drawing | None:
         shades = [Patch(color=_shade(i), label=short(label, 40)) for i, label in enumerate(series)]
         legend(figure, shades)
 
-    told = "; ".join(
+    alt = "; ".join(
         f"{label}, {of}, {rank} {found.mean:.1f}"
         for (of, label), values in heights.items()
         for rank, numbers in zip(RANKS.values(), values, strict=True)
@@ -147,7 +147,7 @@ def retrieval_bars(methods: Methods, name: str) -> Drawing | None:
         "The gallery is of retained images, by the cosine of their features. R@k is the hit rate "
         "of metric learning: queries with an image of their class among the k nearest. Means over "
         "runs; whiskers are one standard deviation. The paper prints its bars without numbers.",
-        render(draw, (WIDTH, 4.4), told, name),
+        render(draw, (WIDTH, 4.4), alt, name),
     )
 
 

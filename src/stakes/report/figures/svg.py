@@ -114,12 +114,12 @@ def consistency_chart(runs: Sequence[RunFolder], name: str) -> list[Chart]:
     if not lines:
         return []
     title = "Cosine of features before and after (retained images; peaks set to 1)"
-    told = "; ".join(
+    alt = "; ".join(
         f"{line.name}: most at a cosine of {line.x[line.y.index(1.0)]:.4g}, least {line.x[0]:.4g}"
         for line in lines
     )
     label = "cosine; 1 = unchanged"
-    svg = line_chart(lines, describe=f"{title}. {told}.", name=name, label=label)
+    svg = line_chart(lines, describe=f"{title}. {alt}.", name=name, label=label)
     return [Chart(title, svg)]
 
 
@@ -131,11 +131,11 @@ def _lines(run: RunFolder, names: dict[str, str]) -> list[Line]:
 def _curves(title: str, lines: list[Line], name: str) -> Chart | None:
     if not lines:
         return None
-    told = "; ".join(
+    alt = "; ".join(
         f"{line.name}: {line.y[0]:.4g} at step {line.x[0]:g}, {line.y[-1]:.4g} at {line.x[-1]:g}"
         for line in lines
     )
-    svg = line_chart(lines, describe=f"{title}. {told}.", name=name, percent=title.endswith("%"))
+    svg = line_chart(lines, describe=f"{title}. {alt}.", name=name, percent=title.endswith("%"))
     return Chart(title, svg)
 
 
@@ -160,8 +160,8 @@ def thin(values: Sequence[float], limit: int = POINTS) -> list[float]:
     [0, 3, 6]
     """
     every = max(1, math.ceil(len(values) / limit))
-    kept = list(values[::every])
-    return kept if (len(values) - 1) % every == 0 else [*kept, values[-1]]
+    thinned = list(values[::every])
+    return thinned if (len(values) - 1) % every == 0 else [*thinned, values[-1]]
 
 
 def line_chart(
@@ -176,7 +176,7 @@ def line_chart(
 
     Args:
         lines: what to draw; where there are several, a legend names them.
-        describe: what a reader who cannot see the chart is told.
+        describe: the text for a reader who cannot see the chart.
         name: unique in the page; becomes part of every id in the SVG.
         percent: fix the vertical axis to 0..100.
         label: of the horizontal axis.

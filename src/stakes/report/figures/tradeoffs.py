@@ -1,4 +1,4 @@
-"""What the runs kept against what they forgot, as charts with a mark for each run."""
+"""Retained accuracy against what was forgotten, as charts with a mark for each run."""
 
 import itertools
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from stakes.report.figures.svg import (
 )
 from stakes.report.run_folder import RunFolder
 
-WIDE = 10.0  # points between the changes of accuracy beyond which small ones could not be told
+WIDE = 10.0  # points: changes further apart get an axis on which small ones stay apart
 MARKS = "osD^vP"  # matplotlib's markers
 
 
@@ -32,16 +32,16 @@ FORGOTTEN = {"images": "forgotten", "altered copies": "copies_forgotten"}
 
 
 def trade_offs(runs: Sequence[RunFolder]) -> list[Chart]:
-    """What was kept against what was forgotten: of the images, and of their altered copies.
+    """Retained accuracy against what was forgotten: of the images, and of their altered copies.
 
     One mark a run; top right is best. Test data stands in where retained data was not scored.
     """
     shown = list(enumerate(runs[:STYLES]))
     for key, data in (("acc_retain", "retained data"), ("acc_test", "test data")):
-        kept = [(i, run, change) for i, run in shown if (change := run.change(key)) is not None]
+        changes = [(i, run, change) for i, run in shown if (change := run.change(key)) is not None]
         charts = []
         for what, share in FORGOTTEN.items():
-            points = [(i, x, y) for i, run, y in kept if (x := getattr(run, share)) is not None]
+            points = [(i, x, y) for i, run, y in changes if (x := getattr(run, share)) is not None]
             if len(points) > 1:
                 charts.append(_chart(runs, points, data, what))
         if charts:
@@ -53,10 +53,10 @@ def _chart(
     runs: Sequence[RunFolder], points: Sequence[tuple[int, float, float]], data: str, what: str
 ) -> Chart:
     title = f"Change of accuracy on {data} (points) against {what} forgotten"
-    told = "; ".join(f"run {i + 1}: {x:.1f} % forgotten, {y:+.1f} points" for i, x, y in points)
+    alt = "; ".join(f"run {i + 1}: {x:.1f} % forgotten, {y:+.1f} points" for i, x, y in points)
     svg = scatter_chart(
         points,
-        describe=f"{title}. {told}.",
+        describe=f"{title}. {alt}.",
         name=f"all-kept-{what.replace(' ', '-')}",
         label=f"{what} no longer recognised, %",
         names=[f"{i + 1}  {runs[i].title}" for i, _, _ in points],
