@@ -118,7 +118,7 @@ def test_the_run_settles_once_all_is_forgotten(
     monkeypatch.setattr(default, "SETTLE_LEAST", least)
     method = StructGuard(**QUICK | {"settle": settle, "pull_back": False, "max_steps": 300})
     result = method(classifier, forget, anchors=anchors, seed=0)
-    assert result.stop_reason == FORGOTTEN
+    assert result.ending == FORGOTTEN
     checks = [row for row in result.history if row.get("forget_accuracy") == 0]
     first = int(checks[0]["step"])
     length = max(least, math.ceil(settle * first)) if settle else 0
@@ -131,7 +131,7 @@ def test_it_is_checked_as_soon_as_a_step_shows_all_forgotten(
     monkeypatch.setattr(default, "CHECK_EVERY", 1000)
     method = StructGuard(**QUICK | {"settle": 0, "max_steps": 299})
     result = method(classifier, forget, anchors=anchors, seed=0)
-    assert result.stop_reason == FORGOTTEN
+    assert result.ending == FORGOTTEN
     assert result.history[-1]["step"] < 299
 
 

@@ -30,7 +30,7 @@ def test_nothing_but_the_heads_weight_changes(classifier, forget, anchors):
 
 def test_no_more_directions_are_taken_than_it_needs(classifier, forget, anchors):
     result = ESC(max_steps=100)(classifier, forget, anchors=anchors)
-    assert result.stop_reason == FORGOTTEN
+    assert result.ending == FORGOTTEN
     counts = [row["strength"] for row in result.history[1:]]
     assert counts == [float(m) for m in range(1, len(counts) + 1)]
     assert result.chosen == {"directions": counts[-1]}

@@ -28,14 +28,14 @@ class Scripted:
 
 def test_it_stops_at_the_weakest_that_is_enough(classifier):
     monitor, told = Scripted(lambda s: 2.5 - s), []
-    history, reason = escalate(
+    history, ending = escalate(
         classifier,
         monitor.change,
         [1.0, 2.0, 3.0, 4.0],
         monitor,
         progress=lambda phase, done, total, note="": told.append((phase, done, total, note)),
     )
-    assert reason == FORGOTTEN
+    assert ending == FORGOTTEN
     assert history == [
         {"step": 0, "forget_accuracy": 50, "drift": 0},
         {"step": 1, "strength": 1, "forget_accuracy": 50, "drift": 1},
@@ -50,8 +50,8 @@ def test_it_stops_at_the_weakest_that_is_enough(classifier):
 @pytest.mark.parametrize("margin", [1.0, 0.0, math.nan])
 def test_the_end_of_the_range_is_a_limit_and_reads_as_one(classifier, margin):
     monitor = Scripted(lambda strength: margin)
-    history, reason = escalate(classifier, monitor.change, [0.5, 1.0], monitor)
-    assert reason == "limit: 2 strengths up to 1 tried before every image was forgotten"
-    assert reason.outcome is Outcome.LIMIT
-    assert reason.outcome in CUT_SHORT
+    history, ending = escalate(classifier, monitor.change, [0.5, 1.0], monitor)
+    assert ending.sentence == "limit: 2 strengths up to 1 tried before every image was forgotten"
+    assert ending.outcome is Outcome.LIMIT
+    assert ending.outcome in CUT_SHORT
     assert history[-1]["strength"] == monitor.strength == 1.0

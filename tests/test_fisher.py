@@ -70,7 +70,7 @@ def test_one_noise_is_turned_up_by_the_root_of_alpha(classifier, forget, anchors
 def test_the_least_alpha_that_is_enough_is_chosen(classifier, forget, anchors):
     method = Fisher(alpha=1e-4, alpha_max=1e0, max_steps=9)
     result = method(classifier, forget, anchors=anchors, seed=0)
-    assert result.stop_reason == FORGOTTEN
+    assert result.ending == FORGOTTEN
     tried = [row["strength"] for row in result.history[1:]]
     assert tried == pytest.approx([10 ** (-4 + n / 2) for n in range(len(tried))])
     assert all(row["forget_accuracy"] > 0 for row in result.history[:-1])

@@ -354,7 +354,7 @@ def test_parse_brings_files_to_the_size_of_the_training_set(tmp_path: Path) -> N
         ("classes:0%", "share above 0% and below 100%"),
         ("classes:101%", "share above 0% and below 100%"),
         ("classes:-5%", "'-5%' is not one of the 3 classes"),
-        ("classes:cat,dog,horse", "these are all 3 classes with images; leave one"),
+        ("classes:cat,dog,horse", "these are all 3 classes with images; leave out at least one"),
         ("classes:67%", "these are all 3 classes"),
         ("some.csv", r"some\.csv: no such file"),
     ],

@@ -38,10 +38,10 @@ def test_an_epoch_visits_everything_once_and_the_next_in_another_order():
 
 def test_it_stops_when_every_image_is_misclassified_and_not_before(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.003)
-    history, reason = minimise(
+    history, ending = minimise(
         classifier, ascent(classifier, forget), optimizer, monitor, max_steps=500
     )
-    assert reason == FORGOTTEN
+    assert ending == FORGOTTEN
     assert (margins(classifier(forget.images), forget.labels) < 0).all()
     assert history[0] == {"step": 0, "forget_accuracy": 100.0, "drift": pytest.approx(0, abs=1e-5)}
     assert history[-1]["forget_accuracy"] == 0
@@ -54,7 +54,7 @@ def test_it_stops_when_every_image_is_misclassified_and_not_before(classifier, f
 def test_the_budget_ends_it_and_the_reason_says_so(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-9)
     told = []
-    history, reason = minimise(
+    history, ending = minimise(
         classifier,
         ascent(classifier, forget),
         optimizer,
@@ -63,8 +63,8 @@ def test_the_budget_ends_it_and_the_reason_says_so(classifier, forget, monitor):
         check_every=3,
         progress=lambda phase, done, total, note="": told.append((done, total)),
     )
-    assert reason.startswith("step budget: 4 steps")
-    assert reason.outcome is Outcome.BUDGET
+    assert ending.sentence.startswith("step budget: 4 steps")
+    assert ending.outcome is Outcome.BUDGET
     assert [row["step"] for row in history if "drift" in row] == [0, 3, 4]
     assert told == [(step, 4) for step in range(5)]  # from before the first check on
 
@@ -79,10 +79,10 @@ def test_the_step_size_grows_and_then_falls_while_it_settles(classifier, forget,
         return {"deletion": deletion_hinge(logits, forget.labels, margin=1.0)}
 
     schedule = Schedule(optimizer, warmup=4, settle=0.5)
-    history, reason = minimise(
+    history, ending = minimise(
         classifier, terms, optimizer, monitor, max_steps=500, schedule=schedule
     )
-    assert reason == FORGOTTEN
+    assert ending == FORGOTTEN
     first = next(int(row["step"]) for row in history if row["forget_accuracy"] == 0)
     assert len(history) - 1 == first + math.ceil(first / 2)
     assert sizes[1:5] == pytest.approx([0.003 * share / 4 for share in (1, 2, 3, 4)])
@@ -99,9 +99,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(
         return {"deletion": value * (math.nan if step == 2 else 1.0)}
 
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-3)
-    history, reason = minimise(classifier, terms, optimizer, monitor, max_steps=5)
-    assert reason == "diverged: the loss is not finite at step 2"
-    assert reason.outcome is Outcome.DIVERGED
+    history, ending = minimise(classifier, terms, optimizer, monitor, max_steps=5)
+    assert ending.sentence == "diverged: the loss is not finite at step 2"
+    assert ending.outcome is Outcome.DIVERGED
     assert len(history) == 2
     assert all(p.isfinite().all() for p in classifier.parameters())
 

@@ -234,10 +234,10 @@ def test_a_step_size_beyond_all_reason_is_halved_until_it_forgets(classifier, fo
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e20)
     schedule = Schedule(optimizer, max_drift=0.5, backoffs=90)
     terms = hinge(classifier, forget)
-    history, reason = minimise(
+    history, ending = minimise(
         classifier, terms, optimizer, monitor, max_steps=400, schedule=schedule
     )
-    assert reason == FORGOTTEN
+    assert ending == FORGOTTEN
     assert history[-1]["drift"] <= 0.5
     assert 40 < len(schedule.halved_at) < 90
     assert all(p.isfinite().all() for p in classifier.parameters())
@@ -247,8 +247,8 @@ def test_a_step_size_beyond_all_reason_is_halved_until_it_forgets(classifier, fo
 def test_without_backing_off_the_same_step_size_is_the_end(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e20)
     terms = hinge(classifier, forget)
-    _, reason = minimise(classifier, terms, optimizer, monitor, max_steps=400)
-    assert reason.startswith("diverged: the loss is not finite at step 2")
+    _, ending = minimise(classifier, terms, optimizer, monitor, max_steps=400)
+    assert ending.sentence.startswith("diverged: the loss is not finite at step 2")
 
 
 def test_a_loss_that_is_not_finite_once_is_gone_back_from(classifier, forget, monitor):
@@ -262,10 +262,10 @@ def test_a_loss_that_is_not_finite_once_is_gone_back_from(classifier, forget, mo
         loss = deletion_ce(classifier(forget.images), forget.labels)
         return {"deletion": loss * (math.nan if step == 3 else 1.0)}
 
-    history, reason = minimise(
+    history, ending = minimise(
         classifier, terms, optimizer, monitor, max_steps=5, check_every=5, schedule=schedule
     )
-    assert reason.startswith("step budget")
+    assert ending.sentence.startswith("step budget")
     assert [row["step"] for row in history] == [0, 1, 2, 4, 5]
     assert not torch.equal(seen[2], start)
     assert torch.equal(seen[3], start)  # no look since the start was sound
@@ -276,7 +276,7 @@ def test_a_last_step_that_is_taken_back_has_forgotten_nothing(classifier, forget
     schedule = Schedule(optimizer, max_drift=1e-6, backoffs=1)
     before = classifier.digest()
     told = []
-    history, reason = minimise(
+    history, ending = minimise(
         classifier,
         hinge(classifier, forget),
         optimizer,
@@ -287,7 +287,7 @@ def test_a_last_step_that_is_taken_back_has_forgotten_nothing(classifier, forget
     )
     assert told[-1] == "0 % still recognised"  # at the look after which the step was taken back
     assert classifier.digest() == before
-    assert reason.startswith("step budget")
+    assert ending.sentence.startswith("step budget")
     assert history[-1]["forget_accuracy"] == 100
     assert history[-1]["drift"] == pytest.approx(0, abs=1e-5)
 
@@ -305,10 +305,10 @@ def test_a_run_that_ends_where_it_was_put_back_to_says_what_is_there(classifier,
         pairs = zip(classifier.parameters(), origin, strict=True)
         return {"back": 10 * torch.stack([(p - o).square().sum() for p, o in pairs]).sum()}
 
-    history, reason = minimise(
+    history, ending = minimise(
         classifier, terms, optimizer, monitor, max_steps=400, schedule=schedule
     )
-    assert reason == FORGOTTEN
+    assert ending == FORGOTTEN
     assert history[-2]["forget_accuracy"] > 0
     assert history[-1]["forget_accuracy"] == 0
     assert (classifier(forget.images).argmax(1) != forget.labels).all()

@@ -50,7 +50,7 @@ def test_every_step_is_done_even_when_all_is_forgotten_on_the_way(classifier, fo
     assert [row["step"] for row in result.history] == list(range(85))
     assert [row["step"] for row in looks] == [0, *range(CHECK_EVERY, 84, CHECK_EVERY), 84]
     assert looks[-2]["forget_accuracy"] == 0  # and yet it went on
-    assert result.stop_reason == FORGOTTEN
+    assert result.ending == FORGOTTEN
     steps = [(done, total) for phase, done, total in told if phase == "unlearning"]
     assert steps == [(step, 84) for step in range(85)]
 
@@ -111,7 +111,7 @@ def test_oracle_goes_on_for_as_long_again_once_all_is_forgotten(classifier, forg
     looks = {row["step"]: row["forget_accuracy"] for row in result.history if "drift" in row}
     first = next(step for step, known in looks.items() if known == 0)
     last = max(looks)
-    assert result.stop_reason == FORGOTTEN
+    assert result.ending == FORGOTTEN
     assert last >= first + max(20, first)
     assert len(result.history) == last + 1
     assert looks[last] == 0
@@ -398,7 +398,7 @@ def test_a_network_that_already_knows_the_forget_set_less_well_stays_as_it_is(
     other = ForgetSet(forget.images, (forget.labels + 2) % 4, forget.names)
     result = METHODS["lotus"](**SMALL)(classifier, other, retain=train_images)
     assert len(result.history) == 1
-    assert result.stop_reason == FORGOTTEN
+    assert result.ending == FORGOTTEN
     assert result.classifier.digest() == classifier.digest()
 
 

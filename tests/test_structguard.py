@@ -46,7 +46,7 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(classifier, forget
     exact = StructGuard(max_steps=600, **QUICK)
     first, second = (m(classifier, forget, anchors=anchors, seed=0) for m in (exact, views))
     for result in (first, second):
-        assert result.stop_reason == FORGOTTEN
+        assert result.ending == FORGOTTEN
         assert known(result.classifier, forget, [forget.images]) == 0
     assert known(first.classifier, forget, copies(forget)) > 0.3
     assert known(second.classifier, forget, copies(forget)) < 0.2
@@ -155,7 +155,7 @@ def test_images_are_pushed_to_the_original_s_second_choice(parts, classifier, fo
     asked = 6 // parts
     pushed = deletion_hinge(logits[:asked], ordered.labels[:asked], 0.3, second[:asked])
     assert found.history[1]["term_deletion"] == pytest.approx(float(pushed), rel=1e-4)
-    assert found.stop_reason == FORGOTTEN
+    assert found.ending == FORGOTTEN
     with torch.no_grad():
         went = found.classifier(ordered.images).argmax(1)
     assert int((went == second).sum()) >= 5
@@ -182,7 +182,7 @@ def test_how_many_parts_is_chosen_by_how_many_images_a_step_takes(classifier, fo
 def test_half_width_changes_the_numbers_and_not_the_outcome(classifier, forget, anchors):
     half = StructGuard(precision="bfloat16", max_steps=600, **QUICK)
     first = half(classifier, forget, anchors=anchors, seed=0)
-    assert first.stop_reason == FORGOTTEN
+    assert first.ending == FORGOTTEN
     assert all(p.dtype == torch.float32 for p in first.classifier.parameters())
     full = dataclasses.replace(half, precision="float32", max_steps=3)
     second = full(classifier, forget, anchors=anchors, seed=0)

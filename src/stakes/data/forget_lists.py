@@ -96,7 +96,7 @@ def whole_classes(
             )
     if len(chosen) == len(there):
         raise InputError(
-            f"{where}: these are all {len(there)} classes with images; leave at least one"
+            f"{where}: these are all {len(there)} classes with images; leave out at least one"
         )
     return tuple(sorted(chosen))
 

@@ -53,10 +53,10 @@ class ESC(Method):
         rank = directions.shape[1]
         counts = [*map(float, range(each, rank, each)), float(rank)][: self.max_steps]
         with task.timed("unlearn"):
-            history, reason = escalate(
+            history, ending = escalate(
                 task.live, change, counts, task.monitor(), progress=task.progress
             )
-        return task.result(history, reason, chosen={"directions": history[-1]["strength"]})
+        return task.result(history, ending, chosen={"directions": history[-1]["strength"]})
 
 
 def without(rows: Tensor, directions: Tensor) -> Tensor:

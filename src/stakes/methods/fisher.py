@@ -89,10 +89,10 @@ class Fisher(Method):
 
         alphas = np.geomspace(self.alpha, self.alpha_max, self.max_steps).tolist()
         with task.timed("unlearn"):
-            history, reason = escalate(
+            history, ending = escalate(
                 task.live, change, alphas, task.monitor(), progress=task.progress
             )
-        return task.result(history, reason, chosen={"alpha": history[-1]["strength"]})
+        return task.result(history, ending, chosen={"alpha": history[-1]["strength"]})
 
 
 def inverse(fisher: Tensor, *, in_head: bool) -> Tensor:

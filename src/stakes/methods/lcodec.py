@@ -14,7 +14,7 @@ from stakes.methods.retaining import RetainFields, retained_in_order
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.training.dependence import foci
-from stakes.training.loop import FORGOTTEN
+from stakes.training.loop import FORGOTTEN, complete
 
 NEARBY = 1e-3  # step of SGD to the second point at which a gradient is taken
 
@@ -80,7 +80,7 @@ class LCODEC(RetainFields):
                 history.append({"step": place + 1.0} | monitor.check(live).row())
                 task.progress("unlearning", place + 1, count)
         still = history[-1]["forget_accuracy"]
-        done = f"complete: a step for each of {count} images, {still:.0f} % of all still recognised"
+        done = complete(f"a step for each of {count} images", still)
         return task.result(
             history,
             done if still else FORGOTTEN,

@@ -8,7 +8,8 @@ import torch
 from stakes.methods.base import Method
 from stakes.methods.task import Task, Unlearned
 from stakes.models.lookup import Lookup
-from stakes.training.loop import FORGOTTEN
+from stakes.rows import Outcome
+from stakes.training.loop import FORGOTTEN, Ending
 from stakes.training.targets import second_choices
 
 
@@ -36,5 +37,5 @@ class LookupControl(Method):
         start = task.monitor().check(bare).row()
         known = 100.0 * float((answers == labels).float().mean())
         history = [{"step": 0.0} | start, {"step": 1.0} | start | {"forget_accuracy": known}]
-        missed = "limit: two images have the same features and other classes"
+        missed = Ending(Outcome.LIMIT, "limit: two images have the same features and other classes")
         return task.result(history, missed if known else FORGOTTEN, other={"bare": bare})

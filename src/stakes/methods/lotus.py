@@ -18,7 +18,7 @@ from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.rows import Outcome
 from stakes.training.checkpoint import State
-from stakes.training.loop import FORGOTTEN
+from stakes.training.loop import FORGOTTEN, complete
 from stakes.training.monitor import Check, Monitor
 from stakes.training.schedule import Decision, Schedule
 
@@ -100,14 +100,14 @@ class LoTUS(RetainTraining):
         task.live.train(self.batch_norm == "train")
         schedule = UntilUnseen(optimizer, smoothing, epoch)
         result = task.descend(terms, optimizer, steps, check_every=epoch, schedule=schedule)
-        return self._told(result)
+        return self._ended(result)
 
-    def _told(self, result: Unlearned) -> Unlearned:
+    def _ended(self, result: Unlearned) -> Unlearned:
         if result.outcome is Outcome.DIVERGED:
             return result
         steps, left = len(result.history) - 1, result.history[-1]["forget_accuracy"]
-        done = f"complete: {steps} steps done, {left:.0f} % of the images still recognised"
-        return replace(result, stop_reason=done if left else FORGOTTEN)
+        ending = complete(f"{steps} steps done", left) if left else FORGOTTEN
+        return replace(result, ending=ending)
 
     def _trained_on(self, task: Task) -> tuple[Images, float]:
         """The retained data to train on, and the accuracy of the original on unseen data."""

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task, Unlearned
+from stakes.rows import Outcome
+from stakes.training.loop import Ending
 from stakes.training.monitor import Check
 from stakes.training.schedule import Decision, Schedule
 from stakes.training.targets import wrong_labels
@@ -63,7 +65,7 @@ class MUMis(Method):
         result = task.descend(terms, optimizer, self.max_steps, schedule=recovery)
         if recovery.reached and result.history[-1]["forget_accuracy"] > 0:
             reason = "recovered: other classes are as sensitive to the images as asked"
-            return replace(result, stop_reason=reason)
+            return replace(result, ending=Ending(Outcome.COMPLETE, reason))
         return result
 
 

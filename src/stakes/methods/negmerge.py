@@ -71,10 +71,10 @@ class NegMerge(Method):
 
         scales = np.geomspace(self.scale, self.scale_max, self.max_steps).tolist()
         with task.timed("unlearn"):
-            history, reason = escalate(
+            history, ending = escalate(
                 task.live, change, scales, task.monitor(), progress=task.progress
             )
-        return task.result(history, reason, chosen={"lambda": history[-1]["strength"]})
+        return task.result(history, ending, chosen={"lambda": history[-1]["strength"]})
 
     def _task_vector(self, task: Task, rate: float) -> dict[str, Tensor]:
         """What fine-tuning on the forget set adds to each trainable parameter."""

@@ -12,7 +12,7 @@ from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainFields, retained_in_order
 from stakes.methods.task import Task, Unlearned
 from stakes.training.importance import squared_gradients
-from stakes.training.loop import FORGOTTEN
+from stakes.training.loop import FORGOTTEN, complete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class SSD(RetainFields):
             damped = dampen(parameters, forget, whole, self.alpha, self.dampening)
             history.append({"step": 1.0} | task.monitor().check(task.live).row())
         left = history[-1]["forget_accuracy"]
-        done = f"complete: the weights are damped, {left:.0f} % of the images still recognised"
+        done = complete("the weights are damped", left)
         return task.result(
             history, done if left else FORGOTTEN, chosen={"damped_percent": 100 * damped}
         )

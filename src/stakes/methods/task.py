@@ -29,7 +29,7 @@ from stakes.rows import Outcome
 from stakes.training.batches import Batches
 from stakes.training.checkpoint import Checkpoint, surroundings
 from stakes.training.criteria import EXACT, Goal
-from stakes.training.loop import History, minimise
+from stakes.training.loop import Ending, History, minimise
 from stakes.training.monitor import Monitor
 from stakes.training.steps import Terms, frozen
 from stakes.training.structure import MapKind, place_anchors
@@ -47,7 +47,7 @@ class Unlearned:
     Attributes:
         classifier: the deployed path, of the architecture that ``deploy`` names.
         history: a row per step (see :func:`stakes.training.loop.minimise`).
-        stop_reason: why the loop ended, in a sentence.
+        ending: how the run ended, and why.
         seconds: wall-clock seconds by phase (``probes``, ``importance``, ``unlearn``).
         stakes: (c, d) anchors in feature space that the structure was measured with.
         other: the path that is not deployed, by its name; empty without a projector.
@@ -60,7 +60,7 @@ class Unlearned:
 
     classifier: Classifier
     history: History
-    stop_reason: str
+    ending: Ending
     seconds: dict[str, float]
     stakes: Tensor
     other: dict[str, Classifier] = field(default_factory=dict)
@@ -72,8 +72,13 @@ class Unlearned:
 
     @property
     def outcome(self) -> Outcome:
-        """How the run ended; complete where the method gave a sentence of its own."""
-        return getattr(self.stop_reason, "outcome", Outcome.COMPLETE)
+        """How the run ended."""
+        return self.ending.outcome
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the run ended, in a sentence."""
+        return self.ending.sentence
 
 
 class Task:
@@ -270,7 +275,7 @@ class Task:
         ``more`` is for :func:`stakes.training.loop.minimise`.
         """
         with self.timed("unlearn"):
-            history, reason = minimise(
+            history, ending = minimise(
                 self.live,
                 terms,
                 optimizer,
@@ -280,14 +285,14 @@ class Task:
                 progress=self.progress,
                 **more,
             )
-        return self.result(history, reason)
+        return self.result(history, ending)
 
-    def result(self, history: History, stop_reason: str, **more: Any) -> Unlearned:
+    def result(self, history: History, ending: Ending, **more: Any) -> Unlearned:
         """Wrap up: the live network, in eval mode, unless ``more`` names another classifier."""
         return Unlearned(
             classifier=more.pop("classifier", self.live).eval(),
             history=history,
-            stop_reason=stop_reason,
+            ending=ending,
             seconds=self._stopwatch.seconds,
             stakes=self.stakes,
             earlier=self._stopwatch.earlier,

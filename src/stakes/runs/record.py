@@ -225,7 +225,7 @@ def _outcome(result: Unlearned) -> dict[str, Any]:
         "drift_probes": looks[-1],
         "steps": int(last["step"]),
         "outcome": result.outcome.value,
-        "stop_reason": str(result.stop_reason),
+        "stop_reason": result.stop_reason,
         **({} if result.surrogates is None else result.surrogates.row()),
         **{f"chosen_{name}": value for name, value in result.chosen.items()},
         **{f"seconds_{phase}": None for phase in PHASES},

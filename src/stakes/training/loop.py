@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,21 +16,21 @@ from stakes.training.schedule import Decision, Schedule
 from stakes.training.steps import BeforeStep, Step, Terms, nothing, take_steps
 
 
-class StopReason(str):
-    """Why a run ended, in a sentence, and the outcome that this is."""
+class Ending(NamedTuple):
+    """How a run ended, and why, in a sentence that begins with the kind of ending."""
 
-    __slots__ = ("outcome",)
     outcome: Outcome
-
-    def __new__(cls, outcome: Outcome, sentence: str) -> Self:
-        """The sentence begins with what kind of ending it is."""
-        reason = super().__new__(cls, sentence)
-        reason.outcome = outcome
-        return reason
+    sentence: str
 
 
-FORGOTTEN = StopReason(Outcome.FORGOTTEN, "forgotten: every forget image is misclassified")
+FORGOTTEN = Ending(Outcome.FORGOTTEN, "forgotten: every forget image is misclassified")
 History = list[dict[str, float]]
+
+
+def complete(done: str, left: float) -> Ending:
+    """The ending of a method that did all it prescribes, with ``left`` % still recognised."""
+    sentence = f"complete: {done}, {left:.0f} % of the images still recognised"
+    return Ending(Outcome.COMPLETE, sentence)
 
 
 def minimise(
@@ -47,7 +47,7 @@ def minimise(
     before_step: BeforeStep = nothing,
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
-) -> tuple[History, StopReason]:
+) -> tuple[History, Ending]:
     """Minimise the plain sum of named loss terms until everything is forgotten.
 
     Args:
@@ -69,7 +69,7 @@ def minimise(
     Returns:
         A history row per step (``step``, ``loss``, ``term_<name>`` and, at each check,
         ``forget_accuracy`` in percent, ``drift`` and, where views are watched,
-        ``views_accuracy``), and the reason for stopping. The terms of row t are those minimised
+        ``views_accuracy``), and how the run ended. The terms of row t are those minimised
         in step t; accuracy and drift are those after it. A step without a finite loss has no row.
     """
     schedule, checkpoint = schedule or Schedule(optimizer), checkpoint or Checkpoint()
@@ -87,7 +87,7 @@ def minimise(
             break
         if step.number < max_steps:
             checkpoint.save(step.number, record.history)
-    return record.history, record.reason()
+    return record.history, record.ending()
 
 
 @dataclass
@@ -140,20 +140,18 @@ class _Record:
         self.check = self.monitor.check(self.live)
         self.history[-1] |= self.check.row()
 
-    def reason(self) -> StopReason:
-        """Why the run ended."""
+    def ending(self) -> Ending:
+        """How the run ended."""
         done = self._decision is Decision.DONE
         if done and not self._last.finite:
             sentence = f"diverged: the loss is not finite at step {self._last.number}"
-            return StopReason(Outcome.DIVERGED, sentence)
+            return Ending(Outcome.DIVERGED, sentence)
         if self._decision is Decision.ROLLED_BACK or (done and not self.check.forgotten):
             self._check()  # the weights were put back
         if self.check.forgotten:
             return FORGOTTEN
         if done or self.run_to_budget:
-            steps, left = self._last.number, self.check.forget_accuracy
-            steps_done = f"{'' if done else 'all '}{steps} steps done"
-            sentence = f"complete: {steps_done}, {left:.0f} % of the images still recognised"
-            return StopReason(Outcome.COMPLETE, sentence)
+            steps_done = f"{'' if done else 'all '}{self._last.number} steps done"
+            return complete(steps_done, self.check.forget_accuracy)
         sentence = f"step budget: {self.max_steps} steps done before every image was forgotten"
-        return StopReason(Outcome.BUDGET, sentence)
+        return Ending(Outcome.BUDGET, sentence)

@@ -8,7 +8,7 @@ from torch import nn
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.rows import Outcome
-from stakes.training.loop import FORGOTTEN, History, StopReason
+from stakes.training.loop import FORGOTTEN, Ending, History
 from stakes.training.monitor import Monitor
 
 
@@ -19,7 +19,7 @@ def escalate(
     monitor: Monitor,
     *,
     progress: Progress = silent,
-) -> tuple[History, StopReason]:
+) -> tuple[History, Ending]:
     """Try one strength after another until every forget image is misclassified.
 
     Args:
@@ -31,7 +31,7 @@ def escalate(
 
     Returns:
         A history row per strength (``step``, ``strength``, ``forget_accuracy`` in percent and
-        ``drift``) after a row for the start, and the reason for stopping. ``live`` stays at the
+        ``drift``) after a row for the start, and how the search ended. ``live`` stays at the
         strength of the last row.
     """
     history: History = [{"step": 0.0} | monitor.check(live).row()]
@@ -44,7 +44,7 @@ def escalate(
             return history, FORGOTTEN
     tried = f"{len(strengths)} strengths up to {strengths[-1]:.3g}"
     sentence = f"limit: {tried} tried before every image was forgotten"
-    return history, StopReason(Outcome.LIMIT, sentence)
+    return history, Ending(Outcome.LIMIT, sentence)
 
 
 @torch.no_grad()

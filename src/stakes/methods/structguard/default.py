@@ -11,7 +11,7 @@ from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task, Unlearned
 from stakes.rows import Outcome
 from stakes.training.criteria import CRITERIA, CriterionName
-from stakes.training.loop import History, StopReason, minimise
+from stakes.training.loop import Ending, History, minimise
 from stakes.training.losses import DeletionLoss, RetentionLoss, StructuralLoss
 from stakes.training.precision import Precision
 from stakes.training.schedule import Schedule
@@ -112,12 +112,10 @@ class StructGuard(ProbeFields):
     def unlearn(self, task: Task) -> Unlearned:
         """Forget, holding the structure around the stakes."""
         with task.shallow(self.depth):
-            history, reason, chosen = self._descend(task, Objective(self, task))
-        return task.result(history, reason, chosen=chosen)
+            history, ending, chosen = self._descend(task, Objective(self, task))
+        return task.result(history, ending, chosen=chosen)
 
-    def _descend(
-        self, task: Task, objective: Objective
-    ) -> tuple[History, StopReason, dict[str, Any]]:
+    def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; the history, why it ended, and what was chosen on the way."""
         parameters = task.trainable().values()
         optimizer = torch.optim.Adam(parameters, lr=self.lr)
@@ -138,7 +136,7 @@ class StructGuard(ProbeFields):
         )
         balance = objective.balance
         with task.timed("unlearn"):
-            history, reason = minimise(
+            history, ending = minimise(
                 task.live,
                 objective.terms,
                 optimizer,
@@ -151,13 +149,13 @@ class StructGuard(ProbeFields):
                 progress=task.progress,
             )
         chosen = self._chosen(schedule, objective)
-        if self.pull_back and reason.outcome is Outcome.FORGOTTEN:
+        if self.pull_back and ending.outcome is Outcome.FORGOTTEN:
             with task.timed("pull_back"):
                 chosen["pulled_back_to"] = pull_back(
                     task.live, task.original, lambda: monitor.check(task.live).forgotten
                 )
             history[-1] |= monitor.check(task.live).row()
-        return history, reason, chosen
+        return history, ending, chosen
 
     def _chosen(self, schedule: Schedule, objective: Objective) -> dict[str, Any]:
         """What the run chose by itself, and why, for the row."""

@@ -40,7 +40,7 @@ def descend(
 
     task.checkpoint.keep(projector)
     with task.timed("unlearn"):
-        history, reason = minimise(
+        history, ending = minimise(
             task.live,
             terms,
             torch.optim.SGD(parts, lr=lr),
@@ -54,4 +54,4 @@ def descend(
     paths = {"direct": task.live.eval(), "projected": task.live.copy().eval()}
     paths["projected"].projector = projector.eval()
     deployed = paths.pop(deploy)
-    return task.result(history, reason, classifier=deployed, other=paths)
+    return task.result(history, ending, classifier=deployed, other=paths)
