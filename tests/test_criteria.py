@@ -71,7 +71,7 @@ def test_with_deep_every_image_ends_deep_and_where_it_was_sent(classifier, forge
     assert (logits.softmax(1).gather(1, forget.labels[:, None]) < 1 / 4).all()
     task = Task(classifier, forget, anchors)  # which has its own order
     answers = found.classifier(task.forget.images).argmax(1)
-    assert answers.tolist() == Objective(deep, task).sent_to.tolist()
+    assert answers.tolist() == Objective(deep, task).targets.tolist()
     # The way back stops where that still just holds, which is not where the paper's would.
     shallow = exact(classifier, forget, anchors=anchors, seed=0).classifier(forget.images)
     assert min(ranks(shallow, forget.labels)) == 2
@@ -82,7 +82,7 @@ def test_the_answers_of_deep_cannot_be_foretold(classifier, train_images, anchor
     guessed = total = 0
     for seed in range(40):
         task = Task(classifier, ForgetSet.random(train_images, 10, seed), anchors, seed)
-        sent = Objective(deep, task).sent_to
+        sent = Objective(deep, task).targets
         first = (
             classifier(task.forget.images)
             .scatter(1, task.forget.labels[:, None], -torch.inf)

@@ -74,7 +74,7 @@ def test_an_image_is_pushed_to_where_it_is_sent_and_not_to_what_is_strongest_by_
         logits = task.live(task.forget.images)
     labels = task.forget.labels
     sent = torch.full_like(labels, int(logits.mean(0)[2:].argmin()) + 2)  # wrong, and weakest
-    objective.sent_to = sent
+    objective.targets = sent
     there, elsewhere = (deletion_hinge(logits, labels, 0.3, to) for to in (sent, None))
     assert terms(objective, task)["deletion"] == pytest.approx(float(there), rel=1e-4)
     assert there > 1.05 * elsewhere

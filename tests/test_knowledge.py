@@ -7,7 +7,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 from stakes.evaluation.knowledge import (
-    PROBES,
+    LINEAR_PROBES,
     answer_entropy,
     density,
     read_features,
@@ -24,13 +24,13 @@ def clouds(count: int, seed: int, classes: int = 3, spread: float = 0.3):
     return 2 * torch.eye(5)[labels] + spread * torch.randn(count, 5, generator=generator), labels
 
 
-@pytest.mark.parametrize("name", PROBES)
+@pytest.mark.parametrize("name", LINEAR_PROBES)
 def test_a_class_that_the_features_still_show_is_read_whatever_the_head_says(name):
     features, labels = clouds(90, 0)
     own, truth = clouds(12, 1)
-    reading = read_features(PROBES[name], features, labels, own, truth)
+    reading = read_features(LINEAR_PROBES[name], features, labels, own, truth)
     assert reading == (100.0, 100.0, 67, 23)
-    elsewhere = read_features(PROBES[name], features, labels, own, (truth + 1) % 3)
+    elsewhere = read_features(LINEAR_PROBES[name], features, labels, own, (truth + 1) % 3)
     assert elsewhere is not None
     assert elsewhere.forget == 0
     assert elsewhere.unseen == 100
@@ -44,7 +44,7 @@ def test_the_nearest_mean_one_by_one():
     def right(feature, label):
         return min(range(3), key=lambda c: float((feature - means[c]).norm())) == int(label)
 
-    reading = read_features(PROBES["centroid"], features, labels, own, truth)
+    reading = read_features(LINEAR_PROBES["centroid"], features, labels, own, truth)
     assert reading is not None
     assert reading.forget == pytest.approx(100 * sum(map(right, own, truth)) / 20)
     assert reading.unseen == pytest.approx(100 * sum(map(right, features[60:], labels[60:])) / 20)
@@ -54,7 +54,7 @@ def test_the_nearest_mean_one_by_one():
 def test_a_probe_needs_two_classes_and_those_of_the_forget_images():
     features, labels = clouds(40, 0)
     own, truth = clouds(4, 1)
-    probe = PROBES["probe"]
+    probe = LINEAR_PROBES["probe"]
     assert read_features(probe, features, torch.zeros_like(labels), own, 0 * truth) is None
     assert read_features(probe, features, labels, own, truth + 1) is None
     assert read_features(probe, features[:1], labels[:1], own[:1], truth[:1]) is None

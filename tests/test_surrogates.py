@@ -97,7 +97,7 @@ def test_a_step_holds_the_original_s_answers_to_them(criterion, classifier, forg
     settings = StructGuard(criterion=criterion, probe_batch=64)
     objective = Objective(settings, run)
     assert objective.cohorts == 1
-    batch = objective._held()
+    batch = objective._draw_probes()
     rows = {image.numpy().tobytes() for image in given}
     pixels = (batch.images * 255).round().to(torch.uint8)
     found = [image.numpy().tobytes() in rows for image in pixels]

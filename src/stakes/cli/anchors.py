@@ -24,12 +24,12 @@ def describe(
     command again to resume. Needs pip install "stakes[llm]".
 
     Args:
-        classes: a text file with one class name a line
+        classes: a text file with one class name per line
         model: openai:NAME, anthropic:NAME or ollama:NAME; the key is read from OPENAI_API_KEY or
             ANTHROPIC_API_KEY
         out: JSON file to write, for `stakes anchors --descriptions`
         prompt: objects, or faces for famous people
-        attributes: how many for each class
+        attributes: number of attributes per class
         base_url: address of another server that speaks the provider's protocol; the key, if one
             is set, is sent to it
         overwrite: start over, whatever OUT holds
@@ -66,8 +66,8 @@ def anchors(
         encoder: clip, siglip or sbert
         encoder_path: a local transformers folder, or a hub name with --download
         out: .safetensors file to write
-        per_class: anchors of each class; its attributes are distributed among them
-        download: fetch the encoder if it is not there
+        per_class: anchors per class; its attributes are distributed among them
+        download: download the encoder if it is missing
         overwrite: replace OUT
     """
     made = build(

@@ -33,17 +33,18 @@ def bench(
     Args:
         recipe: a .toml file, or the name of one that comes with stakes
         out: folder of the benchmark
-        settings: key=value for a {key} in the recipe, such as data=/path/to/images; repeatable
-        only: run only the cells with network, method, k or seed, such as k=16,seed=0,method=l2ul;
-            repeatable
-        columns: of the tables: +mia_forget,-drift_probes adds and drops, keys without a sign are
-            all there are
-        jobs: cells at once; by default one a GPU, or one for every four cores from eight on
-        threads: of each cell; by default its share of the cores
+        settings: key=value for each {key} in the recipe, such as data=/path/to/images; repeatable
+        only: run only the cells with these values of network, method, k or seed, such as
+            k=16,seed=0,method=l2ul; repeatable
+        columns: columns of the tables: +mia_forget,-drift_probes adds and drops columns, keys
+            without a sign replace the default ones
+        jobs: cells to run at once; by default one per GPU, else one per four cores if there are at
+            least eight, else one
+        threads: threads of each cell; by default its share of the cores
         dry_run: only print every cell, whether it is finished, and its command
         cluster: run the cells by Dask: local, the address of a scheduler (tcp://HOST:PORT), or its
             scheduler file
-        need: NAME=AMOUNT, such as GPU=1, of a worker's resources for each cell; repeatable
+        need: resources of a worker that each cell needs: NAME=AMOUNT, such as GPU=1; repeatable
     """
     from stakes.runs.benchmark import bench as run_bench  # only here: it imports the report
 

@@ -20,7 +20,7 @@ def report(
         runs: folders that `stakes unlearn` wrote
         out: HTML file to write
         title: heading of the page
-        reference: folder of a run to put beside the others, such as one of retrain or oracle
+        reference: folder of a run to compare the others with, such as one of retrain or oracle
         overwrite: replace that file
     """
     if not runs:

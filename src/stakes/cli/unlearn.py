@@ -51,15 +51,15 @@ def unlearn(
 
     Args:
         inputs: the network, the images, and what there is to score on.
-        out: folder to write; it appears when everything is done
+        out: folder to write; it appears once the run is complete
         method: how to forget
-        preset: named settings of the method; single options still override them
+        preset: named settings of the method; other options override them
         options: how the run is made and scored.
         overwrite: replace OUT if it holds an earlier run
-        dry_run: take a few steps on a copy that is thrown away, say what the run would take and
-            write, and write nothing
-        quiet: no progress, and nothing on standard output but what --json asks for
-        json: print the row as JSON in place of the summary
+        dry_run: take a few steps on a copy, print the time, memory and files that the run would
+            need, and write nothing
+        quiet: print no progress, and nothing on standard output except for --json
+        json: print the row as JSON instead of the summary
         config: a TOML file with any of these options; the command line overrides it
         command_line: the command as it was given, for the row.
         fields: hyper-parameters of the method.

@@ -1,4 +1,4 @@
-"""Accuracy on test and retained images: over all of them, by class, and on classes as a whole."""
+"""Accuracy on test and retained images: overall, by class, and on classes forgotten as a whole."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -35,11 +35,20 @@ def accuracies(
     reference: Classifier | None,
     progress: Progress,
 ) -> tuple[Row, list[dict[str, Any]], dict[str, Sample | None]]:
-    """Score the test and retained images that were selected.
+    """Score every network on the selected test and retained images.
+
+    Args:
+        networks: by suffix: ``_before``, nothing, and the names of further paths; in eval mode.
+        sets: the ``test`` and ``retain`` images, None where there are none.
+        selected: which of them to score.
+        forgotten: the classes that were to be forgotten as a whole.
+        reference: a network to compare with, scored on the audited images only.
+        progress: called with phase, images scored, images to score and a note.
 
     Returns:
-        Accuracies over all of them, and over classes ``forgotten`` as a whole and the others; test
-        accuracies by class; and what the networks make of some of the images, by sample.
+        The row: accuracies in percent over all images, and over the classes ``forgotten`` and all
+        others. A record per class: its number of test images and its accuracies. And by set, the
+        features and logits of its first :data:`AUDITED` images; None where it was not scored.
     """
     names = networks[""].class_names
     row: Row = {}
@@ -68,13 +77,13 @@ def accuracies(
 
 
 def _unmeasured(name: str, networks: Mapping[str, Classifier]) -> Row:
-    """The part of the row for a sample of no images."""
+    """The part of the row for a set without images."""
     lost = {f"n_{name}_lost": None, f"n_{name}_gained": None, f"{name}_digest": None}
     return {f"n_{name}": 0, **{f"acc_{name}{suffix}": None for suffix in networks}, **lost}
 
 
 def _measured(name: str, right: Mapping[str, Tensor]) -> Row:
-    """The part of the row for a sample: which images each network gets right, bool (n,)."""
+    """The part of the row for a set, from which images each network recognises, bool (n,)."""
     was, now = right["_before"], right[""]
     return {
         f"n_{name}": len(now),
@@ -96,11 +105,11 @@ def _score(
 ) -> tuple[dict[str, Tensor], Tensor, BeforeAfter]:
     """Score the chosen images by each network, reading each image once.
 
-    ``note`` is given the pixels and labels in their order: the digest says what was scored.
+    ``note`` is called with the pixels and labels in their order, for a digest of what was scored.
 
     Returns:
-        Which each network gets right: bool (n,) by suffix; the labels (n,); and what the networks
-        before and after, and the reference, make of the first ``AUDITED`` images.
+        Which images each network recognises, bool (n,) by suffix; the labels (n,); and features
+        and logits of the first ``AUDITED`` images, before, after and of the reference.
     """
     right: dict[str, list[Tensor]] = {suffix: [] for suffix in networks}
     answers: dict[str, list[Scored]] = {suffix: [] for suffix in WHEN}
@@ -134,7 +143,7 @@ def _fill_classes(
 
 
 def _whole_classes(right: Mapping[str, Tensor], labels: Tensor, forgotten: Sequence[int]) -> Row:
-    """Test accuracy on classes forgotten as a whole and on all others; None without such."""
+    """Test accuracy on classes forgotten as a whole and on the others; None if there are none."""
     among = torch.isin(labels, torch.tensor(forgotten, dtype=torch.int64))
     row: Row = {}
     for name, mine in (("forgotten", among), ("kept", ~among)):

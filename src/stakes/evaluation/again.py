@@ -1,4 +1,4 @@
-"""Which images to forget lie in the training data, as they are or nearly so."""
+"""Which forget images are in the training data, exactly or as near-duplicates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,12 @@ from stakes.data.retain import Drawn
 
 
 def found_in_data(forget: ForgetSet, drawn: Drawn | None) -> dict[str, int | None]:
-    """Counts for the row; None where the training data was not searched for the images.
+    """Count the forget images found in the training data; None where it was not searched.
 
     Returns:
-        ``n_searched``, training images compared; ``n_near_left_out``, those of them that are left
-        out as near-duplicates. And, unless the images were taken from the training data by their
-        places: ``n_found_exact``, forget images found by their pixels, and ``n_found_near``, those
-        found as near-duplicates alone.
+        ``n_searched``: training images compared. ``n_near_left_out``: those left out as
+        near-duplicates. ``n_found_exact`` and ``n_found_near``: forget images found pixel by pixel,
+        and as near-duplicates only; None if they were taken from the training data by index.
     """
     if drawn is None:
         return dict.fromkeys(("n_searched", "n_near_left_out", "n_found_exact", "n_found_near"))
@@ -33,7 +32,7 @@ def found_in_data(forget: ForgetSet, drawn: Drawn | None) -> dict[str, int | Non
 def duplicates(
     forget: ForgetSet, images: Images | None, drawn: Drawn | None
 ) -> list[dict[str, Any]]:
-    """For the evidence: each near-duplicate that is left out, the nearest first."""
+    """The near-duplicates that were left out, nearest first, as records of the evidence."""
     if images is None or drawn is None:
         return []
     near = [pair for pair in drawn.left_out if not pair.exact]
@@ -48,7 +47,7 @@ def duplicates(
 
 
 def found_in_words(row: Mapping[str, Any]) -> str:
-    """How many images to forget were found, for the command line; empty where not searched for.
+    """How many forget images were found, in a sentence; empty if they were not searched for.
 
     >>> found_in_words({"k": 16, "n_found_exact": 10, "n_found_near": 2, "n_near_left_out": 3})
     '12 of 16 forget images found in --data (10 exact, 2 near-duplicates)'

@@ -1,4 +1,4 @@
-"""The evidence beyond accuracy, from what has been scored: attacks, features, answers."""
+"""Evidence beyond accuracy, from features and logits: attacks, features, answers, relearning."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.errors import first_line
 from stakes.evaluation.knowledge import (
-    PROBES,
+    LINEAR_PROBES,
     STEPS,
     answer_entropy,
     density,
@@ -51,7 +51,7 @@ Evidence = dict[str, list[Row]]
 
 
 class Sample(NamedTuple):
-    """What the networks made of images of a set, in random order, and where these are in it."""
+    """Features and logits of images of a set, in random order, and the images' indices in it."""
 
     scored: BeforeAfter
     images: Images
@@ -67,18 +67,18 @@ def audit(
     retain: Sample | None = None,
     progress: Progress = silent,
 ) -> tuple[Row, Evidence]:
-    """All the measures here, from what the networks (in eval mode) made of the images.
+    """Run every audit. An audit that fails counts as not measured and does not end the run.
 
     Args:
-        after: the classifier to deploy.
+        after: the classifier to deploy, in eval mode.
         forget: the images that were to be forgotten, on the classifier's device.
-        scored: their features and logits.
+        scored: features and logits of the forget images, before and after.
         test: images of no training set.
         retain: retained training images.
         progress: called with phase, steps done, steps in all and a note.
 
     Returns:
-        The row, None for what was not measured, and the evidence; each a part of what
+        The row, with None for what was not measured, and the evidence: parts of what
         :func:`stakes.evaluation.evaluate.evaluate` returns.
     """
     progress("looking for traces", 0, 1)
@@ -114,7 +114,11 @@ def audit(
 def audit_membership(
     forget: BeforeAfter, test: BeforeAfter | None, retain: BeforeAfter | None
 ) -> tuple[Row, list[Row]]:
-    """Membership inference against the network, and on the forget images, before and after."""
+    """Membership inference on retained and on forget images, before and after.
+
+    Returns:
+        AUCs and percentages for the row, and a record of every attack on every set.
+    """
     row: Row = dict.fromkeys(f"{key}{suffix}" for key in MEMBERSHIP for suffix in WHEN)
     evidence: list[Row] = []
     for suffix, when in WHEN.items():
@@ -141,9 +145,9 @@ def audit_membership(
 
 
 def audit_features(forget: BeforeAfter, test: BeforeAfter | None) -> Row:
-    """What probes find in the features of forget and test images, before and after."""
+    """Accuracy of feature probes on forget and test images, before and after, in percent."""
     row: Row = {"n_probe": 0}
-    for name, probe in PROBES.items():
+    for name, probe in LINEAR_PROBES.items():
         for suffix in WHEN:
             reading = None
             if test is not None and test[suffix].usable and forget[suffix].usable:
@@ -156,7 +160,7 @@ def audit_features(forget: BeforeAfter, test: BeforeAfter | None) -> Row:
 
 
 def audit_retrieval(forget: BeforeAfter, retain: BeforeAfter | None) -> Row:
-    """What retained and forget images find among the retained ones, before and after."""
+    """Retrieval among retained images by retained and forget queries, before and after."""
     row: Row = {}
     for suffix in WHEN:
         found: dict[str, Retrieval | None] = {"retain": None, "forget": None}
@@ -189,7 +193,8 @@ def audit_consistency(retain: BeforeAfter | None) -> tuple[Row, list[Row]]:
 def audit_answers(forget: BeforeAfter) -> Row:
     """How predictable the wrong answers on the forget images are.
 
-    What was wrong before has no new answer, and counts only for the entropy.
+    ``foretold`` is the percentage of them that were the original's second choice. An image that
+    was wrong before has no new answer, and counts only towards the entropy.
     """
     labels, answers = forget[""].labels, forget[""].logits.argmax(1)
     wrong, known = answers != labels, correct(forget["_before"].logits, labels)
@@ -203,7 +208,7 @@ def audit_answers(forget: BeforeAfter) -> Row:
 
 
 def audit_likeness(forget: BeforeAfter, test: BeforeAfter | None) -> Row:
-    """RF-JSD before and after: against what the original makes of unseen images."""
+    """RF-JSD before and after, against the original's answers to unseen images."""
     row: Row = dict.fromkeys(f"rf_jsd{suffix}" for suffix in WHEN)
     if test is None or not test["_before"].usable:
         return row
@@ -218,7 +223,7 @@ def audit_likeness(forget: BeforeAfter, test: BeforeAfter | None) -> Row:
 def audit_relearning(
     after: Classifier, forget: ForgetSet, scored: BeforeAfter, test: Sample | None
 ) -> Row:
-    """Steps to relearn forgotten images, and as many test images that are misclassified too."""
+    """Steps to relearn forgotten images, and as many misclassified test images for comparison."""
     row: Row = {
         "relearn_forget": None,
         "relearn_test": None,

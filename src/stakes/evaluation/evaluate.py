@@ -1,4 +1,4 @@
-"""Before and after, scored on what there is: one flat row of numbers, and its evidence."""
+"""Score a network before and after unlearning: one flat row of numbers, and its evidence."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def evaluate(
     metrics: Mapping[str, Callable[[Classifier], float]] | None = None,
     progress: Progress = silent,
 ) -> tuple[Row, Evidence]:
-    """Score the classifier before and after unlearning; nothing here is seen by any method.
+    """Score the classifier before and after unlearning, on data that no method sees.
 
     Args:
         before: the classifier as it was.
@@ -47,9 +47,9 @@ def evaluate(
         forget: the images that were to be forgotten.
         test: images of no training set, as :func:`stakes.data.adapter.as_images` takes them; PIL
             images are brought to the size of the forget set's.
-        retain: training images, likewise; those of the forget set, and their near-duplicates, are
-            left out by their content.
-        other: further paths by name; their accuracies get the name as a suffix.
+        retain: training images, likewise; forget images and their near-duplicates among them are
+            left out, as found by content.
+        other: further paths by name, which becomes the suffix of their accuracies.
         reference: a network to compare with, such as one trained without the forget images (see
             :func:`stakes.evaluation.reference.against`).
         eval_samples: score at most this many test and retained images, drawn with ``seed``.
@@ -57,23 +57,22 @@ def evaluate(
         selected: what :func:`stakes.evaluation.selection.select` gave for the same arguments, if
             it was called before.
         structure: the stakes, for examples of affinities before and after.
-        thumbnails: whether the evidence shows images.
+        thumbnails: whether the evidence holds images.
         metrics: measures of your own by their keys in the row. Each is called with a classifier
             in eval mode and without gradients, once before and once after, and returns a number.
         progress: called with phase, steps done, steps in all and a note.
 
     Returns:
-        The row: ``forgotten_classes``, the names where whole classes were to be forgotten;
-        accuracies in percent under the keys of :data:`stakes.rows.METRICS`, with
-        ``_before`` for the original and None for what was not measured. The evidence: for each
-        class and each forget image, what was predicted before and after, and what the figures of
-        the report are drawn from (see :mod:`stakes.evaluation.audit` and
-        :mod:`stakes.evaluation.examples`).
+        The row: the measures of :data:`stakes.rows.METRICS`, with ``_before`` for the original and
+        None for what was not measured; accuracies are in percent. ``forgotten_classes`` names the
+        classes that were to be forgotten as a whole. The evidence: records for each class and each
+        forget image, and what the figures of the report are drawn from (see
+        :mod:`stakes.evaluation.audit` and :mod:`stakes.evaluation.examples`).
 
     Raises:
-        InputError: no classifier, forget set or images where one is wanted; labels outside the
-            classes; a reference of other classes; a metric with the key of another number; and
-            what selecting them raises.
+        InputError: an argument of another type; labels outside the classes; a reference with
+            other classes; a metric under the key of another measure; a damaged image; or
+            ``eval_samples`` below 1.
     """
     before = Classifier.require(before, "the network before")
     after = Classifier.require(after, "the network after")
@@ -122,7 +121,11 @@ def _own(
     networks: Mapping[str, Classifier],
     row: Row,
 ) -> Row:
-    """The user's own measures of each network, under their keys with its suffix."""
+    """The user's own measures of each network, under their keys with its suffix.
+
+    Raises:
+        InputError: a key that another measure has.
+    """
     taken = [key for key in metrics if key in row]
     if taken:
         raise InputError(f"metrics: {taken[0]} is measured already; give yours another key")
@@ -135,7 +138,7 @@ def _own(
 
 @contextmanager
 def _eval_mode(networks: Collection[nn.Module]) -> Iterator[None]:
-    """All of the networks in eval mode within the block, each part as it was after it."""
+    """Put the networks into eval mode, and every module back into its own mode afterwards."""
     modes = {part: part.training for network in networks for part in network.modules()}
     try:
         for network in networks:

@@ -1,4 +1,4 @@
-"""Single images as examples: what speaks for them, what they find, which anchors are near."""
+"""Examples for the report: Grad-CAM, retrieved images, and nearest anchors of single images."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -22,7 +22,7 @@ UNSEEN, NEAREST = 2, 3  # test images with their affinities, and anchors named f
 
 
 class Structure(NamedTuple):
-    """The stakes (c, d), or (c m, d) with the m of a class in a row, and the texts by class."""
+    """The stakes (c, d), or (c m, d) with m rows in a row per class, and each class's texts."""
 
     stakes: Tensor
     texts: Mapping[str, str]
@@ -38,16 +38,16 @@ def examples(
     retain: Sample | None = None,
     structure: Structure | None = None,
 ) -> Evidence:
-    """Examples for the evidence; the images that were scored first, so the seed's choice.
+    """Examples for the evidence: the first images that were scored, which the seed drew.
 
     Args:
         before: the classifier as it was.
         after: the classifier to deploy; both in eval mode.
         forget: the images that were to be forgotten, on the classifiers' device.
-        scored: their features and logits.
+        scored: features and logits of the forget images, before and after.
         test: images of no training set.
         retain: retained training images.
-        structure: what affinities are measured with.
+        structure: the stakes that affinities are measured with.
 
     Returns:
         A list for each of :data:`EXAMPLES`, empty where there is nothing to show.
@@ -97,7 +97,7 @@ def saliency(
 def retrieval(
     classes: Sequence[str], forget: ForgetSet, scored: BeforeAfter, retain: Sample
 ) -> list[Row]:
-    """The retained images nearest to a few retained and a few forgotten ones, by features."""
+    """The retained images nearest, by features, to a few retained and a few forget images."""
     if not all(part[suffix].usable for part in (scored, retain.scored) for suffix in WHEN):
         return []
     rows: list[Row] = []
@@ -124,7 +124,7 @@ def retrieval(
 def near_anchors(classes: Sequence[str], test: Sample, structure: Structure) -> list[Row]:
     """Affinities of a few test images with every class, before and after.
 
-    Where a class has several anchors, it is their mean.
+    The affinity with a class of several anchors is their mean.
     """
     parts = [test.scored[suffix] for suffix in WHEN]
     stakes = structure.stakes.float().cpu()

@@ -1,4 +1,4 @@
-"""What became of the images to forget and of their altered copies: state, depth, evidence."""
+"""The forget images and their altered copies after unlearning: state, depth, and evidence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from stakes.models.classifier import Classifier
 
 Row = dict[str, Any]
 Copies = Mapping[str, Sequence[Depth]]
-"""Kind of altered copy -> what the network makes of them, an entry for each copy of an image."""
+"""Kind of altered copy -> depth of the copies, one entry (k images) for each copy of an image."""
 
 FORGOTTEN, RECOGNISED, NEVER = "forgotten", "recognised", "never recognised"
 MANY = 10  # classes beyond which the first five choices are counted too
 
 
 def states(scored: BeforeAfter) -> list[str]:
-    """What became of each image; only what was recognised before can be forgotten."""
+    """The state of each image; only what was recognised before can be forgotten."""
     before, after = (correct(scored[suffix].logits, scored[suffix].labels) for suffix in WHEN)
     return [
         RECOGNISED if now else FORGOTTEN if was else NEVER
@@ -31,7 +31,7 @@ def states(scored: BeforeAfter) -> list[str]:
 
 @torch.no_grad()
 def copies_of(network: Classifier, forget: ForgetSet) -> Copies:
-    """What the network makes of the altered copies of the images."""
+    """Depth of the altered copies of the forget images, for every kind in ``VIEWS``."""
 
     def logits(images: Tensor) -> Tensor:
         return torch.cat([network(batch) for batch in images.split(256)]).cpu()
@@ -44,11 +44,15 @@ def copies_of(network: Classifier, forget: ForgetSet) -> Copies:
 
 
 def forget_scores(scored: BeforeAfter, copies: Mapping[str, Copies]) -> Row:
-    """States, and by network the depth of the images and of their copies.
+    """How many images are in which state, and how deep images and copies are forgotten.
 
     Args:
-        scored: what each network makes of the images.
-        copies: what each network makes of their copies.
+        scored: features and logits of the images, by the suffix of the network.
+        copies: depth of their altered copies, likewise.
+
+    Returns:
+        Counts of the states; accuracies and probabilities in percent, with the suffix of each
+        network, under the keys of :data:`stakes.rows.METRICS`.
     """
     found = states(scored)
     row: Row = {
@@ -86,13 +90,14 @@ def forget_evidence(
     copies: Mapping[str, Copies],
     thumbnails: bool,
 ) -> list[Row]:
-    """A record for each image, before and after.
+    """A record for each forget image, before and after.
 
-    Each says ``name``, ``label``, ``state`` and ``thumbnail``; the answer (``before``, ``after``)
-    with its ``_confidence``; of the true class its probability in percent and its rank, of the
-    image (``true_``, ``rank_``) and of the mirrored one (``mirrored_``, ``mirrored_rank_``); how
-    many of its ``copies`` are recognised (``copies_``), and the most that one of them gives to the
-    true class (``copies_most_``).
+    Keys are ``name``, ``label``, ``state`` and ``thumbnail``. The following end in ``before`` or
+    ``after``: the predicted class (no prefix) and its probability (``_confidence``); probability
+    and rank of the true class, in the image (``true_``, ``rank_``) and in the mirrored image
+    (``mirrored_``, ``mirrored_rank_``); how many of its ``copies`` are recognised (``copies_``);
+    and the highest probability of the true class in a copy (``copies_most_``). Probabilities are
+    in percent.
     """
     rows: list[Row] = [
         {"name": name, "label": names[int(label)], "state": state}

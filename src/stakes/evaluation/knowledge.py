@@ -1,4 +1,4 @@
-"""What the network still knows below its answers: features, wrong answers, relearning."""
+"""What the network still knows beneath its answers: features, wrong answers, relearning."""
 
 import math
 import warnings
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from stakes.models.classifier import Classifier
 
-STEP, STEPS, RELEARNED = 1e-4, 30, 0.9
+STEP, STEPS = 1e-4, 30  # of relearning: length as a share of the weights' norm, and most steps
+RELEARNED = 0.9  # share of the images that must be recognised again
 
 
 def linear_probe() -> Any:
@@ -25,18 +26,25 @@ def linear_probe() -> Any:
 
 
 def nearest_mean() -> Any:
-    """The class whose mean features are nearest, by Euclidean distance."""
+    """A nearest-mean classifier, by Euclidean distance of features."""
     from sklearn.neighbors import NearestCentroid  # only here: it is slow to import
 
     return NearestCentroid()
 
 
-PROBES: Mapping[str, Callable[[], Any]] = {"probe": linear_probe, "centroid": nearest_mean}
-"""Readers of features by the prefix of their metrics."""
+LINEAR_PROBES: Mapping[str, Callable[[], Any]] = {"probe": linear_probe, "centroid": nearest_mean}
+"""Prefix of the measures -> what makes the classifier that reads the features."""
 
 
 class Reading(NamedTuple):
-    """What a probe read from features: percent right on forget and on unseen images; counts."""
+    """Accuracy of a feature probe in percent, on forget and unseen images, and their numbers.
+
+    Attributes:
+        forget: accuracy on the forget images, percent.
+        unseen: accuracy on unseen images that it was not fitted to, percent.
+        n_fit: unseen images that it was fitted to.
+        n_unseen: unseen images that it was scored on.
+    """
 
     forget: float
     unseen: float
@@ -51,22 +59,21 @@ def read_features(
     forget_features: Tensor,
     forget_labels: Tensor,
 ) -> Reading | None:
-    """Percent of the forget images whose class a new head would find in their features.
+    """Accuracy that a new head, fitted to features of unseen images, has on the forget images.
 
-    The probe is fitted to the first three quarters of the unseen images and scored on the last
-    quarter, which is what it finds of any image, and on the forget images. Nothing of the
-    network's own head is used: a method that only misaligns the head (arXiv 2604.08271) leaves the
-    percentage of the forget images where it was.
+    The probe is fitted to the first three quarters of the unseen images, and scored on the last
+    quarter, for comparison, and on the forget images. The network's own head is not used: a method
+    that only misaligns the head (arXiv 2604.08271) leaves the accuracy on forget images unchanged.
 
     Args:
-        probe: makes an estimator, such as one of :data:`PROBES`.
+        probe: makes an estimator, such as one of :data:`LINEAR_PROBES`.
         features: (n, d) of images that were never trained on, in random order.
         labels: int64 (n,), their classes.
         forget_features: (k, d) of the images to forget.
         forget_labels: int64 (k,), their true classes.
 
     Returns:
-        None where the images to fit to are of one class, or lack the class of a forget image.
+        None if the images to fit to are of one class, or lack the class of a forget image.
     """
     n_fit = 3 * len(labels) // 4
     known = set(labels[:n_fit].tolist())
@@ -83,10 +90,10 @@ def read_features(
 
 
 def density(cosines: Tensor, points: int = 101) -> list[tuple[float, float]]:
-    """Density of cosines (n,) by a Gaussian kernel, as (cosine, density) from below the least to 1.
+    """Gaussian kernel density of cosines (n,), as pairs (cosine, density) up to a cosine of 1.
 
-    Silverman's bandwidth, .9 min(sd, IQR / 1.34) n^(-1/5), but at least 1e-4. What the kernel
-    would put above 1, where no cosine can be, is reflected to below 1; so the area is 1.
+    Silverman's bandwidth, .9 min(sd, IQR / 1.34) n^(-1/5), but at least 1e-4. Density above 1,
+    where no cosine can be, is reflected to below 1, so the area is 1.
     """
     x = cosines.double()
     low, high = x.quantile(torch.tensor([0.25, 0.75], dtype=x.dtype)).tolist()
@@ -101,7 +108,7 @@ def density(cosines: Tensor, points: int = 101) -> list[tuple[float, float]]:
 
 
 def answer_entropy(answers: Sequence[int]) -> float:
-    r"""Entropy of the distribution of answers, -\sum_c q_c log2 q_c, in bits; 0 if all are one.
+    r"""Entropy of the distribution of answers, -\sum_c q_c log2 q_c, in bits; 0 if all are equal.
 
     >>> answer_entropy([3, 3, 3, 3]), answer_entropy([0, 1, 2, 3])
     (0.0, 2.0)
@@ -111,14 +118,14 @@ def answer_entropy(answers: Sequence[int]) -> float:
 
 
 def rf_jsd(answers: Tensor, labels: Tensor, expected: Tensor, unseen: Tensor) -> float | None:
-    r"""Retrain-free Jensen-Shannon divergence, in bits: 0 alike, 1 nothing in common.
+    r"""Retrain-free Jensen-Shannon divergence in bits, from 0 (alike) to 1 (disjoint).
 
     Mean over classes c of JSD(P_c, Q_c) = H((P_c + Q_c) / 2) - (H(P_c) + H(Q_c)) / 2, with P_c the
     mean answer to the images to forget of class c, and Q_c the original's mean answer to unseen
     images of that class (Spartalis et al., LoTUS, CVPR 2025).
 
-    Differences from the authors' code: it sums m log(m / p) with m the mean of the two, where the
-    divergence has p log(p / m); in nats; and divided by the number of classes twice.
+    Differences from the authors' code: that sums m log(m / p), m the mean of the two, where the
+    divergence has p log(p / m); it is in nats, and divided by the number of classes twice.
 
     Args:
         answers: logits (k, c) on the images to forget.
@@ -127,7 +134,7 @@ def rf_jsd(answers: Tensor, labels: Tensor, expected: Tensor, unseen: Tensor) ->
         unseen: int64 (n,), their classes.
 
     Returns:
-        None where a class of the images to forget has no unseen image.
+        None if a class of the images to forget has no unseen image.
 
     >>> sure = 100.0 * torch.eye(2)
     >>> zero, one = torch.tensor([0]), torch.tensor([1])
@@ -158,16 +165,24 @@ def relearn_steps(
     limit: int = STEPS,
     share: float = RELEARNED,
 ) -> int:
-    """Gradient steps until the network gives at least ``share`` of the images (n,) their labels.
+    """Gradient steps until the network recognises at least ``share`` of the images.
 
     Plain gradient descent on the cross-entropy of all the images at once, over all parameters,
-    BatchNorm statistics held. A step goes down the gradient and is ``step`` times as long as the
-    vector of all parameters, so that a number of steps means the same length of way in every
-    network. A copy is trained; the network stays as it is.
+    with fixed BatchNorm statistics. Each step follows the negative gradient and is ``step`` times
+    as long as the vector of all parameters, so that a number of steps means the same distance in
+    every network. A copy is trained; the network itself does not change.
+
+    Args:
+        network: the classifier to relearn with.
+        images: (n, 3, h, w) in [0, 1], on its device.
+        labels: int64 (n,), their true classes.
+        step: length of a step, as a share of the norm of all parameters.
+        limit: most steps taken.
+        share: of the images that must be recognised.
 
     Returns:
-        The steps, 0 where they are recognised already; ``limit + 1`` where ``limit`` steps were
-        not enough.
+        The number of steps, 0 if they are recognised already; ``limit + 1`` if ``limit`` steps
+        were not enough.
     """
     live = network.copy().eval().requires_grad_()
     parameters = list(live.parameters())

@@ -10,19 +10,20 @@ from torch import Tensor
 SCORES = ("loss", "entropy", "modified entropy")
 FOLDS = 5
 FALSE_ALARMS = 0.01
-LEAST = 100  # unseen images below which one false alarm in a hundred has no meaning
+LEAST = 100  # unseen images: with fewer, a false-alarm rate of 1 % has no meaning
 Floats = NDArray[np.float64]
 
 
 class Separation(NamedTuple):
-    """How well an attack tells m members from n unseen images.
+    """How well an attack separates m members from n unseen images.
 
     Attributes:
-        auc: area under the ROC curve: the chance that a member looks more like one than an unseen
-            image does, ties counting half; .5 is chance, 0 is perfect in the wrong direction.
+        auc: area under the ROC curve: the probability that a member scores higher than an unseen
+            image, ties counting half; .5 is chance, 0 is perfect in the wrong direction.
         low, high: 95 % interval of the AUC.
-        found: percent of the members that are found at no more than 1 % false alarms.
-        unlikely: the same for the attack turned round: percent of the members that look less like
+        found: percent of the members identified at a false-alarm rate of at most 1 %; None with
+            fewer than 100 unseen images.
+        unlikely: the same with the scores negated: percent of the members that look less like
             members than 99 % of the unseen images.
         m: number of members.
         n: number of unseen images.
@@ -38,12 +39,12 @@ class Separation(NamedTuple):
 
 
 def answer_scores(logits: Tensor, labels: Tensor) -> Floats:
-    r"""Loss, entropy and modified entropy of each answer, in nats; all are low for members.
+    r"""Loss, entropy and modified entropy of each answer, in nats; members score low.
 
     With p the softmax of an image's logits and y its class: loss = -log p_y,
     entropy = -\sum_i p_i log p_i, and modified entropy (Song & Mittal, USENIX Security 2021,
     equation 6) = -(1 - p_y) log p_y - \sum_{i != y} p_i log(1 - p_i), which unlike the entropy is
-    low only for an answer that is both sure and right.
+    low only for an answer that is both confident and correct.
 
     Args:
         logits: (n, c).
@@ -52,9 +53,8 @@ def answer_scores(logits: Tensor, labels: Tensor) -> Floats:
     Returns:
         float64 (n, 3), in the order of :data:`SCORES`.
 
-    Differences from public code: 1 - p is held at the least step of a float64 above zero, and for
-    each image only its own class is left out of the sum (one public version takes it out of all
-    rows at once).
+    Differences from public code: 1 - p is at least the machine epsilon of float64, and the sum of
+    each image leaves out its own class only (one public version leaves it out of all rows at once).
     """
     log_p = logits.detach().cpu().double().log_softmax(1)
     p, rest = log_p.exp(), (-torch.expm1(log_p)).clamp_min(torch.finfo(torch.float64).eps)
@@ -66,12 +66,13 @@ def answer_scores(logits: Tensor, labels: Tensor) -> Floats:
 
 
 def learned_scores(retained: Floats, unseen: Floats, forget: Floats) -> tuple[Floats, ...]:
-    """Score all three groups with a logistic attack that is never fitted to what it scores.
+    """Score all three groups by logistic regression that is never fitted to what it scores.
 
-    The attack is fitted to tell retained training images from unseen ones (both groups weigh the
-    same) on four fifths of them, and scores the other fifth; five times. The forget images are
-    fitted to by none of the five attacks, and get the mean of their scores. Where nothing tells
-    retained from unseen images, the attack has no direction: then the single scores say more.
+    Five-fold cross-fitting: each of five classifiers learns to separate retained training images
+    from unseen ones, both groups weighted equally, on four fifths of them, and scores the other
+    fifth. The forget images are never fitted to; their score is the mean over the five. If nothing
+    separates retained from unseen images, the classifier has no direction, and the single scores
+    say more.
 
     Args:
         retained: (m, 3) scores of retained training images, m at least 5, in random order.
@@ -98,7 +99,7 @@ def learned_scores(retained: Floats, unseen: Floats, forget: Floats) -> tuple[Fl
 
 
 def separation(members: Floats, unseen: Floats) -> Separation:
-    """How well a score, (m,) of members and (n,) of unseen images, is higher for members."""
+    """How well scores separate members (m,), expected to score higher, from unseen images (n,)."""
     from sklearn.metrics import auc, roc_curve  # only here: it is slow to import
 
     m, n = len(members), len(unseen)
@@ -111,12 +112,12 @@ def separation(members: Floats, unseen: Floats) -> Separation:
 
 
 def auc_interval(auc: float, m: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    r"""Interval of an AUC between m and n images; 95 % with the default ``z``.
+    r"""Confidence interval of an AUC of m members and n unseen images; 95 % by default.
 
-    All values A for which |auc - A| <= z sd(A), with the variance of Hanley & McNeil (Radiology
+    All values A with |auc - A| <= z sd(A), by the variance of Hanley & McNeil (Radiology
     1982): m n sd(A)^2 = A (1 - A) + (m - 1) (A / (2 - A) - A^2) + (n - 1) (2 A^2 / (1 + A) - A^2).
-    The spread is taken at A and not at the AUC found, so an AUC of 0 or 1 has an interval too; and
-    below .5 it is that of 1 - A, so that turning the scores round turns the interval round.
+    The variance is taken at A, not at the measured AUC, so an AUC of 0 or 1 has an interval too.
+    Below .5 it is that of 1 - A, so that negated scores have the mirrored interval.
 
     >>> [round(end, 2) for end in auc_interval(0.5, 16, 1000)]
     [0.35, 0.65]

@@ -19,7 +19,11 @@ BEGINNING = "reference_"
 
 
 def check_reference(reference: Classifier, classifier: Classifier) -> None:
-    """Refuse, with an InputError, a reference whose answers mean something else."""
+    """Refuse a reference whose outputs mean something else.
+
+    Raises:
+        InputError: its classes, or their order, are not those of the classifier.
+    """
     if reference.class_names != classifier.class_names:
         raise InputError(
             "the reference has other classes than the network, or has them in another order: give "
@@ -34,22 +38,23 @@ def against(
     scored: BeforeAfter,
     samples: Mapping[str, Sample | None],
 ) -> Row:
-    """How far the network is from a reference, before and after unlearning.
+    """Compare the network with a reference, before and after unlearning.
 
-    The gap is the mean, over the forget set and the samples there are, of the absolute difference
-    of the accuracies, as Fan et al. (SalUn, ICLR 2024) average it. The divergence is
-    KL(reference || network), from the probabilities of all classes.
+    ``reference_gap`` is the absolute difference of their accuracies, averaged over the forget set
+    and the samples (the average gap of Fan et al., SalUn, ICLR 2024), in percentage points.
+    ``reference_agreement`` is the percentage of images that both give the same class.
+    ``reference_kl`` is KL(reference || network) over all classes, in bits.
 
     Args:
-        reference: the other network, in eval mode; or None, and nothing is measured.
-        forget: the forget set, on the classifier's device.
-        scored: what the classifier, before and after, makes of its images.
-        samples: the same of ``test`` and ``retain`` images, and what the reference makes of them.
+        reference: the other network, in eval mode; None: nothing is measured.
+        forget: the images to forget, on the reference's device.
+        scored: features and logits of the forget images, before and after.
+        samples: those of ``test`` and ``retain`` images, of the reference too.
 
     Returns:
-        Under the keys of :data:`stakes.rows.METRICS`, with ``_before`` for the original;
-        ``acc_forget_reference`` and so on for the reference itself, on the same images, and
-        ``reference_digest``. None for what was not measured.
+        The measures under the keys of :data:`stakes.rows.METRICS`, with ``_before`` for the
+        original; ``acc_forget_reference`` and so on, the reference's own accuracies on the same
+        images; and ``reference_digest``. None for what was not measured.
     """
     keys = [key for key in METRICS if key.startswith(BEGINNING)]
     row: Row = dict.fromkeys(key + suffix for key in keys for suffix in WHEN)
@@ -74,7 +79,7 @@ def against(
 
 
 def divergence(reference: Tensor, logits: Tensor) -> float:
-    """Mean KL divergence of answers from a reference's: logits (n, c) of both -> bits.
+    """Mean KL(reference || network) in bits, from logits (n, c) of both.
 
     >>> divergence(torch.zeros(1, 2), torch.tensor([[0.0, 2.0]]))
     0.6258134...

@@ -1,4 +1,4 @@
-"""Image-to-image retrieval: does an image, as a query, find others of its class by features?"""
+"""Image-to-image retrieval: does a query image find others of its class by features?"""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ CHUNK = 256  # queries ranked at once
 
 
 class Retrieval(NamedTuple):
-    """What queries find in a gallery, in percent, and how many queries had something to find.
+    """How well queries retrieve images of their class, in percent.
 
     Attributes:
         r1, r5, r10: R@k, here the hit rate of metric learning: queries with at least one image of
             their class among the first k. (The R@k of text retrieval divides by the number of
-            relevant images; with a gallery of one class's hundreds it cannot come near 100.)
+            relevant images, and cannot come near 100 with hundreds of images per class.)
         map: mean average precision over the whole ranking.
-        n: queries with at least one image of their class in the gallery; the others are left out.
+        n: number of queries; those without an image of their class in the gallery are left out.
     """
 
     r1: float
@@ -31,7 +31,7 @@ class Retrieval(NamedTuple):
 def retrieve(
     queries: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: Tensor
 ) -> Retrieval | None:
-    """Rank the gallery for every query by cosine similarity; relevant is what has its class.
+    """Rank the gallery by cosine similarity for every query; images of its class are relevant.
 
     Args:
         queries: (n, d) features.
@@ -40,7 +40,7 @@ def retrieve(
         gallery_labels: int64 (m,), their classes.
 
     Returns:
-        None where no query has an image of its class in the gallery.
+        None if no query has an image of its class in the gallery.
 
     >>> found = retrieve(
     ...     torch.tensor([[1.0, 0.0]]), torch.tensor([7]),
@@ -53,18 +53,23 @@ def retrieve(
 
 
 def retrieve_among(features: Tensor, labels: Tensor) -> Retrieval | None:
-    """:func:`retrieve` with every image as a query for all the others, never for itself."""
+    """:func:`retrieve` with every image as a query among all the others.
+
+    Args:
+        features: (n, d).
+        labels: int64 (n,), the classes.
+    """
     return _mean(*_rankings(features, labels, features, labels, among=True))
 
 
 def nearest(queries: Tensor, gallery: Tensor, count: int, *, among: bool = False) -> Tensor:
-    """Places in the gallery (m, d) of the images nearest to queries (n, d), the nearest first.
+    """Indices of the gallery images nearest to each query, nearest first.
 
     Args:
         queries: (n, d) features.
         gallery: (m, d) features.
-        count: how many of each query; all there are, if these are fewer.
-        among: whether query i is image i of the gallery, which it is then not to find.
+        count: how many for each query, or all if the gallery has fewer.
+        among: whether query i is image i of the gallery, which is then left out.
 
     Returns:
         int64 (n, count).
@@ -81,9 +86,9 @@ def nearest(queries: Tensor, gallery: Tensor, count: int, *, among: bool = False
 def average_precision(similarities: Tensor, relevant: Tensor) -> Tensor:
     r"""Average precision of each ranking, AP = \sum_i (R_i - R_{i-1}) P_i over its distinct scores.
 
-    P_i and R_i are precision and recall of all that scores at least the i-th highest score, so a
-    tie is one step, in whatever order it is listed. Only the order of the scores counts: an entry
-    is no less relevant for a similarity of zero or below. Minus infinity takes an entry out.
+    P_i and R_i are precision and recall of all entries that score at least the i-th highest
+    score, so tied entries count as one step, in whatever order they are listed. Only the order of
+    the scores counts, not their sign. Minus infinity leaves an entry out.
 
     Args:
         similarities: (n, m).
@@ -108,7 +113,7 @@ def average_precision(similarities: Tensor, relevant: Tensor) -> Tensor:
 def _rankings(
     queries: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: Tensor, *, among: bool
 ) -> tuple[Tensor, Tensor]:
-    """Of each query that can find something: place of its first hit (n,), AP (n,)."""
+    """Rank of the first hit (n,) and AP (n,) of each query with an image of its class."""
     unit, stock = (F.normalize(part.double()) for part in (queries, gallery))
     first, precision = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.float64)]
     for start in range(0, len(unit), CHUNK):

@@ -1,4 +1,4 @@
-"""Grad-CAM: which part of an image speaks for a class."""
+"""Grad-CAM: what in an image supports a class."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from stakes.training import distributed
 
 
 def grad_cam(network: Classifier, images: Tensor, classes: Tensor) -> Tensor | None:
-    r"""Where each image holds evidence for its class: (n, h, w), at least 0.
+    r"""Grad-CAM maps of images for given classes: (n, h, w), at least 0.
 
     relu(\sum_j w_j A_j) with A the network's last feature map and w_j the mean over places of the
     gradient of the class's logit by A_j (Selvaraju et al., ICCV 2017, equations 1 and 2), enlarged
-    bilinearly to the image. Zero everywhere if nothing speaks for the class.
+    bilinearly to the image. Zero everywhere if nothing supports the class.
 
     Args:
         network: in eval mode; its gradients and BatchNorm statistics stay as they are.
@@ -23,7 +23,7 @@ def grad_cam(network: Classifier, images: Tensor, classes: Tensor) -> Tensor | N
         classes: int64 (n,).
 
     Returns:
-        None for a network without such a map, such as one that works on tokens.
+        None for a network without a feature map, such as one that works on tokens.
     """
     layer = last_map(network, images[:1])
     if layer is None:
@@ -44,7 +44,7 @@ def grad_cam(network: Classifier, images: Tensor, classes: Tensor) -> Tensor | N
 
 @torch.no_grad()
 def last_map(network: Classifier, image: Tensor) -> nn.Module | None:
-    """The module whose output is the last map (1, channels, s, s), s > 1; None if tokens follow."""
+    """The module with the last feature map (1, channels, s, s), s > 1; None if tokens follow it."""
     last: list[nn.Module | None] = [None]
 
     def check(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -64,7 +64,7 @@ def last_map(network: Classifier, image: Tensor) -> nn.Module | None:
 
 
 def overlay(image: Tensor, heat: Tensor) -> Tensor:
-    """An image (3, h, w) in greys, with its heat (h, w) in [0, 1] over it in orange."""
+    """An image (3, h, w) in grey with a heat map (h, w) in [0, 1] over it in orange."""
     grey = 0.85 * image.mean(0, keepdim=True).expand(3, -1, -1)
     orange = torch.tensor([1.0, 0.45, 0.0]).to(image)[:, None, None]
     strength = 0.75 * heat

@@ -1,4 +1,4 @@
-"""What networks make of images: features and logits, right or wrong, and how deep a class lies."""
+"""Features and logits of images, whether they are recognised, and how high their class ranks."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,7 +13,7 @@ REFERENCE = "_reference"  # suffix of a network to compare with
 
 
 class Scored(NamedTuple):
-    """Features (n, d), logits (n, c) and true classes (n,) of images, all on the CPU."""
+    """Features (n, d), logits (n, c) and true classes int64 (n,) of n images, on the CPU."""
 
     features: Tensor
     logits: Tensor
@@ -21,7 +21,7 @@ class Scored(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether every number is finite: a network that broke down has nothing to read."""
+        """Whether every number is finite, as in a network that did not break down."""
         return bool(self.features.isfinite().all() and self.logits.isfinite().all())
 
 
@@ -31,11 +31,11 @@ BeforeAfter = Mapping[str, Scored]
 
 
 class Depth(NamedTuple):
-    """How strongly images are tied to their true class.
+    """Probability and rank of the true class, for each of n images.
 
     Attributes:
-        probability: float64 (n,), percent that the network gives to the true class.
-        rank: int64 (n,), the place of the true class among the answers; 1 means recognised.
+        probability: float64 (n,), percent.
+        rank: int64 (n,), from 1; 1 means that the image is recognised.
     """
 
     probability: Tensor
@@ -43,12 +43,12 @@ class Depth(NamedTuple):
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which rows of logits (n, c) are largest at their label (n,): bool (n,)."""
+    """Whether each row of logits (n, c) is largest at its label (n,): bool (n,)."""
     return logits.argmax(1) == labels
 
 
 def depth(logits: Tensor, labels: Tensor) -> Depth:
-    """Probability and rank of the true class in logits (n, c) with labels (n,).
+    """Probability and rank of the true class, from logits (n, c) and labels (n,).
 
     >>> depth(torch.tensor([[0.0, 0.0, -torch.inf], [3.0, 5.0, 4.0]]), torch.tensor([0, 0]))
     Depth(probability=tensor([50.0000,  9.0031], dtype=torch.float64), rank=tensor([1, 3]))
@@ -61,13 +61,13 @@ def depth(logits: Tensor, labels: Tensor) -> Depth:
 
 @torch.no_grad()
 def score(network: Classifier, images: Tensor, labels: Tensor) -> Scored:
-    """What a network makes of images (n, 3, h, w) with labels (n,)."""
+    """Features and logits of images (n, 3, h, w) with labels (n,), 256 images at a time."""
     parts = zip(images.split(256), labels.split(256), strict=True)
     return joined([Scored(*(t.cpu() for t in (*network.both(x), y))) for x, y in parts])
 
 
 def joined(parts: list[Scored]) -> Scored:
-    """Batches as one."""
+    """Several batches as one."""
     return Scored(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""Which test and retained images are scored."""
+"""The choice of test and retained images to score."""
 
 import torch
 
@@ -18,12 +18,24 @@ def select(
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Drawn]:
-    """Choose what to score: indices of ``test`` and ``retain`` images that are not to be forgotten.
+    """Draw the images to score, none of them to be forgotten.
 
-    Every image that is chosen is read once, so that a damaged one is found before long work. Where
-    the forget images were not taken from ``retain`` by their places, all of it is searched for
-    them. Near-duplicates of them are left out of ``retain`` alone: ``test`` images stand for what
-    the service will be shown.
+    Every chosen image is read once, so that a damaged one is found before any long work. If the
+    forget images were not taken from ``retain`` by index, all of it is searched for them.
+    Near-duplicates of forget images are left out of ``retain`` alone: ``test`` images stand for
+    what the service will be shown.
+
+    Args:
+        forget: the images to forget.
+        test: images of no training set.
+        retain: training images, the forget images possibly among them.
+        eval_samples: how many to draw from each set at most; None for all.
+        seed: of the draw.
+        progress: called with phase, images read, images to read and a note.
+
+    Returns:
+        For ``test`` and ``retain``, where given: the indices drawn, in random order, and what was
+        left out.
 
     Raises:
         InputError: ``eval_samples`` below 1, a damaged image, or images of another size than

@@ -28,7 +28,8 @@ class PGDFields(Method):
     eps: float = hyper(4.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "L2UL's code")
     pgd_iterations: int = hyper(100, "PGD steps of .1", "public code", low=1)
     probe_margin: float = hyper(
-        0.0, "lead of the target, in logits, at which a probe is done; 0: after all its steps"
+        0.0,
+        "lead of the target class, in logits, at which the attack stops; 0: it takes all its steps",
     )
 
     def attack(self, task: Task) -> Probes:
@@ -75,12 +76,15 @@ class AdversarialFields(PGDFields):
     lr: float = hyper(1e-3, "learning rate of SGD", "public code of L2UL", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL", high=1)
     weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
-    probe_batch: int = hyper(128, "probes a step", "code of Stake the Points; L2UL's: 256", low=1)
+    probe_batch: int = hyper(128, "probes per step", "code of Stake the Points; L2UL's: 256", low=1)
     forget_batch: int = hyper(
-        128, "forget images beside them", "code of Stake the Points; L2UL's: 32", low=1
+        128,
+        "forget images per step, beside the probes",
+        "code of Stake the Points; L2UL's: 32",
+        low=1,
     )
     batch_norm: Literal["eval", "train"] = hyper(
-        "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
+        "train", "BatchNorm mode during unlearning; in eval mode the ascent is unbounded"
     )
     max_steps: int = hyper(0, "step budget; 0: 101 passes over the probes", "public code")
 

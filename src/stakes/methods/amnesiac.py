@@ -32,7 +32,7 @@ class Amnesiac(RetainTraining):
     title: ClassVar[str] = "Amnesiac"
 
     epochs: int = hyper(10, "passes over the training set", "public code", low=1)
-    retain_batch: int = hyper(64, "images of both sets a step", "public code", low=1)
+    retain_batch: int = hyper(64, "images of both sets together per step", "public code", low=1)
     lr: float = hyper(1e-3, "learning rate of Adam", "public code", above=0, high=100)
 
     def unlearn(self, task: Task) -> Unlearned:

@@ -30,18 +30,16 @@ class AMUN(ForgetSGD):
     lr: float = hyper(
         0.01, "learning rate of SGD in the first pass", "public code", above=0, high=100
     )
-    decay: float = hyper(
-        0.1, "factor of the learning rate from pass to pass", "public code", high=1
-    )
+    decay: float = hyper(0.1, "factor on the learning rate after each pass", "public code", high=1)
     weight_decay: float = hyper(5e-4, "weight decay of SGD", "public code")
     epochs: int = hyper(
-        10, "passes over the forget set at most; 0: as many as max_steps allows", "public code"
+        10, "most passes over the forget set; 0: as many as max_steps allows", "public code"
     )
     eps: float = hyper(
-        0.04, "radius of the first ball, L2 distance of [0, 1] pixels", "public code", above=0
+        0.04, "first radius searched, L2 distance of [0, 1] pixels", "public code", above=0
     )
     pgd_iterations: int = hyper(
-        50, "PGD steps a ball, each a tenth of its radius", "public code", low=1
+        50, "PGD steps for each radius, each of a tenth of it", "public code", low=1
     )
 
     def unlearn(self, task: Task) -> Unlearned:

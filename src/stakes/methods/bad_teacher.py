@@ -37,7 +37,7 @@ class BadTeacher(RetainTraining):
     retain_share: float = hyper(
         0.3, "share of the retained data trained on", "public code", above=0, high=1
     )
-    retain_batch: int = hyper(256, "images of both sets a step", "public code", low=1)
+    retain_batch: int = hyper(256, "images of both sets together per step", "public code", low=1)
     lr: float = hyper(1e-4, "learning rate of Adam", "public code", above=0, high=100)
     temperature: float = hyper(1.0, "T of both softmaxes", "public code", above=0)
 

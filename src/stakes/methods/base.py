@@ -180,11 +180,11 @@ class ForgetSGD(Method):
 
     lr: float = hyper(1e-3, "learning rate of SGD", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code", high=1)
-    forget_batch: int = hyper(128, "forget images a step", low=1)
+    forget_batch: int = hyper(128, "forget images per step", low=1)
     batch_norm: Literal["eval", "train"] = hyper(
-        "train", "mode of BatchNorm while unlearning; in eval the network is lost sooner"
+        "train", "BatchNorm mode during unlearning; in eval mode the network collapses sooner"
     )
-    epochs: int = hyper(0, "passes over the forget set at most; 0: as many as max_steps allows")
+    epochs: int = hyper(0, "most passes over the forget set; 0: as many as max_steps allows")
     max_steps: int = hyper(1000, "step budget", low=1)
 
     def budget(self, images: int) -> int:

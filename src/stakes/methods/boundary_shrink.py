@@ -30,9 +30,9 @@ class BoundaryShrink(ForgetSGD):
     title: ClassVar[str] = "Boundary shrink"
 
     lr: float = hyper(1e-5, "learning rate of SGD", "public code", above=0, high=100)
-    forget_batch: int = hyper(64, "forget images a step", "public code", low=1)
+    forget_batch: int = hyper(64, "forget images per step", "public code", low=1)
     epochs: int = hyper(
-        10, "passes over the forget set at most; 0: as many as max_steps allows", "public code"
+        10, "most passes over the forget set; 0: as many as max_steps allows", "public code"
     )
     eps: float = hyper(0.1, "FGSM step, largest change of a pixel in [0, 1]", "public code")
 

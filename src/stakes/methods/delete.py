@@ -30,10 +30,10 @@ class Delete(ForgetSGD):
         1e-4, "learning rate of SGD", "public code, ResNet-18 on CIFAR-10", above=0, high=100
     )
     epochs: int = hyper(
-        20, "passes over the forget set at most; 0: as many as max_steps allows", "public code"
+        20, "most passes over the forget set; 0: as many as max_steps allows", "public code"
     )
     augment: bool = hyper(
-        True, "crop images at random, padded by an eighth, and mirror half of them", "public code"
+        True, "augment: random crops, padded by an eighth, and random mirroring", "public code"
     )
 
     def unlearn(self, task: Task) -> Unlearned:

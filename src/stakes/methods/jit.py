@@ -32,12 +32,15 @@ class JiT(ForgetSGD):
     )
     momentum: float = hyper(0.0, "momentum of SGD", "public code", high=1)
     sigma: float = hyper(
-        0.01, "standard deviation of the noise, of normalised images", "the same code", above=0
+        0.01,
+        "standard deviation of the noise, in normalised pixels",
+        "public code, VGG on CIFAR-10",
+        above=0,
     )
-    samples: int = hyper(25, "draws of the noise at each step", "public code", low=1)
-    batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
+    samples: int = hyper(25, "noisy copies of each image per step", "public code", low=1)
+    batch_norm: Literal["eval", "train"] = hyper("eval", "BatchNorm mode during unlearning")
     epochs: int = hyper(
-        1, "passes over the forget set at most; 0: as many as max_steps allows", "public code"
+        1, "most passes over the forget set; 0: as many as max_steps allows", "public code"
     )
 
     def unlearn(self, task: Task) -> Unlearned:

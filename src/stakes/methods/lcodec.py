@@ -44,16 +44,20 @@ class LCODEC(RetainFields):
 
     title: ClassVar[str] = "L-CODEC"
 
-    retain_samples: int = hyper(1000, "retained images that H_D is taken from; 0 for all")
+    retain_samples: int = hyper(1000, "retained images that H_D is estimated from; 0: all")
     perturbations: int = hyper(1000, "noisy copies of each image", "public code", low=3)
-    noise: float = hyper(0.1, "standard deviation of theirs, normalised pixels", "public code")
-    damping: float = hyper(0.01, "lambda, added to the Hessian", above=0)
-    epsilon: float = hyper(0.1, "of the noise on the weights", "public code", above=0)
-    delta: float = hyper(0.01, "of the noise on the weights", "public code", above=0, high=1)
-    max_drop: float = hyper(
-        5.0, "points of accuracy that a step may cost before it is taken back", "public code"
+    noise: float = hyper(
+        0.1, "standard deviation of their noise, in normalised pixels", "public code"
     )
-    max_steps: int = hyper(0, "forget images treated at the most; 0 for all")
+    damping: float = hyper(0.01, "lambda, added to the Hessian", above=0)
+    epsilon: float = hyper(0.1, "epsilon of the noise on the weights", "public code", above=0)
+    delta: float = hyper(0.01, "delta of the noise on the weights", "public code", above=0, high=1)
+    max_drop: float = hyper(
+        5.0,
+        "largest loss of accuracy in one step, in points; a step that costs more is undone",
+        "public code",
+    )
+    max_steps: int = hyper(0, "most forget images processed; 0: all")
 
     def unlearn(self, task: Task) -> Unlearned:
         """Take a step for one forget image after another."""

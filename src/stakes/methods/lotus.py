@@ -50,22 +50,24 @@ class LoTUS(RetainTraining):
 
     title: ClassVar[str] = "LoTUS"
 
-    epochs: int = hyper(10, "passes over the data at the most", "public code", low=1)
+    epochs: int = hyper(10, "most passes over the data", "public code", low=1)
     retain_share: float = hyper(
         0.3, "share of the retained data trained on", "public code", above=0, high=1
     )
-    retain_batch: int = hyper(128, "images of both sets a step", "public code", low=1)
+    retain_batch: int = hyper(128, "images of both sets together per step", "public code", low=1)
     lr: float = hyper(1e-4, "learning rate of AdamW", "public code", above=0, high=100)
     weight_decay: float = hyper(5e-4, "weight decay of AdamW", "public code")
     alpha: float = hyper(
-        2.0, "how fast the temperature follows", "public code; 8 for a ResNet on CIFAR-10"
+        2.0,
+        "how strongly the temperature follows the excess accuracy on the forget set",
+        "public code; 8 for a ResNet on CIFAR-10",
     )
     unseen_accuracy: float = hyper(
         0.0,
-        "percent of data it has never seen that the network knows; 0: of those not trained on",
+        "accuracy on unseen data, percent; 0: measured on the retained images not trained on",
         high=100,
     )
-    augment: bool = hyper(True, "crop images at random, padded by an eighth", "public code")
+    augment: bool = hyper(True, "augment: random crops, padded by an eighth", "public code")
 
     def unlearn(self, task: Task) -> Unlearned:
         """Distil; the temperature follows the accuracy on the forget set, epoch by epoch."""

@@ -37,12 +37,12 @@ class MUMis(Method):
     lr: float = hyper(1e-5, "learning rate of gradient descent", above=0, high=100)
     recovery: float = hyper(
         1.0,
-        "the run ends where the norm of the second gradient is above its least so far and above "
-        "this share of its first value",
-        "paper: there the accuracy is best",
+        "the run ends once the norm of the second gradient exceeds its minimum so far and this "
+        "share of its initial value",
+        "paper: accuracy is best there",
     )
-    forget_batch: int = hyper(256, "forget images a step; the paper: all of them", low=1)
-    batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
+    forget_batch: int = hyper(256, "forget images per step; the paper: all of them", low=1)
+    batch_norm: Literal["eval", "train"] = hyper("eval", "BatchNorm mode during unlearning")
     max_steps: int = hyper(1000, "step budget", low=1)
 
     def unlearn(self, task: Task) -> Unlearned:

@@ -27,9 +27,9 @@ class NegGrad(Method):
     lr: float = hyper(1e-3, "learning rate of SGD", "public code of L2UL", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL", high=1)
     weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
-    forget_batch: int = hyper(128, "forget images a step", low=1)
+    forget_batch: int = hyper(128, "forget images per step", low=1)
     batch_norm: Literal["eval", "train"] = hyper(
-        "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
+        "train", "BatchNorm mode during unlearning; in eval mode the ascent is unbounded"
     )
     max_steps: int = hyper(0, "step budget; 0: 101 passes over the forget images", "public code")
 

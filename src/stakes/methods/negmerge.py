@@ -42,14 +42,14 @@ class NegMerge(Method):
     title: ClassVar[str] = "NegMerge"
 
     lr: float = hyper(
-        3e-3, "middle learning rate of SGD; half of it and twice it are used too", above=0, high=100
+        3e-3, "middle learning rate of SGD; half and twice of it are used too", above=0, high=100
     )
     momentum: float = hyper(0.9, "momentum of SGD", high=1)
-    repeats: int = hyper(3, "fine-tunings a learning rate", low=1)
-    tune_steps: int = hyper(20, "steps a fine-tuning", low=1)
-    forget_batch: int = hyper(128, "forget images a step", low=1)
-    scale: float = hyper(0.1, "lambda that is tried first", above=0)
-    scale_max: float = hyper(100.0, "lambda at the end of the search", above=0)
+    repeats: int = hyper(3, "fine-tunings per learning rate", low=1)
+    tune_steps: int = hyper(20, "steps per fine-tuning", low=1)
+    forget_batch: int = hyper(128, "forget images per step", low=1)
+    scale: float = hyper(0.1, "first lambda tried", above=0)
+    scale_max: float = hyper(100.0, "last lambda tried", above=0)
     max_steps: int = hyper(40, "lambdas tried, from scale to scale_max in equal ratios", low=1)
 
     def unlearn(self, task: Task) -> Unlearned:

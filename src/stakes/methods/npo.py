@@ -29,7 +29,10 @@ class NPO(ForgetSGD):
 
     lr: float = hyper(1e-3, "learning rate of SGD", "as NegGrad", above=0, high=100)
     beta: float = hyper(
-        0.1, "how soon an unlikely image is left alone; near 0: gradient ascent", "paper", above=0
+        0.1,
+        "how soon an unlikely image is no longer pushed; near 0: gradient ascent",
+        "paper",
+        above=0,
     )
 
     def unlearn(self, task: Task) -> Unlearned:

@@ -38,11 +38,11 @@ class Oracle(RetainTraining):
 
     title: ClassVar[str] = "Oracle"
 
-    retain_samples: int = hyper(10_000, "retained images used, drawn at random; 0 for all")
-    batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
+    retain_samples: int = hyper(10_000, "retained images used, drawn at random; 0: all")
+    batch_norm: Literal["eval", "train"] = hyper("eval", "BatchNorm mode during unlearning")
     lr: float = hyper(1e-4, "learning rate of Adam", above=0, high=100)
     deletion_weight: float = hyper(0.1, "lambda, weight of the forget images")
-    forget_batch: int = hyper(128, "forget images a step", low=1)
+    forget_batch: int = hyper(128, "forget images per step", low=1)
     settle_least: int = hyper(100, "fewest steps once everything is forgotten", low=1)
     max_steps: int = hyper(500, "step budget", low=1)
 

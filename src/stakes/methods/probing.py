@@ -41,18 +41,19 @@ class ProbeBatch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeFields(Method):
-    """The hyper-parameters of probes of any kind, for the methods that choose between them."""
+    """The hyper-parameters of probes, for methods that can use every kind."""
 
     probes: Literal["auto", "mixed", "inverted", "pgd", "both"] = hyper(
         "auto",
-        "mixtures of forget images made afresh each step; mixtures of images made from the "
-        "network's BatchNorm statistics; fixed PGD probes; half PGD, half mixtures; or auto: "
-        "inverted where criterion is views and the network has such statistics, else mixed",
+        "surrogate images. mixed: mixtures of forget images, fresh at each step; inverted: "
+        "mixtures of images that match the network's BatchNorm statistics; pgd: fixed adversarial "
+        "images; both: half pgd, half mixed; auto: inverted where criterion is views and the "
+        "network has such statistics, else mixed",
     )
-    pool: int = hyper(0, "mixtures made once and drawn from again and again; 0: fresh each step")
+    pool: int = hyper(0, "mixtures made once and reused; 0: fresh mixtures at each step")
     probe_batch: int = hyper(
         0,
-        "probes a step; 0: 256, or fewer where the network's input is large, so that they have 3.2 "
+        "probes per step; 0: 256, or fewer for a large network input, so that they have 3.2 "
         "million pixels in all, but at least 64",
         low=0,
     )

@@ -34,10 +34,10 @@ class RandomLabel(ForgetSGD):
         high=100,
     )
     epochs: int = hyper(
-        20, "passes over the forget set at most; 0: as many as max_steps allows", "the same code"
+        20, "most passes over the forget set; 0: as many as max_steps allows", "the same code"
     )
     augment: bool = hyper(
-        True, "crop images at random, padded by an eighth, and mirror half of them", "the same code"
+        True, "augment: random crops, padded by an eighth, and random mirroring", "the same code"
     )
 
     def unlearn(self, task: Task) -> Unlearned:

@@ -28,11 +28,13 @@ class RAWP(Method):
     title: ClassVar[str] = "RAWP (our reconstruction)"
 
     gamma: float = hyper(
-        5e-3, "length of one perturbation of a layer, as a share of its norm", "public code of AWP"
+        5e-3,
+        "norm of one perturbation of a layer, as a share of its weights' norm",
+        "public code of AWP",
     )
-    forget_batch: int = hyper(128, "forget images a step", low=1)
+    forget_batch: int = hyper(128, "forget images per step", low=1)
     batch_norm: Literal["eval", "train"] = hyper(
-        "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
+        "train", "BatchNorm mode during unlearning; in eval mode the ascent is unbounded"
     )
     max_steps: int = hyper(500, "step budget", low=1)
 

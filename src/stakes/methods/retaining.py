@@ -23,7 +23,7 @@ class RetainFields(Method):
 
     needs_retain: ClassVar[bool] = True
 
-    retain_samples: int = hyper(0, "retained images used, drawn at random; 0 for all")
+    retain_samples: int = hyper(0, "retained images used, drawn at random; 0: all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class RetainTraining(RetainFields):
     do they here: ``max_steps`` only cuts them short.
     """
 
-    retain_batch: int = hyper(128, "retained images a step", low=1)
+    retain_batch: int = hyper(128, "retained images per step", low=1)
     batch_norm: Literal["eval", "train"] = hyper(
-        "train", "mode of BatchNorm while unlearning", "public code"
+        "train", "BatchNorm mode during unlearning", "public code"
     )
-    max_steps: int = hyper(0, "steps at the most; 0 for all that the epochs take")
+    max_steps: int = hyper(0, "most steps; 0: all steps of the epochs")
 
     def budget(self, steps: int) -> int:
         """How many of the steps that all epochs take are done."""
@@ -72,12 +72,12 @@ class RetainTraining(RetainFields):
 class RetainSGD(RetainTraining):
     """The same by SGD, as in the public code of SalUn."""
 
-    retain_batch: int = hyper(256, "retained images a step", "public code", low=1)
+    retain_batch: int = hyper(256, "retained images per step", "public code", low=1)
     lr: float = hyper(1e-2, "learning rate of SGD", "public code", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code")
     weight_decay: float = hyper(5e-4, "weight decay of SGD", "public code")
     augment: bool = hyper(
-        True, "crop images at random, padded by an eighth, and mirror half of them", "public code"
+        True, "augment: random crops, padded by an eighth, and random mirroring", "public code"
     )
 
     def sgd(self, task: Task) -> torch.optim.SGD:

@@ -34,7 +34,7 @@ class Retrain(RetainSGD):
     title: ClassVar[str] = "Retrain"
 
     epochs: int = hyper(30, "passes over the data", "a compromise for a CPU", low=1)
-    retain_batch: int = hyper(128, "retained images a step", "He et al. 2016", low=1)
+    retain_batch: int = hyper(128, "retained images per step", "He et al. 2016", low=1)
     lr: float = hyper(0.1, "learning rate of SGD at the start", "He et al. 2016", above=0, high=100)
 
     def unlearn(self, task: Task) -> Unlearned:

@@ -35,9 +35,9 @@ class SalUn(RetainSGD):
     epochs: int = hyper(10, "passes over both sets", "public code", low=1)
     lr: float = hyper(0.013, "learning rate of SGD", "public code", above=0, high=100)
     saliency: float = hyper(
-        0.5, "share of the weights that may move", "public code", above=0, high=1
+        0.5, "share of the weights that are trained", "public code", above=0, high=1
     )
-    forget_batch: int = hyper(256, "forget images a step", "public code", low=1)
+    forget_batch: int = hyper(256, "forget images per step", "public code", low=1)
 
     def unlearn(self, task: Task) -> Unlearned:
         """Find the salient weights, then train them with wrong labels and right ones in turns."""

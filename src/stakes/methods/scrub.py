@@ -37,18 +37,20 @@ class SCRUB(RetainTraining):
 
     epochs: int = hyper(3, "passes over the retained data", "public code, large scale", low=1)
     max_epochs: int = hyper(2, "epochs that begin with a max pass (msteps)", "public code", low=1)
-    retain_batch: int = hyper(256, "retained images a step", "public code", low=1)
-    forget_batch: int = hyper(512, "forget images a step of a max pass", "public code", low=1)
+    retain_batch: int = hyper(256, "retained images per step", "public code", low=1)
+    forget_batch: int = hyper(512, "forget images per step of a max pass", "public code", low=1)
     optimizer: Literal["sgd", "adam"] = hyper("sgd", "optimiser", "public code, large scale")
     lr: float = hyper(5e-4, "learning rate", "public code", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code")
     weight_decay: float = hyper(5e-4, "weight decay", "public code, large scale")
     decay_after: str = hyper(
-        "3 5 9", "epochs after each of which the learning rate falls to a tenth", "public code"
+        "3 5 9", "epochs after which the learning rate falls to a tenth", "public code"
     )
     temperature: float = hyper(4.0, "T of the KL", "public code, large scale", above=0, high=100)
     kl_weight: float = hyper(1e-3, "alpha, weight of the KL on the retained data", "public code")
-    retention_weight: float = hyper(0.99, "gamma, weight of the CE there", "public code")
+    retention_weight: float = hyper(
+        0.99, "gamma, weight of the CE on the retained data", "public code"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

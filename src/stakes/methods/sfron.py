@@ -44,13 +44,19 @@ class SFRon(RetainSGD):
     title: ClassVar[str] = "SFRon"
 
     iterations: int = hyper(1500, "steps on retained data", "public code, CIFAR-10", low=1)
-    forget_every: int = hyper(5, "of them for each step on forget images", "public code", low=1)
-    retain_batch: int = hyper(128, "retained images a step", "public code", low=1)
-    forget_batch: int = hyper(128, "forget images a step", "public code", low=1)
-    alpha: float = hyper(25.0, "weight of a forgetting step at the start", "public code, CIFAR-10")
-    adaptivity: float = hyper(0.5, "lambda, how much less a forgotten image counts", "public code")
-    threshold: float = hyper(1.0, "gamma, of the mask", "public code")
-    max_norm: float = hyper(7.0, "norm of a forgetting step's gradient at most", "public code")
+    forget_every: int = hyper(
+        5, "steps on retained data for each step on forget images", "public code", low=1
+    )
+    retain_batch: int = hyper(128, "retained images per step", "public code", low=1)
+    forget_batch: int = hyper(128, "forget images per step", "public code", low=1)
+    alpha: float = hyper(25.0, "initial weight of a forgetting step", "public code, CIFAR-10")
+    adaptivity: float = hyper(
+        0.5, "lambda, how strongly forgotten images are weighted down", "public code"
+    )
+    threshold: float = hyper(1.0, "gamma, threshold of the mask on weights", "public code")
+    max_norm: float = hyper(
+        7.0, "largest norm of a forgetting step's gradient; it is clipped", "public code"
+    )
 
     def unlearn(self, task: Task) -> Unlearned:
         """Take the mask, then forget and repair in turns."""

@@ -36,13 +36,15 @@ class SSD(RetainFields):
     title: ClassVar[str] = "SSD"
 
     importance_batch: int = hyper(
-        128, "images whose mean gradient is squared; 1 for the Fisher information", "public code",
+        128, "images whose mean gradient is squared; 1: the Fisher information", "public code",
         low=1,
     )  # fmt: skip
     alpha: float = hyper(
-        10.0, "how much larger F_f is than F_D where a weight is damped", "public code"
+        10.0, "alpha, a weight is dampened where F_f exceeds this multiple of F_D", "public code"
     )
-    dampening: float = hyper(1.0, "lambda, how little a chosen weight is damped", "public code")
+    dampening: float = hyper(
+        1.0, "lambda, strength of the dampening; larger values dampen less", "public code"
+    )
 
     def unlearn(self, task: Task) -> Unlearned:
         """Take both importances, then damp."""

@@ -38,15 +38,17 @@ class UNSIR(RetainTraining):
     title: ClassVar[str] = "UNSIR"
 
     retain_samples: int = hyper(
-        10_000, "retained images used, drawn at random; 0 for all", "public code, 1000 a class"
+        10_000, "retained images used, drawn at random; 0: all", "public code, 1000 a class"
     )
-    retain_batch: int = hyper(256, "images a step, noise among them", "public code", low=1)
-    max_steps: int = hyper(0, "steps at the most, of both epochs in proportion; 0 for all")
+    retain_batch: int = hyper(256, "images per step, noise included", "public code", low=1)
+    max_steps: int = hyper(0, "most steps, divided between both epochs in proportion; 0: all")
     noise_images: int = hyper(256, "noise images for each class", "public code", low=1)
-    noise_copies: int = hyper(20, "how often an epoch shows each of them", "public code", low=1)
-    noise_steps: int = hyper(40, "steps of Adam that the noise is made in", "public code", low=1)
+    noise_copies: int = hyper(
+        20, "times that an epoch shows each noise image", "public code", low=1
+    )
+    noise_steps: int = hyper(40, "Adam steps that optimise the noise", "public code", low=1)
     noise_lr: float = hyper(
-        0.1, "learning rate of these steps, normalised pixels", "public code", above=0, high=100
+        0.1, "learning rate of these steps, in normalised pixels", "public code", above=0, high=100
     )
     noise_penalty: float = hyper(0.1, "weight of the squared length of the noise", "public code")
     impair_lr: float = hyper(

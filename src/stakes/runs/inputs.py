@@ -32,13 +32,13 @@ class NetworkInputs:
     that stakes wrote"""
     weights: Annotated[Place | None, NETWORK] = None
     """the trained weights: .safetensors, or a .pt, .pth, .th state dict; or the word random, for
-    a network that has learned nothing"""
+    an untrained network"""
     weights_key: Annotated[str | None, NETWORK] = None
-    """which network of the file, where it holds several, such as state_dict_ema"""
+    """which network in the file, if it holds several, such as state_dict_ema"""
     classes: Annotated[Place | None, NETWORK] = None
-    """a text file with one class name a line, in the order of the network's outputs; by default
-    the classes of the data; where these can be ordered in two ways (1, 10, 2), alphabetical or
-    numerical says which"""
+    """a text file with one class name per line, in the order of the network's outputs; by default
+    the classes of the data; if their order is ambiguous (1, 10, 2), the word alphabetical or
+    numerical"""
     mean: Annotated[Triple | None, READING] = None
     """mean of the input normalisation, for pixels in [0, 1]; by default the model's own"""
     std: Annotated[Triple | None, READING] = None
@@ -50,13 +50,13 @@ class NetworkInputs:
     or a transform itself, from an opened PIL image to the network's input (3, h, w), normalised;
     the file is run"""
     resize: Annotated[Literal["crop", "squash", "pad", "square"] | None, READING] = None
-    """how an image file becomes the network's input; by default as the model's library does. crop:
-    scale the short side, take the centre; squash: scale both sides; pad: scale the long side, fill
-    the rest with black; square: scale the largest centred square, or leave small images to the
-    network's own enlarging"""
+    """how an image file becomes the network's input; by default as the model's library does it.
+    crop: scale the short side, take the centre; squash: scale both sides; pad: scale the long side,
+    fill the rest with black; square: scale the largest centred square down; the network itself
+    enlarges smaller images"""
     crop_share: Annotated[Number | None, READING] = None
     """share of each side that the centre crop takes after scaling, such as 0.875; by default the
-    model's own, or 1 where --resize names another rule"""
+    model's own, or 1 if --resize names another rule"""
     interpolation: Annotated[Interpolation | None, READING] = None
     """filter of the scaling; by default the model's own, or bicubic"""
     data: Annotated[str | None, EVIDENCE] = None
@@ -64,9 +64,9 @@ class NetworkInputs:
     data_root: Annotated[Place | None, MACHINE] = None
     """where named data sets are kept; by default ~/.cache/stakes"""
     download: Annotated[Switch, MACHINE] = False
-    """fetch a named data set that is not there"""
+    """download a named data set that is missing"""
     device: Annotated[str, MACHINE] = "auto"
-    """cpu, cuda, cuda:1, or auto: cuda where there is one"""
+    """cpu, cuda, cuda:1, or auto: cuda if available"""
     seed: Annotated[Whole, MACHINE] = 0
     """seed of every random choice"""
 
@@ -77,19 +77,19 @@ class Inputs(NetworkInputs):
     """A network, the images to forget, and what there is to score on."""
 
     forget: Annotated[str, TO_FORGET]
-    """the images to forget: a folder of class folders, a .csv with path,label, or of the
-    training data random:K, classes:NAME,NAME (whole classes) or classes:10% (drawn)"""
+    """the images to forget: a folder of class folders, a .csv with path,label, or a choice from
+    the training data: random:K, classes:NAME,NAME (whole classes) or classes:10% (at random)"""
     data: Annotated[str | None, EVIDENCE] = None
-    """a folder with train/CLASS and test/CLASS, or cifar10, cifar100, digits; it is scored
-    on, and random:K and classes: draw from it, but the method does not see the rest, unless it is
-    one that needs retained data"""
+    """a folder with train/CLASS and test/CLASS, or cifar10, cifar100, digits; used for
+    scoring and by random:K and classes: to draw from; a method sees the rest only if it needs
+    retained data"""
     anchors: Annotated[str | None, TO_FORGET] = None
     """digits, cifar10, cifar100, a file that `stakes anchors` wrote, a .npy, head (the rows of the
     last layer), prototypes (mean features of the forget images and mixtures of them), or
     random:SEED; by default the shipped set of these classes, else head"""
     max_memory: Annotated[Number | None, MACHINE] = None
-    """most GiB that the forget set may take, and the decoding of one of its images; by default half
-    of what is free"""
+    """memory limit in GiB of the forget set, and of decoding one of its images; by default half of
+    what is free"""
 
 
 @Parameter(name="*")
@@ -98,14 +98,14 @@ class RunOptions:
     """How a network is made to forget and scored, whatever the method."""
 
     surrogates: Annotated[Place | None, TO_FORGET] = None
-    """a folder of unlabelled images, in any folders below, that stand in for the training data;
-    any lawful ones, the nearer to the data the better; never scored, and copies of images to forget
-    are left out"""
+    """a folder of unlabelled images (searched with its subfolders) that replace the absent training
+    data; any that you may lawfully use, the more similar the better; never scored; copies of forget
+    images are left out"""
     sidecar: Annotated[Place | None, TO_FORGET] = None
     """a file of `stakes sidecar`, made while the training data was there; its synthetic images
     serve as surrogates"""
     force: Annotated[Switch, TO_FORGET] = False
-    """go on even where the network recognises less than half of the images"""
+    """run even if the network recognises less than half of the forget images"""
     reference: Annotated[Place | None, EVIDENCE] = None
     """a network to compare the result with, such as one trained without the images: a folder that
     stakes wrote, or its model.safetensors; only scored"""
@@ -116,5 +116,5 @@ class RunOptions:
     images: Annotated[bool, EVIDENCE] = True
     """show the forget images in the report, or leave them out"""
     micro_batch: Annotated[Whole | None, MACHINE] = None
-    """images that pass through the network at once, where memory is short; the result is the same
-    up to rounding, a step takes about a third longer"""
+    """images per pass through the network, to save memory; the result is the same up to rounding,
+    and a step takes about a third longer"""

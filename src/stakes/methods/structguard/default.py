@@ -1,4 +1,4 @@
-"""STRUCTGUARD as it measures best: forget, and keep the structure around semantic anchors."""
+"""STRUCTGUARD, improved: the default method, its hyper-parameters and its descent."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -18,29 +18,35 @@ from stakes.training.schedule import Schedule
 from stakes.training.search import pull_back
 from stakes.training.structure import MapKind
 
-WATCHED_VIEWS = 8  # of each forget image: drawn once, looked at and never trained on
-WARMUP = 20  # steps over which the learning rate grows to its full value
-SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # steps: a run that was quick needs as many to recover in
-CHECK_EVERY = 10  # steps: a look takes about as long as one
-BACKOFFS = 5  # halvings of the learning rate: what drifts too far at 1/32 of it is a bad start
+WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and never trained on
+WARMUP = 20  # steps over which the learning rate rises to its full value
+SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
+CHECK_EVERY = 10  # steps: a check costs about as much as a step
+BACKOFFS = 5  # halvings of the learning rate: one that drifts too far at 1/32 will not recover
 
 
 @dataclass(frozen=True, kw_only=True)
 class StructGuard(ProbeFields):
-    """Structure-faithful unlearning after "Stake the Points" (CVPR 2026), with what measures best.
+    """Improved STRUCTGUARD: the idea of "Stake the Points" (CVPR 2026) with parts that do better.
 
-    The paper's method is :class:`~stakes.methods.structguard.paper.StructGuardPaper`, its authors'
-    code :class:`~stakes.methods.structguard.reference.StructGuardReference`. This one keeps their
-    idea (a structure around fixed anchors, held on surrogate data) and changes the parts: probes
-    mixed afresh at every step, half of them within a class (where copies are to be forgotten too,
-    from images made of the network's own statistics, :mod:`stakes.training.inversion`, and from the
-    images turned, all altered as copies are); a hinge that stops pushing once an image is
-    forgotten; retention of the original's soft answers and features; only the layers nearest the
-    head change. A large forget set is unlearned in cohorts, and images of later cohorts are held
-    as retain data until then; each image is then sent to the class that the original finds
-    likeliest after its own, since else many follow the first to one class, and kept images with
-    them. Margin, hold and learning rate adapt to the run (:mod:`stakes.training.adaptive`,
-    :mod:`stakes.training.schedule`), so that one set of defaults serves every network and k.
+    As in the paper, surrogate images ("probes") replace the absent training data, and the
+    affinities of their features to fixed semantic anchors are preserved. The paper's own method is
+    :class:`~stakes.methods.structguard.paper.StructGuardPaper`, its authors' code
+    :class:`~stakes.methods.structguard.reference.StructGuardReference`. What differs:
+
+    - Probes are mixed from the forget images afresh at every step, half of them within a class.
+      Where altered copies must be forgotten too, they are mixed from images inverted from the
+      network's own statistics (:mod:`stakes.training.inversion`) and from rotated and recoloured
+      mixtures of forget images, all perturbed as the copies are.
+    - A hinge stops pushing an image once it is forgotten by a margin.
+    - The probes retain the original's soft predictions and its features, not hard labels.
+    - Only the layers nearest the head are trained.
+    - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
+      until then. Each image is then pushed to the class that the original ranked second: otherwise
+      later images follow the first ones into one class, and retained images go with them.
+    - Margin, feature retention and learning rate adapt to the run
+      (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of
+      defaults serves every network and k.
     """
 
     title: ClassVar[str] = "STRUCTGUARD"
@@ -49,74 +55,77 @@ class StructGuard(ProbeFields):
 
     criterion: CriterionName = hyper(
         "exact",
-        "when an image counts as forgotten: it is misclassified (the paper's); deep: its class is "
-        "not among the first two and no likelier than a blind guess; views: deep for its mirrored, "
-        "moved, scaled, noisy, darker, brighter and compressed copies too",
+        "when an image counts as forgotten. exact: it is misclassified (the paper's criterion); "
+        "deep: its class is not among the first two choices and no likelier than a blind guess; "
+        "views: deep, for its mirrored, moved, scaled, noisy, darker, brighter and compressed "
+        "copies too",
     )
     views_needed: float = hyper(
         0.82,
-        "share of eight watched views an image that has to meet the criterion; each is altered in "
-        "several ways at once, so that more of plainer copies meet it",
+        "share of an image's eight watched copies that must meet the criterion; each is altered in "
+        "several ways at once, so a larger share of plainly altered copies meets it",
         high=1,
     )
     cohorts: int = hyper(
         0,
-        "parts of the forget images that are asked to go one after the other; until its turn a "
-        "part is held as retained data is; 0: 8 where copies are to be forgotten without surrogate "
-        "data or a step cannot take all images, else 1",
+        "cohorts that the forget images are unlearned in, one after the other; images of later "
+        "cohorts are held as retain data until then; 0: 8 where copies must be forgotten without "
+        "surrogate data or the images do not fit into one step, else 1",
     )
-    forget_batch: int = hyper(128, "forget images a step", low=1)
-    deletion_loss: DeletionLoss = hyper("hinge", "deletion loss; ce is the paper's -CE")
+    forget_batch: int = hyper(128, "forget images per step", low=1)
+    deletion_loss: DeletionLoss = hyper("hinge", "deletion loss; ce: the paper's -CE")
     towards: Literal["auto", "strongest", "second", "drawn"] = hyper(
         "auto",
-        "class that the hinge pushes an image to: the wrong one that is strongest by then; the "
-        "second choice of the original; one drawn from its next choices, which cannot be foretold; "
-        "auto: drawn where criterion is deep or views, else second where a step cannot take all "
-        "images, else strongest",
+        "class that the hinge pushes an image to. strongest: whichever wrong class leads at that "
+        "step; second: the original's second choice; drawn: one of the original's next choices at "
+        "random, so that nobody can predict it; auto: drawn where criterion is deep or views, else "
+        "second where the images do not fit into one step, else strongest",
     )
     margin: float = hyper(
-        0.3, "lead of a wrong class, in logits, that the hinge asks for to begin with"
+        0.3, "lead of a wrong class, in logits, at which the hinge stops pushing; it may grow"
     )
-    retention_loss: RetentionLoss = hyper("kl", "retention loss; ce is the paper's")
+    retention_loss: RetentionLoss = hyper("kl", "retention loss; ce: the paper's")
     retention_weight: float = hyper(4.0, "weight of retention", "paper: 1")
-    temperature: float = hyper(4.0, "temperature of the kl retention", above=0, high=100)
+    temperature: float = hyper(4.0, "temperature of the kl retention loss", above=0, high=100)
     feature_weight: float = hyper(
-        128.0, "weight of the features' squared shift on the probes, in variances of the features"
+        128.0, "weight of the squared shift of the probes' features, in units of their variance"
     )
     align_weight: float = hyper(1.0, "weight of the structural alignment", "equation 2; paper: 1")
     align_loss: StructuralLoss = hyper("cosine", "how two structures are compared", "Table 6")
-    anchor_map: MapKind = hyper("auto", "how anchors are carried to the feature space")
-    lr: float = hyper(1e-3, "learning rate to begin with", above=0, high=100)
+    anchor_map: MapKind = hyper("auto", "how anchors of another width are mapped to the features")
+    lr: float = hyper(1e-3, "initial learning rate of Adam", above=0, high=100)
     max_steps: int = hyper(3000, "step budget", low=1)
-    batch_norm: Literal["eval", "train"] = hyper("eval", "mode of BatchNorm while unlearning")
+    batch_norm: Literal["eval", "train"] = hyper("eval", "BatchNorm mode during unlearning")
     depth: float = hyper(
-        1 / 3, "share of the layers, counted from the head, that may change", high=1
+        1 / 3, "share of the layers, counted from the head, that are trained", high=1
     )
-    precision: Precision = hyper("auto", "arithmetic of the passes through the network's body")
+    precision: Precision = hyper("auto", "number format of the passes through the network's body")
     settle: float = hyper(
         1.0,
-        "once all is forgotten, share of the steps done that follow at a decaying learning rate",
+        "steps at a decaying learning rate once everything is forgotten, as a share of those done",
     )
     max_drift: float = hyper(
         0.2,
-        "structural drift on held-out probes at which the learning rate is halved, and the run "
-        "returns to where the drift was half of that",
+        "structural drift on held-out probes above which the learning rate is halved and the "
+        "weights of the last check with at most half that drift are restored",
     )
     patience: int = hyper(
         20,
         "steps without progress after which the margin grows (few images left) or, after twice "
-        "as many, the hold on the features is halved; 0: never",
+        "as many, the weight of the features is halved; 0: never",
     )
-    pull_back: bool = hyper(True, "at the end, go back towards the original while all is forgotten")
+    pull_back: bool = hyper(
+        True, "at the end, move the weights back towards the original while all stays forgotten"
+    )
 
     def unlearn(self, task: Task) -> Unlearned:
-        """Forget, holding the structure around the stakes."""
+        """Forget the images and preserve the structure around the stakes."""
         with task.shallow(self.depth):
             history, ending, chosen = self._descend(task, Objective(self, task))
         return task.result(history, ending, chosen=chosen)
 
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
-        """Minimise the objective; the history, why it ended, and what was chosen on the way."""
+        """Minimise the objective; gives the history, how it ended, and what the run chose."""
         parameters = task.trainable().values()
         optimizer = torch.optim.Adam(parameters, lr=self.lr)
         task.live.train(self.batch_norm == "train")

@@ -1,4 +1,4 @@
-"""The loss of STRUCTGUARD's default: what each step minimises, term by term."""
+"""What the default STRUCTGUARD minimises at each step, term by term."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -29,16 +29,41 @@ from stakes.training.targets import next_choices, second_choices
 if TYPE_CHECKING:  # the settings' own file imports this one
     from stakes.methods.structguard.default import StructGuard
 
-VIEWS_PER_IMAGE = 3  # fresh ones in every step
-VIEWS_WEIGHT = 1.0  # of their deletion to begin with; the run changes it (see ViewsScale)
-COHORTS = 8  # where copies are to be forgotten too, or a step cannot take all images
-COHORT_STEPS = 30  # from one cohort's turn to the next; all have theirs in half of max_steps
-NEXT_CHOICES = 4  # that a destination is drawn from: one guess in four is right
+VIEWS_PER_IMAGE = 3  # altered copies of each forget image, drawn afresh at each step
+VIEWS_WEIGHT = 1.0  # initial weight of their deletion; the run adapts it (see ViewsScale)
+COHORTS = 8  # where copies must be forgotten too, or the images do not fit into one step
+COHORT_STEPS = 30  # between the starts of two cohorts; all start within half of max_steps
+NEXT_CHOICES = 4  # classes that a target is drawn from: one guess in four is right
 MANY, ALL = "more images than a step takes", "a step takes all images"
 
 
 class Objective:
-    """The named loss terms of one run."""
+    """The named loss terms of one run.
+
+    ``deletion`` and, where copies must be forgotten too, ``views`` push the forget images and
+    fresh altered copies of them out of their class, by the lead of the criterion. ``retention``,
+    ``features`` and ``alignment`` (equation 2) hold the logits, the features and the affinities of
+    a step's probes to the original's. Images of cohorts that have not started are held like probes.
+
+    Args:
+        settings: the hyper-parameters.
+        task: the call that they are for.
+
+    Attributes:
+        settings: the hyper-parameters, with the number of probes per step filled in.
+        balance: the margin and the scale of ``features``, as the run adapts them.
+        views_scale: the scale of ``views``, as the run adapts it.
+        probes: makes the probes; it also gives the original's answers to any images.
+        surrogates: draws probes from surrogate data, where some was given, else None.
+        cohorts, cohorts_why: how many cohorts there are, and why.
+        towards, towards_why: how the target classes are chosen, and why.
+        targets: int64 (k,), the class that each forget image is pushed to; None where it is the
+            strongest wrong class of the step.
+        goal: what the monitor checks: the criterion and, where targets are drawn, the targets.
+
+    Raises:
+        InputError: ``probes="inverted"`` for a network without BatchNorm statistics.
+    """
 
     def __init__(self, settings: "StructGuard", task: Task) -> None:
         settings = replace(settings, probe_batch=settings.probes_a_step(task.original))
@@ -53,42 +78,37 @@ class Objective:
         self._copies = VIEWS_PER_IMAGE if CRITERIA[settings.criterion].views else 0
         self.probes, self.surrogates = self._sources()
         self._many = len(task.forget) > settings.forget_batch
-        self.cohorts, self.cohorts_why = self._parts()
-        self.towards, self.towards_why = self._destination()
-        self.sent_to = self._sent_to()
+        self.cohorts, self.cohorts_why = self._choose_cohorts()
+        self.towards, self.towards_why = self._choose_towards()
+        self.targets = self._choose_targets()
         lead = CRITERIA[settings.criterion].lead
-        self.goal = Goal(lead, self.sent_to if self.towards == "drawn" else None)
+        self.goal = Goal(lead, self.targets if self.towards == "drawn" else None)
         self._batches = task.batches(len(task.forget), settings.forget_batch)
         task.checkpoint.keep(self.balance, self.views_scale)
 
     def terms(self, step: int) -> dict[str, Tensor]:
-        """Every term of this step, already weighted; their plain sum is minimised."""
+        """Every term of a step (from 1), already weighted; their plain sum is minimised."""
         task = self._task
-        probes = self._held()
+        probes = self._draw_probes()
         batch = next(self._batches)
-        asked = batch < self._asked(step)
-        pick, waiting = batch[asked], batch[~asked]
+        started = batch < self._started(step)
+        pick, waiting = batch[started], batch[~started]
         if len(waiting):
-            probes = joined([probes, self.probes.answers(self._shown(waiting))])
+            probes = joined([probes, self.probes.answers(self._with_copies(waiting))])
         labels = task.forget.labels[pick]
-        shown = self._shown(pick) if len(pick) else probes.images[:0]
+        images = self._with_copies(pick) if len(pick) else probes.images[:0]
         with self._autocast:
-            features = task.live.features(torch.cat([shown, probes.images]))
-        count = len(shown) - len(pick)
-        shown, views, kept = features.float().split([len(pick), count, len(probes.images)])
+            features = task.live.features(torch.cat([images, probes.images]))
+        copies = len(images) - len(pick)
+        own, views, held = features.float().split([len(pick), copies, len(probes.images)])
         terms: dict[str, Tensor] = {}
         if len(pick):
-            logits = task.live.head(shown)
+            logits = task.live.head(own)
             terms["deletion"] = self._deletion(logits, labels, pick, self.goal)
             self.balance.see(pick, self.goal.of(logits.detach(), labels, pick))
-        if count:
-            seen = labels.repeat(self._copies)
-            logits = task.live.head(views)
-            weight = self.views_scale.value * VIEWS_WEIGHT
-            copies = pick.repeat(self._copies)
-            terms["views"] = weight * self._deletion(logits, seen, copies, Goal(self.goal.lead))
-            self.views_scale.see(self.goal.lead(logits.detach(), seen))
-        return terms | self._retention(kept, probes)
+        if copies:
+            terms["views"] = self._views(views, labels, pick)
+        return terms | self._retention(held, probes)
 
     def _sources(self) -> tuple[ProbeSource, SurrogateProbes | None]:
         """Where probes come from: the forget images or the network, and surrogates if given."""
@@ -102,44 +122,54 @@ class Objective:
         return probes, SurrogateProbes(given, task, probes.answers, alter=not alone)
 
     def kind_of_probes(self) -> dict[str, str]:
-        """Which probes a step holds, and why, for the row."""
+        """The kind of probes and the reason for it, for the row."""
         if self.surrogates is not None:
             return {"probes": "surrogates", "probes_why": "as given"}
         return {"probes": self.probes.kind, "probes_why": self.probes.why}
 
-    def _held(self) -> ProbeBatch:
-        """What is held in a step."""
+    def _draw_probes(self) -> ProbeBatch:
+        """The probes of a step."""
         if self.surrogates is None:
             return self.probes.draw()
         return self.surrogates.draw(self.settings.probe_batch // 2)
 
-    def _asked(self, step: int) -> int:
-        """How many forget images have had their turn in this step."""
+    def _started(self, step: int) -> int:
+        """How many forget images, from the first, belong to cohorts that have started."""
         half = self.settings.max_steps // (2 * self.cohorts)
-        turns = min(self.cohorts, 1 + (step - 1) // max(1, min(COHORT_STEPS, half)))
-        return -(-turns * len(self._task.forget) // self.cohorts)
+        cohorts = min(self.cohorts, 1 + (step - 1) // max(1, min(COHORT_STEPS, half)))
+        return -(-cohorts * len(self._task.forget) // self.cohorts)
 
-    def _shown(self, pick: Tensor) -> Tensor:
-        """Forget images, and fresh copies of them where these are to be forgotten too."""
+    def _with_copies(self, pick: Tensor) -> Tensor:
+        """Forget images, and fresh copies of them where these must be forgotten too."""
         images = self._task.forget.images[pick]
         copies = [random_view(images, self._task.generator) for _ in range(self._copies)]
         return torch.cat([images, *copies])
 
     def _deletion(self, logits: Tensor, labels: Tensor, pick: Tensor, goal: Goal) -> Tensor:
-        """Of the logits of the forget images at ``pick``."""
+        """The deletion loss of logits (n, c) that belong to the forget images at ``pick`` (n,)."""
         towards = None
-        if self.sent_to is not None and self.goal.lead is margins and self.goal.towards is None:
-            towards = self.sent_to[pick.to(labels.device)]
+        if self.targets is not None and self.goal.lead is margins and self.goal.towards is None:
+            towards = self.targets[pick.to(self.targets.device)]
         lead = goal.of(logits, labels, pick)
         push = Push(logits, labels, lead, self.balance.margin, towards)
         return DELETION[self.settings.deletion_loss](push)
 
+    def _views(self, features: Tensor, labels: Tensor, pick: Tensor) -> Tensor:
+        """The deletion loss of copies, features (m n, d), of the forget images at ``pick`` (n,)."""
+        labels, copies = labels.repeat(self._copies), pick.repeat(self._copies)
+        logits = self._task.live.head(features)
+        weight = self.views_scale.value * VIEWS_WEIGHT
+        loss = weight * self._deletion(logits, labels, copies, Goal(self.goal.lead))
+        self.views_scale.see(self.goal.lead(logits.detach(), labels))
+        return loss
+
     def _retention(self, features: Tensor, probes: ProbeBatch) -> dict[str, Tensor]:
+        """What holds the probes, now of features (n, d), to the original's answers."""
         settings, stakes = self.settings, self._task.stakes
         logits = self._task.live.head(features)
         answers = Answers(probes.labels, probes.logits, settings.temperature)
-        kept = RETENTION[settings.retention_loss](logits, answers)
-        terms = {"retention": settings.retention_weight * kept}
+        loss = RETENTION[settings.retention_loss](logits, answers)
+        terms = {"retention": settings.retention_weight * loss}
         if settings.feature_weight:
             shift = feature_shift(probes.features, features)
             terms["features"] = self.balance.feature_scale * settings.feature_weight * shift
@@ -149,13 +179,13 @@ class Objective:
         return terms
 
     def _misalignment(self, before: Tensor, after: Tensor) -> Tensor:
-        """How far two structures (n, c) differ; by the cosine, probe by probe."""
+        """How far two structures (n, c) differ; the cosine is taken over the probes."""
         if self.settings.align_loss == "cosine":
             return alignment(before, after, over="probes")
         return STRUCTURAL[self.settings.align_loss](before, after)
 
-    def _parts(self) -> tuple[int, str]:
-        """How many parts the forget images are asked to go in, and why."""
+    def _choose_cohorts(self) -> tuple[int, str]:
+        """How many cohorts the forget images are unlearned in, and why."""
         settings, k = self.settings, len(self._task.forget)
         if settings.cohorts:
             return min(k, settings.cohorts), "as given"
@@ -163,11 +193,11 @@ class Objective:
             return min(k, COHORTS), "copies are to be forgotten too"
         return (min(k, COHORTS), MANY) if self._many else (1, ALL)
 
-    def _destination(self) -> tuple[str, str]:
-        """Which class the images are pushed to, and why.
+    def _choose_towards(self) -> tuple[str, str]:
+        """How the target classes are chosen, and why.
 
-        Where each goes to whatever is strongest by then, those of the second part find the way that
-        those of the first have made, and what is kept goes with them.
+        With several cohorts, "strongest" would send later images the way that the first have
+        opened, into one class, and retained images with them.
         """
         if self.settings.towards != "auto":
             return self.settings.towards, "as given"
@@ -175,8 +205,8 @@ class Objective:
             return "drawn", "new answers are not to be foretold"
         return ("second", MANY) if self._many else ("strongest", ALL)
 
-    def _sent_to(self) -> Tensor | None:
-        """The class that each forget image is pushed to, where it is pushed to one."""
+    def _choose_targets(self) -> Tensor | None:
+        """The target class of each forget image (k,); None for the strongest at each step."""
         task = self._task
         if self.towards == "strongest":
             return None

@@ -42,23 +42,23 @@ class StructGuardPaper(PGDFields):
     title: ClassVar[str] = "STRUCTGUARD (paper)"
 
     eps: float = hyper(3.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "authors' code")
-    probe_batch: int = hyper(128, "probes a step", "authors' code", low=1)
-    forget_batch: int = hyper(128, "forget images beside them", "authors' code", low=1)
+    probe_batch: int = hyper(128, "probes per step", "authors' code", low=1)
+    forget_batch: int = hyper(128, "forget images per step", "authors' code", low=1)
     weighting: Literal["sum", "share"] = hyper(
-        "sum", "L_del + L_ret as printed, or each by its share of the step's images", "share: code"
+        "sum", "L_del + L_ret as printed, or each times its share of the images", "share: code"
     )
-    deletion_loss: losses.DeletionLoss = hyper("ce", "which L_del", "Sec. 3.3: ce")
-    retention_loss: losses.RetentionLoss = hyper("ce", "which L_ret", "Sec. 3.3: ce")
+    deletion_loss: losses.DeletionLoss = hyper("ce", "L_del", "Sec. 3.3: ce")
+    retention_loss: losses.RetentionLoss = hyper("ce", "L_ret", "Sec. 3.3: ce")
     align_weight: float = hyper(1.0, "weight of L_align", "paper: 1")
     align_loss: losses.StructuralLoss = hyper("cosine", "how structures are compared", "Table 6")
     align_over: losses.AlignOver = hyper(
-        "anchors", "what i counts in equation 2: columns of S, or its rows", "rows: authors' code"
+        "anchors", "what equation 2 compares: columns of S, or its rows", "rows: authors' code"
     )
     reg_weight: float = hyper(1.0, "weight of L_reg", "paper: 1")
-    importance_every: int = hyper(50, "steps between two estimates of I", low=1)
-    importance_probes: int = hyper(128, "probes of an estimate, at random", low=1)
+    importance_every: int = hyper(50, "steps between estimates of I", low=1)
+    importance_probes: int = hyper(128, "probes per estimate, drawn at random", low=1)
     elastic_weight: float = hyper(1e-3, "weight of the head's elastic net", "authors' code")
-    projector_start: Literal["identity", "random"] = hyper("identity", "where p starts")
+    projector_start: Literal["identity", "random"] = hyper("identity", "initial p")
     # .009, that of the code, belongs to a random start with BatchNorm: from the identity it takes
     # steps as large as the squared norm of the features, and broke the structure within ten.
     projector_lr: float = hyper(1e-3, "learning rate of p", above=0, high=100)
@@ -66,10 +66,10 @@ class StructGuardPaper(PGDFields):
         0.005, "learning rate of g and h, SGD", "authors' code, CIFAR-10", above=0, high=100
     )
     batch_norm: Literal["eval", "train"] = hyper(
-        "train", "mode of BatchNorm while unlearning; in eval the ascent has no bound"
+        "train", "BatchNorm mode during unlearning; in eval mode the ascent is unbounded"
     )
     deploy: Literal["direct", "projected"] = hyper("direct", "path to save: h(g(x)) or h(p(g(x)))")
-    anchor_map: MapKind = hyper("auto", "how anchors of another width are carried to the features")
+    anchor_map: MapKind = hyper("auto", "how anchors of another width are mapped to the features")
     max_steps: int = hyper(0, "step budget; 0: 101 passes over the probes", "authors' code")
 
     def unlearn(self, task: Task) -> Unlearned:

@@ -53,8 +53,10 @@ class StructGuardReference(PGDFields):
     title: ClassVar[str] = "STRUCTGUARD (reference)"
 
     eps: float = hyper(3.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "authors' code")
-    probe_batch: int = hyper(128, "probes a step", "authors' code", low=2)
-    forget_batch: int = hyper(128, "forget images beside them", "authors' code", low=1)
+    probe_batch: int = hyper(128, "probes per step", "authors' code", low=2)
+    forget_batch: int = hyper(
+        128, "forget images per step, beside the probes", "authors' code", low=1
+    )
     lr: float = hyper(
         0.005,
         "learning rate of the network, SGD",
@@ -68,11 +70,11 @@ class StructGuardReference(PGDFields):
     align_weight: float = hyper(1.0, "weight of the alignment", "authors' code")
     reg_weight: float = hyper(1.0, "weight of the regularisation", "authors' code")
     elastic_weight: float = hyper(1e-3, "weight of the head's elastic net", "authors' code")
-    batch_norm: Literal["eval", "train"] = hyper("train", "mode of BatchNorm", "authors' code")
+    batch_norm: Literal["eval", "train"] = hyper("train", "BatchNorm mode", "authors' code")
     deploy: Literal["direct", "projected"] = hyper(
-        "projected", "path that ends the run and is saved: h(g(x)) or h(p(g(x)))", "authors' code"
+        "projected", "path to check and deploy: h(g(x)) or h(p(g(x)))", "authors' code"
     )
-    anchor_map: MapKind = hyper("auto", "how anchors of another width are carried to the features")
+    anchor_map: MapKind = hyper("auto", "how anchors of another width are mapped to the features")
     max_steps: int = hyper(0, "step budget; 0: 101 passes over the probes", "authors' code")
 
     def unlearn(self, task: Task) -> Unlearned:
