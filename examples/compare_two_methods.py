@@ -2,7 +2,7 @@
 
     python examples/compare_two_methods.py
 
-Every method is called in the same way: `METHODS` in `stakes` lists them by name.
+Every method is called in the same way; `stakes.METHODS` has all of them by name.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
-"""Make a network of your own forget the images in a folder.
+"""Make your own network forget the images in a folder.
 
     python examples/own_network_and_folder.py
 
-`prepare` makes what you already have: a folder of images and trained weights. Replace it with
-your own paths. The same without Python:
+`prepare` makes what you already have: folders of images and trained weights. Replace it with your
+own paths. The same on the command line:
 
     stakes unlearn --model my_network.py:make --weights weights.safetensors \
         --data data/ --forget forget/ --out OUT
@@ -48,7 +48,7 @@ def main(folder: Path, epochs: int = 8, max_steps: int = 1000) -> dict:
     row, _ = evaluate(classifier, result.classifier, forget, test=data.test, retain=data.train)
     for key in ("acc_forget", "acc_test", "acc_retain"):
         print(f"{key}: {row[f'{key}_before']:.1f} % -> {row[key]:.1f} %")
-    result.classifier.save(folder / "unlearned")  # model.safetensors has your network's own names
+    result.classifier.save(folder / "unlearned")  # weights with your network's tensor names
     return row
 
 

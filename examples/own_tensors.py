@@ -1,4 +1,4 @@
-"""Forget images that your program holds in memory: tensors, numpy arrays, a torch Dataset.
+"""Forget images that are in memory: tensors, numpy arrays, a torch Dataset.
 
     python examples/own_tensors.py
 
@@ -21,7 +21,7 @@ def main(epochs: int = 200, max_steps: int = 1000) -> dict:
     train, test = slice(0, 1300), slice(1300, None)
     network = trained(torch.tensor(images[train]), torch.tensor(labels[train]), epochs)
 
-    # `input_size` is the side of the images; `mean=` and `std=` if the network expects them.
+    # `input_size` is the side of the images. Pass `mean=` and `std=` if the network expects them.
     classifier = Classifier.wrap(network, input_size=8)
     forget = ForgetSet.from_indices((images[train], labels[train]), [3, 14, 159, 265])
     result = StructGuard(max_steps=max_steps)(classifier, forget, seed=0)

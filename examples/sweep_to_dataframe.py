@@ -3,8 +3,8 @@
     pip install pandas
     python examples/sweep_to_dataframe.py
 
-For long sweeps use `stakes bench`: it resumes, runs cells in parallel and writes tables. Its
-`rows.jsonl` becomes the same DataFrame by `stakes.frame("runs/mine/rows.jsonl")`.
+For long sweeps use `stakes bench`: it resumes, runs cells in parallel and writes tables.
+`stakes.frame("runs/mine/rows.jsonl")` reads its rows into the same DataFrame.
 """
 
 from collections.abc import Sequence
