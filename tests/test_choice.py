@@ -13,7 +13,7 @@ def cells() -> list[Cell]:
     return [
         Cell(f"{network}-{shown}-{k}-{seed}", network, shown, k, seed, {"method": method})
         for network in ("ResNet-20", "ViT")
-        for shown, method in (("L2UL", "l2ul"), ("Ours (small steps)", "structguard"))
+        for shown, method in (("L2UL", "l2ul"), ("Ours, lr=0.1 (small steps)", "structguard"))
         for k in (16, 64)
         for seed in (0, 1)
     ]
@@ -25,7 +25,7 @@ def cells() -> list[Cell]:
         ([], 16),
         (["k=16"], 8),
         (["k=16,seed=0,method=l2ul"], 2),
-        (["method=Ours (small steps), network=vit"], 4),
+        (["method=Ours, lr=0.1 (small steps), network=vit"], 4),
         (["method=structguard,k=64,k=16"], 8),  # a key twice: either
         (["k=16,seed=0", "k=16,seed=0,network=ViT", "k=64,seed=1"], 8),  # each counts once
     ],

@@ -1,11 +1,13 @@
 """Some of a recipe's cells: those that ``--only`` names."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from stakes.errors import InputError, some
 from stakes.runs.cell import Cell
 
 KEYS = ("network", "method", "k", "seed")
+_PARTS = re.compile(rf",(?=\s*(?:{'|'.join(KEYS)})\s*=)")  # a name may hold commas of its own
 
 
 def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
@@ -35,7 +37,7 @@ def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 def _read(word: str, cells: Sequence[Cell]) -> dict[str, set[str]]:
     """What a word of ``--only`` asks for: key -> any of these values."""
     filters: dict[str, set[str]] = {}
-    for part in word.split(","):
+    for part in _PARTS.split(word):
         key, sign, value = (text.strip() for text in part.partition("="))
         if key not in KEYS or not sign:
             raise InputError(
