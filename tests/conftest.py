@@ -14,6 +14,7 @@ from torch import nn
 
 from stakes import Classifier, ForgetSet
 from stakes.anchors.anchors import Anchors
+from stakes.data.datasets import DATASETS, Splits
 from stakes.data.images import ImageArray
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
@@ -107,6 +108,20 @@ def built(out: Path) -> Path:
 def site(tmp_path_factory) -> Path:
     """The documentation as a site."""
     return once(tmp_path_factory, "site", built)
+
+
+@pytest.fixture
+def few_digits(monkeypatch) -> None:
+    """Of the data set of digits, 320 to train on and 100 to test on; a pass is 5 batches of 64."""
+
+    def few(root: Path, download: bool, size: int | None) -> Splits:
+        whole = digits(root, download, size)
+        parts = ((whole.train, 320), (whole.test, 100))
+        cut = [ImageArray(p.pixels[:n], p.labels[:n], prefix=p.prefix) for p, n in parts]
+        return Splits(*cut, whole.class_names)
+
+    digits = DATASETS["digits"]
+    monkeypatch.setitem(DATASETS, "digits", few)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from stakes.cli import commands as cli
 
 
 @pytest.fixture(autouse=True)
-def _short(monkeypatch, tmp_path):
+def _short(few_digits, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     short = {
         name: dataclasses.replace(
@@ -21,14 +21,14 @@ def _short(monkeypatch, tmp_path):
     }
     short["structguard"] = dataclasses.replace(short["structguard"], probe_batch=16)
     monkeypatch.setattr(demo, "RUNS", short)
-    monkeypatch.setattr(demo, "EPOCHS", 2)
+    monkeypatch.setattr(demo, "EPOCHS", 16)
 
 
 def test_the_page_compares_every_method(capsys):
     assert cli.main(["demo"]) == 0
     out, err = capsys.readouterr()
     assert out == "report  demo/report.html\n"
-    assert "training: 42/42" in err
+    assert "training: 80/80" in err
     assert "STRUCTGUARD: unlearning: 2/2" in err
     assert {path.name for path in Path("demo").iterdir()} == {
         "manifest.json",
@@ -41,10 +41,10 @@ def test_the_page_compares_every_method(capsys):
     for row in rows:
         assert row["method_title"] in page
         assert (row["k"], row["anchors"], row["dataset"]) == (16, "digits", "digits")
-        assert (row["n_test"], row["n_retain"]) == (500, 1297 - 16)
+        assert (row["n_test"], row["n_retain"]) == (100, 320 - 16)
     assert len({row["weights_digest"] for row in rows}) == 1
     assert len({row["unlearned_digest"] for row in rows}) == len(rows)
-    assert rows[0]["acc_test_before"] > 60  # after two of the epochs
+    assert rows[0]["acc_test_before"] > 40  # of ten classes, after a short training
     assert [path.name for path in Path.cwd().iterdir()] == ["demo"]
 
 
@@ -84,4 +84,4 @@ def test_training_is_repeatable_and_touches_no_global_randomness():
     again = demo.train(splits.train, splits.class_names, 0, lambda *words: None)
     assert first.digest() == again.digest()
     assert not first.training
-    assert seen[-1] == ("training", 42, 42)
+    assert seen[-1] == ("training", 80, 80)

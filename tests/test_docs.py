@@ -114,9 +114,9 @@ def test_a_service_is_named_and_its_reading_handed_on(tmp_path, monkeypatch):
 # forget-images.md
 
 
-def test_the_price_of_the_criteria_is_told(monkeypatch, capsys):
+def test_the_price_of_the_criteria_is_told(few_digits, monkeypatch, capsys):
     (code,) = (block for block in blocks("forget-images", "python") if "criterion" in block)
-    monkeypatch.setattr(demo, "EPOCHS", 1)
+    monkeypatch.setattr(demo, "EPOCHS", 16)
     asked = "StructGuard(criterion=criterion)"
     assert code.count(asked) == 1
     monkeypatch.setattr(probing, "INVERTED", 8)
@@ -198,7 +198,7 @@ def test_the_python_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
         torch.testing.assert_close(names["deployed"]((images - 0.5) / 0.25), wanted)
 
 
-def test_the_tour_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+def test_the_tour_runs_from_top_to_bottom(few_digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "EPOCHS", 1)
     code = "".join(blocks("tour", "python"))
