@@ -98,10 +98,10 @@ def test_predictable_answers(share, words):
 @pytest.mark.parametrize(
     ("k", "probe", "words"),
     [
-        (16, 50.0, "know less of the forgotten images than of any other"),
-        (16, 93.75, "as well as any other image"),
+        (16, 50.0, "forgotten images less well than other"),
+        (16, 93.75, "as well as other images"),
         (200, 100.0, "better than unseen ones"),
-        (2, 0.0, "so few images is uncertain"),
+        (2, 0.0, "With so few images"),
     ],
 )
 def test_what_is_said_of_the_features(k, probe, words):
@@ -110,7 +110,7 @@ def test_what_is_said_of_the_features(k, probe, words):
     assert words in finding.head
     assert f"{round(k * probe / 100)} of {k} images" in finding.text
     assert "(before: 100.0\u00a0%)" in finding.text
-    assert "Of 250 unseen images it gives 90.0\u00a0%" in finding.text
+    assert "90.0\u00a0% of 250 unseen images" in finding.text
 
 
 @pytest.mark.parametrize(
@@ -138,31 +138,29 @@ def test_what_is_said_of_retrieval(own, words):
     row = {"retrieval_forget_r1": own, "retrieval_forget_r1_before": 100.0, "n_audit_retain": 2000}
     row |= {"retrieval_retain_r1": 98.0, "retrieval_retain_map": 91.5, "retrieval_forget_map": 40.5}
     [finding] = knowledge(a_run(**row))
-    assert f"find their class {words} retained ones do" in finding.head
+    assert f"finds their class {words} from retained ones" in finding.head
     assert "Of 2,000 retained images" in finding.text
     assert f"{own:.1f}\u00a0% of the forgotten images (before: 100.0\u00a0%)" in finding.text
     assert "is 40.5\u00a0% and 91.5\u00a0%" in finding.text
     more = {"k": 400, "retrieval_forget_r1": 99.0, "retrieval_retain_r1": 90.0}
     [finding] = knowledge(a_run(**row | more))
-    assert "more often than retained ones do" in finding.head
+    assert "more often than from retained ones" in finding.head
 
 
 def test_what_is_said_of_whole_classes():
     row = {"forgotten_classes": ["cat", "dog"], "acc_test_forgotten_classes": 2.5}
     row |= {"acc_test_forgotten_classes_before": 90.0, "acc_test_kept_classes": 88.0}
     assert whole_classes(a_run(**row)) == [
-        "Of unseen images of the forgotten classes, cat and dog, the network gives 2.5\u00a0% "
-        "(before: 90.0\u00a0%) their class, and of those of all other classes 88.0\u00a0%."
+        "The network recognises 2.5\u00a0% (before: 90.0\u00a0%) of the unseen images of the "
+        "forgotten classes, cat and dog, and 88.0\u00a0% of those of all other classes."
     ]
     assert whole_classes(a_run(**row | {"forgotten_classes": None})) == []
     assert whole_classes(a_run(**row | {"acc_test_forgotten_classes": None})) == []
-    assert (
-        "class, cat, the network" in whole_classes(a_run(**row | {"forgotten_classes": ["cat"]}))[0]
-    )
+    assert "class, cat, and" in whole_classes(a_run(**row | {"forgotten_classes": ["cat"]}))[0]
 
 
 def test_what_is_said_of_consistency():
-    for low, words in ((0.996, "hardly moved"), (0.95, "moved a little"), (0.5, "moved much")):
+    for low, words in ((0.996, "barely"), (0.95, "a little"), (0.5, "considerably")):
         row = {"consistency": 0.998, "consistency_low": low, "n_audit_retain": 2000}
         [finding] = knowledge(a_run(**row))
         assert words in finding.head

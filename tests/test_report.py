@@ -557,7 +557,7 @@ def test_what_is_left_stands_on_the_page(tmp_path):
         "How unlikely the network finds its class (loss) 0.06 0.02–0.19 0.06",
         "Simple attacks on its answers were tried",
         "What the features still know",
-        "gives 28 of 64 images their class",
+        "classifies 28 of 64 images correctly",
         "A new last layer (linear probe) 100.0 43.8 90.6 90.4",
         "after 9 steps; trained on as many test images that it gets wrong, after more than 30",
         "Which part of the image speaks for its true class",
@@ -578,7 +578,7 @@ def test_retrieval_stands_on_the_page(tmp_path):
             row[f"retrieval_{of}_{key}_before"] = before - place
             row[f"retrieval_{of}_{key}"] = after - place
     text = page(tmp_path, a_run(tmp_path / "run", **row)).text
-    assert "As queries, the forgotten images find their class less often than retained" in text
+    assert "Similarity search from forgotten images finds their class less often than from" in text
     assert "Image-to-image retrieval among 2,000 retained images" in text
     assert "R@5 98.0 30.2 97.0 95.5 R@10 97.0 29.2 96.0 94.5 mAP 96.0 28.2 95.0 93.5" in text
     assert "Image-to-image retrieval" not in page(tmp_path, a_run(tmp_path / "old")).text

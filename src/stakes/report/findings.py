@@ -18,7 +18,7 @@ class Finding(NamedTuple):
 
 
 def knowledge(run: RunFolder) -> list[Finding]:
-    """What is left below the answers."""
+    """What is left beneath the answers: features, retrieval, relearning, consistency, reference."""
     found = [_features(run), _retrieval(run), _relearning(run), _consistency(run), _reference(run)]
     return [finding for finding in found if finding is not None]
 
@@ -30,23 +30,23 @@ def _features(run: RunFolder) -> Finding | None:
         return None
     low, high = wilson(known / 100, run.k)
     if run.k < FEW:
-        head = "What the features know of so few images is uncertain."
+        head = "With so few images, it is uncertain what the features still identify."
         more = "If the share is as high as that of unseen images, mainly the last layer changed."
     elif high < unseen / 100:
-        head = "The features know less of the forgotten images than of any other image."
-        more = "So the change reaches below the last layer"
+        head = "The features identify the forgotten images less well than other images."
+        more = "The change therefore reaches below the last layer"
         more += "." if known < 10 else ", but a new last layer would still recognise some."
     elif low > unseen / 100:
-        head = "The features still know the forgotten images better than unseen ones."
-        more = "The network’s last layer hides what the layers below it have kept."
+        head = "The features still identify the forgotten images better than unseen ones."
+        more = "The network’s last layer hides what the layers below it still hold."
     else:
-        head = "The features know the forgotten images as well as any other image."
+        head = "The features identify the forgotten images as well as other images."
         more = "A new last layer would recognise them again: mainly the last layer has changed."
     was = "" if before is None else f" (before: {percent(before)})"
     text = (
-        f"A new last layer, fitted to test images, gives {round(run.k * known / 100):,} of "
-        f"{several(run.k, 'image')} their class, {percent(known)}{was}. Of {n:,.0f} unseen "
-        f"images it gives {percent(unseen)} theirs."
+        f"A new last layer, fitted to test images, classifies {round(run.k * known / 100):,} of "
+        f"{several(run.k, 'image')} correctly, {percent(known)}{was}, and {percent(unseen)} of "
+        f"{n:,.0f} unseen images."
     )
     return Finding(head, f"{text} {more}")
 
@@ -58,10 +58,10 @@ def _retrieval(run: RunFolder) -> Finding | None:
         return None
     low, high = wilson(own / 100, run.k)
     often = "less" if high < other / 100 else "more" if low > other / 100 else "as"
-    end = "as retained ones do" if often == "as" else "than retained ones do"
+    end = "as from retained ones" if often == "as" else "than from retained ones"
     forgotten, retained = (run.number(f"retrieval_{of}_map") for of in ("forget", "retain"))
     return Finding(
-        f"As queries, the forgotten images find their class {often} often {end}.",
+        f"Similarity search from forgotten images finds their class {often} often {end}.",
         f"Of {gallery:,.0f} retained images, the one with the nearest features is of its class "
         f"for {percent(own)} of the forgotten images{_was(run, 'retrieval_forget_r1')} and for "
         f"{percent(other)} of the retained ones{_was(run, 'retrieval_retain_r1')}; over the whole "
@@ -91,7 +91,7 @@ def _reference(run: RunFolder) -> Finding | None:
 
 
 def whole_classes(run: RunFolder) -> list[str]:
-    """What became of unseen images, where whole classes were to be forgotten."""
+    """Accuracy on unseen images, where whole classes were to be forgotten."""
     names, keys = run.row["forgotten_classes"], tuple(WHOLE_CLASSES)
     shares = [run.number(key) for key in keys]
     if not isinstance(names, list) or None in shares:
@@ -99,13 +99,13 @@ def whole_classes(run: RunFolder) -> list[str]:
     own, others = (f"{percent(run.number(key))}{_was(run, key)}" for key in keys)
     noun = "class" if len(names) == 1 else "classes"
     return [
-        f"Of unseen images of the forgotten {noun}, {listed([str(n) for n in names])}, the "
-        f"network gives {own} their class, and of those of all other classes {others}."
+        f"The network recognises {own} of the unseen images of the forgotten {noun}, "
+        f"{listed([str(n) for n in names])}, and {others} of those of all other classes."
     ]
 
 
 def found_in_data(run: RunFolder) -> list[str]:
-    """Which of the images lie in the training data, and what was left out as nearly the same."""
+    """Which images are in the training data, and which near-duplicates were left out."""
     exact, near = run.number("n_found_exact"), run.number("n_found_near")
     left, sentences = run.number("n_near_left_out"), list[str]()
     if exact is not None and near is not None:
@@ -117,10 +117,10 @@ def found_in_data(run: RunFolder) -> list[str]:
         names = [str(item.get("found")) for item in run.audit.get("duplicates", [])]
         which = f" ({some(names, 4)})" if names else ""
         noun = several(left, "training image")
+        are, them = ("is a near-duplicate", "it") if left == 1 else ("are near-duplicates", "them")
         sentences.append(
-            f"{noun}{which} {'is' if left == 1 else 'are'} nearly the same as images to forget, so "
-            "no method was trained and no accuracy measured on "
-            f"{'it' if left == 1 else 'them'}."
+            f"{noun}{which} {are} of images to forget and left out: no method was trained on "
+            f"{them}, and no accuracy measured."
         )
     return sentences
 
@@ -135,18 +135,18 @@ def _relearning(run: RunFolder) -> Finding | None:
         return f"more than {limit:.0f} steps" if value > limit else several(value, "step")
 
     if own > limit and other > limit:
-        head = "Neither forgotten nor other images are relearned within the limit."
+        head = "Neither forgotten nor other images are learned within the limit."
     elif 1.5 * own <= other:
-        head = "The forgotten images come back faster than others are learned."
+        head = "The forgotten images are relearned faster than others are learned."
     elif 1.5 * other <= own:
-        head = "The forgotten images come back more slowly than others are learned."
+        head = "The forgotten images are relearned more slowly than others are learned."
     else:
-        head = "The forgotten images come back about as fast as others are learned."
+        head = "The forgotten images are relearned about as fast as others are learned."
     text = (
-        f"Trained on {several(count, 'forgotten image')}, the network knows nine in ten again "
-        f"after {steps(own)}; trained on as many test images that it gets wrong, after "
-        f"{steps(other)}. A small number beside the other one means that something is left of the "
-        "forgotten images. It is one attempt with each, so a rough measure."
+        f"Trained on {several(count, 'forgotten image')}, the network recognises nine in ten again "
+        f"after {steps(own)}; trained on as many misclassified test images, after {steps(other)}. "
+        "A much smaller first number means that something of the forgotten images is left. Each is "
+        "a single attempt, so the measure is rough."
     )
     return Finding(head, text)
 
@@ -155,9 +155,11 @@ def _consistency(run: RunFolder) -> Finding | None:
     mean, low, n = (run.number(key) for key in ("consistency", "consistency_low", "n_audit_retain"))
     if mean is None or low is None or n is None:
         return None
-    much = "hardly moved" if low > 0.99 else "moved a little" if low > 0.9 else "moved much"
+    much = "barely changed"
+    if low <= 0.99:
+        much = "changed a little" if low > 0.9 else "changed considerably"
     return Finding(
-        f"What the network makes of retained images has {much}.",
+        f"Its view of the retained images has {much}.",
         f"The cosine between the features of the same image before and after is {mean:.4f} on "
         f"average over {n:,.0f} retained images, and below {low:.4f} for one in twenty; 1 means "
         "unchanged.",
