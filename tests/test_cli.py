@@ -401,7 +401,7 @@ def test_a_preset_in_a_file(base, no_page, capsys):
         ("--eval-samples 0", "eval_samples=0: score at least 1 image"),
         ("--max-memory 0.000001", "6 forget images of 8x8 need .* MiB, the budget is"),
         ("--max-memory -1", "--max-memory -1.0: give a number of GiB above 0"),
-        ("--device foo", "--device foo is none: give cpu, cuda, cuda:1 or auto"),
+        ("--device foo", "--device foo: there is no such device; give cpu, cuda, cuda:1 or auto"),
         ("--anchors digits", "no anchor for blue, .*: these anchors are for the 10 classes 0, 1"),
         ("--anchors nowhere", "there are no anchors nowhere: give digits"),
         ("--config none.toml", "--config none.toml: no such file"),
@@ -528,7 +528,7 @@ def test_full_output_folders(base, no_page, capsys):
     capsys.readouterr()
     refused(base, "--out OUT is not empty: give another folder, or add --overwrite", capsys)
     Path("OUT/mine.txt").touch()
-    refused([*base, "--overwrite"], r"--out OUT holds mine\.txt, which is no part", capsys)
+    refused([*base, "--overwrite"], r"--out OUT holds mine\.txt, which is not part", capsys)
     Path("OUT/mine.txt").unlink()
     ran([*base, "--overwrite", "--max-steps", "2"])
     assert row_of("OUT")["steps"] == 2 != before["steps"]
@@ -538,7 +538,7 @@ def test_full_output_folders(base, no_page, capsys):
     Path("model/model.safetensors").touch()
     capsys.readouterr()
     words = [*with_options(base, out="model"), "--overwrite"]
-    refused(words, r"--out model holds model\.safetensors, which is no part", capsys)
+    refused(words, r"--out model holds model\.safetensors, which is not part", capsys)
     Path("file").touch()
     refused(with_options(base, out="file"), "--out file is a file", capsys)
     refused(with_options(base, out="file/OUT"), "nothing can be written in", capsys)

@@ -222,7 +222,7 @@ def test_the_seed_draws_the_forget_set(place):
         ({"max_memory": float("nan")}, "--max-memory nan: give"),
         ({"max_memory": 1e-6}, "3 forget images of 8x8 need"),
         ({"forget": "random:41"}, "41 random images: the training set can give 1 to 40"),
-        ({"device": "gpu"}, "--device gpu is none: give cpu"),
+        ({"device": "gpu"}, "--device gpu: there is no such device; give cpu"),
         ({"data": None}, "the classes are not known"),
         ({"anchors": "random:x"}, "anchors random:x: give a whole number, such as random:0"),
         ({"anchors": "cifar10"}, "no anchor for blue, green, grey, red"),

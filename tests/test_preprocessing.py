@@ -219,7 +219,7 @@ def test_choices_that_cannot_be(words, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("timm:resnet10t,in_chans", "'in_chans' is no argument; write NAME,argument=value"),
+        ("timm:resnet10t,in_chans", "'in_chans' is not an argument; write NAME,argument=value"),
         ("timm:resnet10t,pretrained=True", "pretrained cannot be set here; give --weights"),
         ("timm:resnet10t,checkpoint_path=x.pth", "checkpoint_path cannot be set here"),
         ("timm:resnet10t,pretrained_cfg=x", "pretrained_cfg cannot be set here; leave it out"),

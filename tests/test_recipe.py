@@ -122,7 +122,7 @@ def test_the_fingerprint_follows_options_and_files_but_not_the_place(tmp_path):
         ("[[method]]", "[[methods]]", "unknown key methods; did you mean method"),
         ("seeds =", 'figures = ["3"]\nseeds =', "figures: there is no 3; choose one of 2a, 2b"),
         ("seeds =", 'figures = "2a"\nseeds =', r"wanted figures = \[...\], different figures"),
-        ("seeds =", 'figures = ["6", 6]\nseeds =', "one of them is there twice"),
+        ("seeds =", 'figures = ["6", 6]\nseeds =', "one of them appears twice"),
         ("seeds =", 'columns = ["retrieval_retain_mad"]\nseeds =',
          "columns: there is no retrieval_retain_mad; did you mean retrieval_retain_map"),
         ("[set]", '[paper]\nnote = "x"\n[set]',

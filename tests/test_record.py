@@ -148,7 +148,7 @@ def test_output_folders_that_are_refused(tmp_path, monkeypatch):
     (run_folder / "model.safetensors").touch()
     with pytest.raises(InputError, match=r"run is not empty: .*--overwrite"):
         check_out(run_folder, False)
-    with pytest.raises(InputError, match=r"holds model\.safetensors, which is no part of an earl"):
+    with pytest.raises(InputError, match=r"holds model\.safetensors, which is not part of an earl"):
         check_out(run_folder, True)
     (run_folder / "row.json").touch()
     (run_folder / "zebra").mkdir()

@@ -26,7 +26,7 @@ def expanded(path: str | Path) -> Path:
         InputError: there is no such user, or a path that cannot be.
     """
     if not isinstance(path, str | Path):
-        raise InputError(f"{quoted(path)} is no path; give a text or a Path")
+        raise InputError(f"{quoted(path)} is not a path; give a text or a Path")
     if "\0" in str(path):
         raise InputError(f"{str(path)!r}: a path has no zero bytes; check it")
     try:
@@ -67,7 +67,7 @@ def read_text(path: Path, what: str) -> str:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise InputError(
-                f"{what} {path}: more than {MOST_BYTES >> 20} MiB is no list; check it"
+                f"{what} {path}: more than {MOST_BYTES >> 20} MiB is too large for a list; check it"
             )
         raw = path.read_bytes()
     except OSError as error:
@@ -81,7 +81,7 @@ def read_text(path: Path, what: str) -> str:
             f"{what} {path} line {line}: no text in UTF-8; save it as UTF-8"
         ) from error
     if "\0" in text:
-        raise InputError(f"{what} {path} is no text; save it as UTF-8")
+        raise InputError(f"{what} {path} is not text; save it as UTF-8")
     return text
 
 

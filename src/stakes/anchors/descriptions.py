@@ -90,7 +90,7 @@ def check_descriptions(found: Any, where: str = "the descriptions") -> Descripti
         for attribute in attributes:
             if not isinstance(attribute, str) or not attribute.strip():
                 raise InputError(
-                    f'{where}: "{name}" has the attribute {attribute!r}, which is no text: '
+                    f'{where}: "{name}" has the attribute {attribute!r}, which is not text: '
                     "write a few words"
                 )
     return {str(name): [text.strip() for text in attributes] for name, attributes in found.items()}

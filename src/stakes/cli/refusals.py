@@ -90,5 +90,5 @@ def _option(error: UnknownOptionError) -> str:
         return f"unknown option {shortened(word)}{end}"
     owners = [name for name, kind in METHODS.items() if field in {f.name for f in fields(kind)}]
     if owners:
-        return f"{word} is no option of this method; it is one of {some(owners, 4)}: add --method"
+        return f"{word} is not an option of this method, but of {some(owners, 4)}: add --method"
     return f"unknown option {shortened(word)}; --help lists the options"

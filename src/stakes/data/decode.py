@@ -167,7 +167,7 @@ def _file(path: str) -> str | io.BytesIO:
 def _readable(path: str) -> Iterator[None]:
     try:
         if (place := Path(path)).exists() and not place.is_file():
-            raise ValueError("no plain file")  # to open a pipe would be to wait without end
+            raise ValueError("not a regular file")  # to open a pipe would be to wait without end
         yield
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

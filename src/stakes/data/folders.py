@@ -53,7 +53,7 @@ def files_below(folder: str) -> list[str]:
                 pending.append(entry.path)
             elif is_image(entry.name) and not entry.is_file():
                 raise InputError(
-                    f"{entry.path} is no plain file (a pipe, a device or a broken link); remove it"
+                    f"{entry.path} is not a regular file (a pipe, device or broken link); remove it"
                 )
             else:
                 found.append(entry.path)

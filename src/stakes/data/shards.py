@@ -78,7 +78,7 @@ def _samples(path: str) -> Iterator[Sample]:
                     labels[key] = _label(b"" if file is None else file.read(), kind)
     except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is no shard that can be read ({first_line(error)}); it must be a tar, not "
+            f"{path} cannot be read as a shard ({first_line(error)}); it must be a tar, not "
             "compressed, with NAME.png and NAME.cls"
         ) from error
     for key, image in images.items():

@@ -37,7 +37,7 @@ def split_arguments(text: str) -> tuple[str, dict[str, Any]]:
     for part in parts:
         key, sign, value = part.partition("=")
         if not sign or not re.fullmatch(r"[a-z]\w*", key):
-            raise InputError(f"{text}: {part!r} is no argument; write NAME,argument=value")
+            raise InputError(f"{text}: {part!r} is not an argument; write NAME,argument=value")
         if key in REFUSED or key.startswith(("pretrained", "cache")):
             raise InputError(
                 f"{text}: {key} cannot be set here; {REFUSED.get(key, 'leave it out')}"

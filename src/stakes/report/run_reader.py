@@ -53,7 +53,7 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
         items = evidence.get(key) or []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             path = folder / "evidence.json"
-            raise InputError(f"{path} is damaged: '{key}' is no list of records; run it again")
+            raise InputError(f"{path} is damaged: '{key}' is not a list of records; run it again")
         lists[key] = items
     name = name or folder.resolve().name
     audit = {key: lists[key] for key in AUDIT}

@@ -48,7 +48,7 @@ def check_columns(words: Sequence[str], own: Iterable[str] = ()) -> list[str]:
         own: keys beside those of this package.
 
     Raises:
-        InputError: an unknown key (the nearest is named), or one that is there twice.
+        InputError: an unknown key (the nearest is named), or one that appears twice.
     """
     known = dict.fromkeys([*COLUMNS, *METRICS, *COST, *own])
     keys = [word.lstrip("+-") for word in words]
@@ -56,7 +56,7 @@ def check_columns(words: Sequence[str], own: Iterable[str] = ()) -> list[str]:
         if key not in known:
             raise InputError(f"columns: there is no {key}{nearest(key, known)}")
         if keys.count(key) > 1:
-            raise InputError(f"columns: {key} is there twice; keep one")
+            raise InputError(f"columns: {key} appears twice; keep one")
     return list(words)
 
 

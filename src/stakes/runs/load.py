@@ -163,7 +163,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"--device {name} is none: give cpu, cuda, cuda:1 or auto") from error
+        raise InputError(
+            f"--device {name}: there is no such device; give cpu, cuda, cuda:1 or auto"
+        ) from error
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:

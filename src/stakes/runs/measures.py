@@ -57,7 +57,7 @@ def own_measures(
         if not callable(function):
             raise InputError(f"--metric {word}: no function {name} in {path}; name one of it")
         if name in found:
-            raise InputError(f"--metric {word}: {name} is there twice; rename one")
+            raise InputError(f"--metric {word}: {name} appears twice; rename one")
         found[name] = partial(_measured, function, given, word)
     return found
 

@@ -78,7 +78,7 @@ class OutFolder:
         foreign = foreign_in(self.out, self.entries())
         if foreign is not None:
             raise InputError(
-                f"--out {self.name} holds {foreign}, which is no part of an earlier result: "
+                f"--out {self.name} holds {foreign}, which is not part of an earlier result: "
                 "--overwrite would delete it; move it away, or give another folder"
             )
 

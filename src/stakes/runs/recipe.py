@@ -213,7 +213,7 @@ def _known(key: str, values: Sequence[str | int], known: Iterable[str]) -> list[
         if word not in known:
             raise InputError(f"{key}: there is no {word}{nearest(word, known)}")
     if len(set(words)) < len(words):
-        raise InputError(f"{key} = {words}: one of them is there twice; keep one")
+        raise InputError(f"{key} = {words}: one of them appears twice; keep one")
     return words
 
 

@@ -14,7 +14,7 @@ SHIPPED = Path(__file__).parent / "recipes"
 
 def _different(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
-        raise ValueError("one of them is there twice")
+        raise ValueError("one of them appears twice")
     return values
 
 

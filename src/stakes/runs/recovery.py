@@ -19,7 +19,7 @@ def recover(place: OutFolder) -> None:
     if old.exists() and not whole(place.out):
         if place.entries():
             raise InputError(
-                f"--out {place.name} is no whole result, and the earlier one lies in {old}: "
+                f"--out {place.name} is not a complete result, and the earlier one is in {old}: "
                 "move one of them away"
             )
         old.rename(place.out)  # which is empty, or not there

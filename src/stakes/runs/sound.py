@@ -37,7 +37,7 @@ def check_recognised(classifier: Classifier, forget: ForgetSet) -> None:
         f"not recognise cannot be forgotten ({count} of {of} of class {names[label]} are taken for "
         f"{names[answer]}). Likely causes: another order of the classes (--classes), another "
         "normalisation (--mean, --std), another preprocessing, or weights that are not the trained "
-        "ones. Correct it, or add --force to go on all the same"
+        "ones. Correct it, or add --force to run anyway"
     )
 
 

@@ -205,7 +205,7 @@ def _possible(saved: Mapping[str, Any], max_steps: int) -> tuple[int, list[dict[
     if not steps or steps != sorted(set(steps)) or steps[0] != 0 or steps[-1] > step:
         raise ValueError("its history is not that of its step")
     if not all(isinstance(value, int | float) for row in history for value in row.values()):
-        raise ValueError("its history is no table of numbers")
+        raise ValueError("its history is not a table of numbers")
     return step, history
 
 
