@@ -5,9 +5,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +109,7 @@ def spawned(words: list[str], folder: Path, **options) -> Iterator[subprocess.Po
 
 @dataclass
 class Forked:
-    """A command in a process of its own, without the seconds that a fresh Python imports for.
+    """A process of its own, without the seconds that a fresh Python imports for.
 
     Signals, exit codes and what is left on disk are those of a process. ``err`` is a file.
     """
@@ -120,18 +122,21 @@ class Forked:
         return os.waitstatus_to_exitcode(os.waitpid(self.number, 0)[1])
 
 
-def forked(words: list[str], folder: Path, first: Callable[[], object] = lambda: None) -> Forked:
-    """The command in a copy of this process, in ``folder``; ``first`` is called before it."""
-    err = folder.with_name(f"{folder.name}.err")
+def forked(action: Callable[[], int], folder: Path, place: str = "") -> Forked:
+    """Call ``action`` in a copy of this process, in ``folder``; ``place`` tells several apart."""
+    err = folder.with_name(f"{folder.name}{place}.err")
     number = os.fork()
     if number:
         return Forked(number, err)
     code = 1
     try:
+        signal.alarm(240)  # it does not hang for ever
         os.chdir(folder)
         with err.open("w", buffering=1) as sys.stderr, open(os.devnull, "w") as sys.stdout:
-            first()
-            code = cli.main(words)
+            try:
+                code = action()
+            except BaseException:
+                traceback.print_exc()
     finally:
         os._exit(code)
 

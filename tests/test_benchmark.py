@@ -356,7 +356,12 @@ def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(place, tmp_path):
     text = REAL.format(steps=10**6, lr=1e-30, data=place / "data", model=tmp_path / "network")
     (tmp_path / "trial.toml").write_text(text.replace("seeds = [0]", "seeds = [0, 1]"))
     out = tmp_path / "out"
-    bench = forked(["bench", str(tmp_path / "trial.toml"), "--out", str(out)], tmp_path, os.setsid)
+
+    def begin() -> int:
+        os.setsid()
+        return cli.main(["bench", str(tmp_path / "trial.toml"), "--out", str(out)])
+
+    bench = forked(begin, tmp_path)
     log = out / "cells" / "saved-neggrad-k4-s0.log"
     wait_until(lambda: log.exists() and "% still recognised" in log.read_text())
     (child,) = psutil.Process(bench.number).children()

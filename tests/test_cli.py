@@ -634,7 +634,7 @@ def lasting(base: list[str]) -> list[str]:
 def test_a_polite_end_leaves_nothing(base, tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()
-    process = forked(lasting(base), folder)
+    process = forked(lambda: cli.main(lasting(base)), folder)
     wait_until(lambda: process.err.exists() and "\nunlearning" in process.err.read_text())
     os.kill(process.number, signal.SIGTERM)  # Ctrl-C comes on a terminal: see below
     assert process.wait() == 128 + signal.SIGTERM
@@ -662,7 +662,7 @@ def test_an_interruption_while_writing_leaves_the_earlier_run(base, no_page, mon
 def test_the_same_command_goes_on_where_it_was_stopped(
     name, base, no_page, tmp_path, monkeypatch, capsys
 ):
-    def stop_at_five() -> None:
+    def stopped_at_five() -> int:
         checkpoint.EVERY, save = 0.0, checkpoint.Checkpoint.save
 
         def stop(self, step, history):
@@ -671,10 +671,11 @@ def test_the_same_command_goes_on_where_it_was_stopped(
                 os.kill(os.getpid(), getattr(signal, name))
 
         checkpoint.Checkpoint.save = stop
+        return cli.main(words)
 
     words = [*with_options(base, lr="1e-5"), "--max-steps", "12", "--eval-samples", "8"]
     Path("here").mkdir()
-    stopped = forked(words, tmp_path / "here", stop_at_five)
+    stopped = forked(stopped_at_five, tmp_path / "here")
     code = stopped.wait()
     if name == "SIGKILL":
         assert code == -signal.SIGKILL

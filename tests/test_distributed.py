@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,44 +15,43 @@ import torch
 from safetensors.torch import load_file
 
 from cluster_storm import free_port
+from command_line import Forked, forked, wait_until
 from stakes.cli import commands as cli
 from stakes.methods import Fisher, NegGrad
 from stakes.training import distributed
-from two_processes import METHODS, network
-
-SCRIPT = Path(__file__).with_name("two_processes.py")
+from two_processes import METHODS, compare, interrupted, network
 
 
-def start(count: int, *words: object) -> list["subprocess.Popen[str]"]:
-    """Processes that work together, as torchrun starts them."""
+def environment(count: int) -> list[dict[str, str]]:
+    """What torchrun tells each of so many processes."""
     port = str(free_port())
     own = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    path = os.pathsep.join([str(SCRIPT.parent), *sys.path])
-    common = {**os.environ, **own, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, words)],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+    return [{**own, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
-def finish(processes: list["subprocess.Popen[str]"]) -> list[str]:
-    """What they said on standard error; all of them ended well."""
-    said = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), said
-    return said
+def start(count: int, action: Callable[[], None], folder: Path) -> list[Forked]:
+    """Processes that do something together, as torchrun would start them."""
+
+    def work(told: dict[str, str]) -> int:
+        os.environ.update(told)
+        with distributed.joined():
+            action()
+        return 0
+
+    return [forked(partial(work, told), folder, told["RANK"]) for told in environment(count)]
+
+
+def finish(processes: list[Forked]) -> None:
+    """All of them end well."""
+    for process in processes:
+        assert process.wait() == 0, process.err.read_text()
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> tuple[Path, Path]:
     """Folders of what one process and two have computed."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    finish([*start(1, SCRIPT, "compare", one), *start(2, SCRIPT, "compare", two)])
+    finish([*start(1, partial(compare, one), one), *start(2, partial(compare, two), two)])
     return one, two
 
 
@@ -73,12 +74,11 @@ def test_two_processes_reach_the_weights_of_one(both, name):
 @pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
 def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path, first, second):
     out, whole = tmp_path / "run", tmp_path / "whole"
-    finish(start(1, SCRIPT, "interrupted", whole, 0))
-    for process in start(first, SCRIPT, "interrupted", out, 10):
-        process.communicate(timeout=240)
-        assert process.returncode != 0
+    finish(start(1, partial(interrupted, whole, 0), tmp_path))
+    for process in start(first, partial(interrupted, out, 10), tmp_path):
+        assert process.wait() == 1
     assert not out.exists()
-    finish(start(second, SCRIPT, "interrupted", out, 0))
+    finish(start(second, partial(interrupted, out, 0), tmp_path))
     assert "going on after step 9" in (tmp_path / "said").read_text()
     one, two = (load_file(folder / "model.safetensors") for folder in (whole, out))
     torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
@@ -89,13 +89,19 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path, first, 
 def test_a_process_that_dies_ends_the_other_with_one_line(tmp_path):
     words = "-m stakes unlearn --model stakes:digits_cnn --weights random --data digits --forget "
     words += f"random:8 --probe-batch 8 --settle 0 --lr 1e-30 --out {tmp_path / 'out'}"
-    processes = start(2, *words.split(), "--max-steps", "1000000")
-    wait_for(lambda: list(tmp_path.glob(".out.unfinished")), processes)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *words.split(), "--max-steps", "1000000"],
+            env={**os.environ, **told, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for told in environment(2)
+    ]
+    wait_until(lambda: list(tmp_path.glob(".out.unfinished")))
     time.sleep(3)  # within the steps
     processes[1].send_signal(signal.SIGKILL)
-    begun = time.monotonic()
-    _, said = processes[0].communicate(timeout=60)
-    assert time.monotonic() - begun < 20
+    _, said = processes[0].communicate(timeout=120)  # without the signal it would take half an hour
     assert processes[0].returncode == 1
     assert said.splitlines()[-1] == (
         "stakes: cannot continue: another process of this run has ended"
@@ -113,11 +119,3 @@ def test_what_cannot_be_divided_is_refused_by_name(monkeypatch, capsys, classifi
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["demo"]) == 2
     assert "torchrun is for stakes unlearn and evaluate" in capsys.readouterr().err
-
-
-def wait_for(condition, processes, seconds=120.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.1)

@@ -1,10 +1,10 @@
-"""What tests/test_distributed.py runs, in one process or in several: it prints nothing."""
+"""What tests/test_distributed.py runs, in one process or in several, each of its own."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import sklearn.linear_model  # noqa: F401  before the copies, so that none imports it again
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -15,12 +15,12 @@ from stakes.anchors.anchors import Anchors
 from stakes.data.images import ImageArray
 from stakes.evaluation.evaluate import evaluate
 from stakes.methods import L2UL, NegGrad, StructGuard, probing
+from stakes.report import page
 from stakes.runs.folder import checkpoint_beside
 from stakes.runs.record import Request, record
 from stakes.training import checkpoint, distributed
 
 SHORT = {"max_steps": 24, "probe_batch": 15, "patience": 4, "precision": "float32"}
-probing.INVERTED, probing.INVERSION_STEPS = 16, 5
 METHODS = {
     "exact": StructGuard(**SHORT),
     "deep": StructGuard(criterion="deep", **SHORT),
@@ -55,12 +55,19 @@ def request(method: object) -> Request:
 
 def compare(out: Path) -> None:
     """Every method's weights, and the numbers of an evaluation."""
+    probing.INVERTED, probing.INVERSION_STEPS = 16, 5
     for name, method in METHODS.items():
         asked = request(method)
         result = method(asked.classifier, asked.forget, anchors=asked.anchors, seed=0)
-        row, _ = evaluate(
-            asked.classifier, result.classifier, asked.forget, test=asked.test, retain=asked.retain
-        )
+        row = {}
+        if name == "exact":  # the others' networks would be scored in the same way
+            row, _ = evaluate(
+                asked.classifier,
+                result.classifier,
+                asked.forget,
+                test=asked.test,
+                retain=asked.retain,
+            )
         if distributed.is_writer():
             state = {
                 key: value.contiguous() for key, value in result.classifier.state_dict().items()
@@ -74,6 +81,7 @@ def compare(out: Path) -> None:
 def interrupted(out: Path, after: int) -> None:
     """A run that is recorded; after so many steps it is interrupted, if that is above 0."""
     checkpoint.EVERY = 0.0
+    page.write_report = lambda folders, out: out.touch()  # nobody looks at it
     asked = request(replace(METHODS["exact"], settle=0.0, pull_back=False, patience=0))
 
     def progress(phase: str, done: int, total: int, note: str = "") -> None:
@@ -84,10 +92,3 @@ def interrupted(out: Path, after: int) -> None:
 
     record(asked, out, progress)
     assert not checkpoint_beside(out).exists()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with distributed.joined():
-        what, out, *more = sys.argv[1:]
-        {"compare": compare, "interrupted": interrupted}[what](Path(out), *map(int, more))
