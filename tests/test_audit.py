@@ -37,8 +37,8 @@ def test_an_audit_that_fails_is_not_measured_and_costs_nothing_else(
     row, evidence = evaluate(classifier, classifier, forget, **given)
     assert row["audits_failed"] == "retrieval (features of one value alone)"
     assert row["retrieval_retain_map"] is row["retrieval_forget_r1_before"] is None
-    kept = {key: value for key, value in whole.items() if not key.startswith("retrieval_")}
-    assert {key: row[key] for key in kept} == kept | {"audits_failed": row["audits_failed"]}
+    retained = {key: value for key, value in whole.items() if not key.startswith("retrieval_")}
+    assert {key: row[key] for key in retained} == retained | {"audits_failed": row["audits_failed"]}
     assert row.keys() == whole.keys()
     assert evidence["membership"]
 
@@ -58,8 +58,8 @@ def test_every_metric_is_in_the_row_and_in_its_range(classifier, forget, train_i
         top = {"%": 100, "AUC": 1, "": 1, "bits": 1}[METRICS[key].unit]
         assert 0 <= row[key] <= top + 1e-6
     assert (row["n_audit_test"], row["n_audit_retain"], row["n_probe"]) == (240, 154, 60)
-    told = {"membership", "consistency", "saliency", "retrieval", "affinities", "duplicates"}
-    assert evidence.keys() == {"classes", "forget", *told}
+    recorded = {"membership", "consistency", "saliency", "retrieval", "affinities", "duplicates"}
+    assert evidence.keys() == {"classes", "forget", *recorded}
 
 
 def test_where_nothing_was_changed_nothing_has_changed(classifier, forget, train_images, unseen):
@@ -149,10 +149,10 @@ def test_a_network_that_learned_by_heart_leaks_and_over_unlearning_shows(leaky, 
     assert row["mia_forget_loss"] < 0.1
     assert row["mia_forget_unlikely"] > row["mia_forget_unlikely_before"] == 0
     assert len(evidence["membership"]) == 4 * 2 * 2
-    for told in evidence["membership"]:
-        assert told["m"] == {"retain": 110, "forget": 10}[told["of"]]
-        assert told["n"] == 200
-        assert 0 <= told["low"] <= told["auc"] <= told["high"] <= 1
+    for record in evidence["membership"]:
+        assert record["m"] == {"retain": 110, "forget": 10}[record["of"]]
+        assert record["n"] == 200
+        assert 0 <= record["low"] <= record["auc"] <= record["high"] <= 1
     assert evidence["saliency"] == []  # a network without maps
 
 
@@ -179,7 +179,7 @@ def test_a_network_that_broke_down_is_not_measured_and_harms_nothing(
     keys = (*MEMBERSHIP, "probe_forget", "consistency", "relearn_forget")
     assert all(row[key] is None for key in keys)
     assert row["mia_retain_before"] is not None
-    assert {told["when"] for told in evidence["membership"]} == {"before"}
+    assert {record["when"] for record in evidence["membership"]} == {"before"}
 
 
 def test_each_scored_image_is_read_once(classifier, forget):
@@ -244,11 +244,11 @@ def test_retrieval_is_of_the_features_that_were_scored(classifier, forget, train
         colours = blind.body.conv1.weight
         colours.copy_(colours.mean(1, keepdim=True).expand_as(colours))
     row, _ = evaluate(classifier, blind, forget, retain=train_images)
-    kept = [i for i in range(160) if i not in forget.indices]
-    labels = train_images.labels[kept]
+    retained = [i for i in range(160) if i not in forget.indices]
+    labels = train_images.labels[retained]
     for suffix, network in (("_before", classifier), ("", blind)):
         with torch.no_grad():
-            gallery = network.features(train_images.load(kept))
+            gallery = network.features(train_images.load(retained))
             queries = network.features(forget.images)
         for of, found in (
             ("retain", retrieve_among(gallery, labels)),

@@ -46,7 +46,7 @@ def short(monkeypatch):
 
 
 @pytest.fixture
-def kept(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch):
     """The folder where the state is kept, after every step."""
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     return tmp_path / "kept"
@@ -69,7 +69,7 @@ def stop_after(monkeypatch):
     return prepare
 
 
-class Told(list):
+class Notes(list):
     """What a run reports: the notes of its phase "interrupted run"."""
 
     def __call__(self, phase, done, total, note=""):
@@ -79,16 +79,16 @@ class Told(list):
 
 @pytest.mark.parametrize(("method", "steps"), [(ADAPTIVE, (5, 13, 26)), (PAPER, (2, 7))])
 def test_it_goes_on_to_the_same_bits_however_often(
-    method, steps, classifier, forget, anchors, kept, stop_after
+    method, steps, classifier, forget, anchors, place, stop_after
 ):
     whole = method(classifier, forget, anchors=anchors, seed=3)
-    told = Told()
+    notes = Notes()
     for step in steps:
         stop_after(step)
         with pytest.raises(KeyboardInterrupt):
-            method(classifier, forget, anchors=anchors, seed=3, checkpoint=kept, progress=told)
-    again = method(classifier, forget, anchors=anchors, seed=3, checkpoint=kept, progress=told)
-    assert told == [(step, method.max_steps, f"going on after step {step}") for step in steps]
+            method(classifier, forget, anchors=anchors, seed=3, checkpoint=place, progress=notes)
+    again = method(classifier, forget, anchors=anchors, seed=3, checkpoint=place, progress=notes)
+    assert notes == [(step, method.max_steps, f"going on after step {step}") for step in steps]
     assert again.classifier.digest() == whole.classifier.digest()
     assert [other.digest() for other in again.other.values()] == [
         other.digest() for other in whole.other.values()
@@ -103,19 +103,19 @@ def test_the_adaptive_run_of_these_tests_has_something_to_keep(classifier, forge
     assert chosen["margin"] > ADAPTIVE.margin or chosen["feature_scale"] < 1
 
 
-def test_an_interruption_within_a_step_costs_that_step(classifier, forget, anchors, kept):
-    told = Told()
+def test_an_interruption_within_a_step_costs_that_step(classifier, forget, anchors, place):
+    notes = Notes()
 
     def stop(phase, done, total, note=""):
         if phase == "unlearning" and done == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=stop)
-    again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
-    assert told == [(5, 7, "going on after step 5")]
+        SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=stop)
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
+    assert notes == [(5, 7, "going on after step 5")]
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
-    assert [path.name for path in kept.iterdir()] == [again.checkpoint.name]  # nothing temporary
+    assert [path.name for path in place.iterdir()] == [again.checkpoint.name]  # nothing temporary
 
 
 def other_weights(classifier, forget):
@@ -143,12 +143,12 @@ def frozen_layer(classifier, forget):
     ],
 )
 def test_what_another_job_left_is_told_and_not_used(
-    change, part, classifier, forget, anchors, kept, stop_after
+    change, part, classifier, forget, anchors, place, stop_after
 ):
     forget = replace(forget, images=forget.images.clone())
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=place)
     given = {"method": SHORT, "anchors": anchors, "seed": 0}
     if callable(change):
         change(classifier, forget)
@@ -156,38 +156,38 @@ def test_what_another_job_left_is_told_and_not_used(
         given |= change
     if given["anchors"] == "other":
         given["anchors"] = Anchors(anchors.vectors.flip(1), anchors.class_names, {})
-    method, told = given.pop("method"), Told()
-    again = method(classifier, forget, checkpoint=kept, progress=told, **given)
-    assert told == [
+    method, notes = given.pop("method"), Notes()
+    again = method(classifier, forget, checkpoint=place, progress=notes, **given)
+    assert notes == [
         (0, 7, f"starting over: the checkpoint was written with another {part}; it is kept")
     ]
     assert again.history == method(classifier, forget, **given).history
 
 
 def test_a_slip_costs_nothing_since_the_states_of_other_jobs_stay(
-    classifier, forget, anchors, kept, stop_after
+    classifier, forget, anchors, place, stop_after
 ):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
-    slip = replace(SHORT, lr=2e-5)(classifier, forget, anchors=anchors, checkpoint=kept)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=place)
+    slip = replace(SHORT, lr=2e-5)(classifier, forget, anchors=anchors, checkpoint=place)
     slip.checkpoint.unlink()
-    told = Told()
-    SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
-    assert told == [(4, 7, "going on after step 4")]
+    notes = Notes()
+    SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
+    assert notes == [(4, 7, "going on after step 4")]
 
 
-def test_other_threads_are_another_job(classifier, forget, anchors, kept, stop_after):
+def test_other_threads_are_another_job(classifier, forget, anchors, place, stop_after):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
-    told = Told()
+        SHORT(classifier, forget, anchors=anchors, checkpoint=place)
+    notes = Notes()
     torch.set_num_threads(2)
     try:
-        SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
     finally:
         torch.set_num_threads(1)
-    assert told == [
+    assert notes == [
         (
             0,
             7,
@@ -216,9 +216,9 @@ def saved(thing) -> bytes:
     return sealed(buffer.getvalue())
 
 
-def crafted(kept, change) -> None:
+def crafted(place, change) -> None:
     """Write a state as the package does, with something changed in it."""
-    (file,) = kept.iterdir()
+    (file,) = place.iterdir()
     state = torch.load(io.BytesIO(file.read_bytes()[DIGEST:]), weights_only=True)
     change(state)
     file.write_bytes(saved(state))
@@ -245,15 +245,15 @@ def other_shape(state):
         other_shape,
     ],
 )
-def test_a_crafted_state_is_not_believed(change, classifier, forget, anchors, kept, stop_after):
+def test_a_crafted_state_is_not_believed(change, classifier, forget, anchors, place, stop_after):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
-    crafted(kept, change)
-    told = Told()
-    again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
+        SHORT(classifier, forget, anchors=anchors, checkpoint=place)
+    crafted(place, change)
+    notes = Notes()
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
     whole = SHORT(classifier, forget, anchors=anchors)
-    assert "cannot be used" in told[0][2]
+    assert "cannot be used" in notes[0][2]
     assert again.history == whole.history
     assert again.classifier.digest() == whole.classifier.digest()
 
@@ -280,17 +280,17 @@ def of_somebody_else(file, elsewhere):
 
 @pytest.mark.parametrize("plant", [linked, pipe, writable_by_all, of_somebody_else])
 def test_a_state_that_somebody_else_may_have_planted_is_not_followed(
-    plant, classifier, forget, anchors, kept, tmp_path, stop_after
+    plant, classifier, forget, anchors, place, tmp_path, stop_after
 ):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
-    (file,) = kept.iterdir()
+        SHORT(classifier, forget, anchors=anchors, checkpoint=place)
+    (file,) = place.iterdir()
     plant(file, tmp_path / "elsewhere")
-    told = Told()
-    again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
-    assert told[0][0] == 0
-    assert "cannot be used" in told[0][2]
+    notes = Notes()
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
+    assert notes[0][0] == 0
+    assert "cannot be used" in notes[0][2]
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
 
 
@@ -308,30 +308,30 @@ def test_a_state_that_somebody_else_may_have_planted_is_not_followed(
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_and_replaced(
-    damage, why, classifier, forget, anchors, kept, stop_after, monkeypatch
+    damage, why, classifier, forget, anchors, place, stop_after, monkeypatch
 ):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
-        SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
-    (file,) = kept.iterdir()
+        SHORT(classifier, forget, anchors=anchors, checkpoint=place)
+    (file,) = place.iterdir()
     assert len(file.read_bytes()) > DIGEST
     file.write_bytes(damage(file.read_bytes()))
-    monkeypatch.chdir(kept)
-    told = Told()
-    again = SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
-    ((done, _, note),) = told
+    monkeypatch.chdir(place)
+    notes = Notes()
+    again = SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
+    ((done, _, note),) = notes
     assert done == 0
     assert note.startswith(f"starting over: {file.name} cannot be used ({why}")
-    assert list(kept.iterdir()) == [file]  # nothing was executed
+    assert list(place.iterdir()) == [file]  # nothing was executed
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
-    told.clear()
-    SHORT(classifier, forget, anchors=anchors, checkpoint=kept, progress=told)
-    assert told == [(6, 7, "going on after step 6")]
+    notes.clear()
+    SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
+    assert notes == [(6, 7, "going on after step 6")]
 
 
-def test_a_state_that_cannot_be_written_stops_nothing(classifier, forget, anchors, kept):
-    kept.write_text("a file in the place of the folder")
-    result = SHORT(classifier, forget, anchors=anchors, checkpoint=kept)
+def test_a_state_that_cannot_be_written_stops_nothing(classifier, forget, anchors, place):
+    place.write_text("a file in the place of the folder")
+    result = SHORT(classifier, forget, anchors=anchors, checkpoint=place)
     assert result.history == SHORT(classifier, forget, anchors=anchors).history
 
 
@@ -344,11 +344,11 @@ def test_it_is_written_now_and_then_and_less_often_where_that_is_slow(tmp_path, 
 
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Checkpoint, "_write", write)
-    kept = Checkpoint(tmp_path / "state")
-    kept.restore(200)
+    place = Checkpoint(tmp_path / "state")
+    place.restore(200)
     for step in range(200):
         took[0] = 2.0 if step > 65 else 0.1
-        kept.save(step, [])
+        place.save(step, [])
         now[0] += 1
     assert written[:2] == [1030.0, pytest.approx(1060.1, abs=1)]
     later = [b - a for a, b in pairwise(written[2:])]
@@ -357,11 +357,11 @@ def test_it_is_written_now_and_then_and_less_often_where_that_is_slow(tmp_path, 
 
 
 def test_what_comes_too_late_to_be_kept_is_refused(tmp_path):
-    kept = Checkpoint(tmp_path / "state")
-    kept.keep(nn.Linear(1, 1))
-    assert kept.restore(1) == (0, [], "")
+    place = Checkpoint(tmp_path / "state")
+    place.keep(nn.Linear(1, 1))
+    assert place.restore(1) == (0, [], "")
     with pytest.raises(RuntimeError, match="before"):
-        kept.keep(nn.Linear(1, 1))
+        place.keep(nn.Linear(1, 1))
 
 
 def balance_trace(cut: int | None) -> list[tuple[float, float, float]]:
@@ -460,7 +460,7 @@ def test_seconds_go_on_and_what_is_done_again_counts_once(monkeypatch):
 
 
 def test_a_run_on_disk_keeps_its_state_until_all_is_written(
-    classifier, forget, anchors, test_images, kept, tmp_path, monkeypatch, stop_after
+    classifier, forget, anchors, test_images, place, tmp_path, monkeypatch, stop_after
 ):
     out = tmp_path / "out"
     request = Request(SHORT, classifier, forget, anchors, test=test_images)
@@ -475,9 +475,9 @@ def test_a_run_on_disk_keeps_its_state_until_all_is_written(
         with pytest.raises(ZeroDivisionError):
             record(request, out)
     assert resumable(out)
-    told = Told()
-    row = record(request, out, told)
-    assert told == [(6, 7, "going on after step 6")]
+    notes = Notes()
+    row = record(request, out, notes)
+    assert notes == [(6, 7, "going on after step 6")]
     assert row["unlearned_digest"] == whole["unlearned_digest"]
     assert row["seconds_total"] >= row["seconds_unlearn"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]

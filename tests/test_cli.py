@@ -562,9 +562,11 @@ def test_a_fault_of_ours_keeps_its_traceback_and_says_where_to_report_it(base, m
     monkeypatch.setattr(unlearning, "record", lambda *arguments, **options: {}["row"])
     with pytest.raises(KeyError, match="row") as caught:
         cli.main(base)
-    told = "".join(traceback.format_exception(caught.value))
-    assert "Traceback" in told
-    assert re.search(r"fault of stakes 0\.1\.0, not of your input\. Please report it.* to \w", told)
+    trace = "".join(traceback.format_exception(caught.value))
+    assert "Traceback" in trace
+    assert re.search(
+        r"fault of stakes 0\.1\.0, not of your input\. Please report it.* to \w", trace
+    )
 
 
 def test_a_fault_of_the_users_code_is_one_line(place, tmp_path, monkeypatch, capsys):

@@ -37,7 +37,7 @@ def test_growing_costs_are_a_table_of_medians_and_a_chart(tmp_path, monkeypatch)
     monkeypatch.setattr(scaling, "hardware", lambda device: "here")  # it asks uname
     monkeypatch.setattr(scaling.subprocess, "run", run)
     scaling.sweep(tmp_path, {axis: values[:2] for axis, values in scaling.LIGHT.items()}, 2, 3)
-    told = (tmp_path / "scaling.md").read_text()
-    assert "| images to forget | 16 | 3 | 16 (15 to 90) | 10 | 95 |" in told
-    assert "| images scored | 500 | 3 | 16 (15 to 90) in all | 10 | 95 |" in told
+    text = (tmp_path / "scaling.md").read_text()
+    assert "| images to forget | 16 | 3 | 16 (15 to 90) | 10 | 95 |" in text
+    assert "| images scored | 500 | 3 | 16 (15 to 90) in all | 10 | 95 |" in text
     assert (tmp_path / "scaling.svg").read_text().count('<g id="axes_') == 8

@@ -112,9 +112,9 @@ def data():
 
 def test_no_method_trains_on_them(data):
     train, forget = data
-    kept = retained(train, forget, 0, len(CLASSES), torch.Generator().manual_seed(0))
-    assert len(kept) == 36
-    assert set(kept.labels.tolist()) == {3}
+    rest = retained(train, forget, 0, len(CLASSES), torch.Generator().manual_seed(0))
+    assert len(rest) == 36
+    assert set(rest.labels.tolist()) == {3}
 
 
 def test_they_are_neither_scored_nor_passed_over_in_silence(data):

@@ -302,9 +302,9 @@ def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
 def test_sbert_does_not_need_the_pooler(tmp_path: Path, folders: dict[str, Path]) -> None:
     folder = tiny("sbert", tmp_path / "sbert")
     tensors = load_file(folder / "model.safetensors")
-    kept = {name: value for name, value in tensors.items() if "pooler." not in name}
-    assert len(kept) < len(tensors)
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    rest = {name: value for name, value in tensors.items() if "pooler." not in name}
+    assert len(rest) < len(tensors)
+    save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})
     rows = load_sbert(folder).encode([SHORT])
     torch.testing.assert_close(rows, load_sbert(folders["sbert"]).encode([SHORT]))
 

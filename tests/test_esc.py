@@ -14,9 +14,9 @@ def test_the_logits_are_those_of_features_without_their_main_directions(
     assert result.history[-1]["strength"] == 2  # a quarter of 8 features
     features = classifier.features(forget.images).detach().double().numpy()
     directions = np.linalg.svd(features.T)[0][:, :2]
-    kept = features - features @ directions @ directions.T
+    projected = features - features @ directions @ directions.T
     head = {n: p.detach().double().numpy() for n, p in classifier.head.named_parameters()}
-    expected = kept @ head["weight"].T + head["bias"]
+    expected = projected @ head["weight"].T + head["bias"]
     found = result.classifier(forget.images).detach().double().numpy()
     assert np.allclose(found, expected, atol=1e-4)
     assert not np.allclose(found, features @ head["weight"].T + head["bias"], atol=0.1)

@@ -27,13 +27,13 @@ class Scripted:
 
 
 def test_it_stops_at_the_weakest_that_is_enough(classifier):
-    monitor, told = Scripted(lambda s: 2.5 - s), []
+    monitor, notes = Scripted(lambda s: 2.5 - s), []
     history, ending = escalate(
         classifier,
         monitor.change,
         [1.0, 2.0, 3.0, 4.0],
         monitor,
-        progress=lambda phase, done, total, note="": told.append((phase, done, total, note)),
+        progress=lambda phase, done, total, note="": notes.append((phase, done, total, note)),
     )
     assert ending == FORGOTTEN
     assert history == [
@@ -43,8 +43,8 @@ def test_it_stops_at_the_weakest_that_is_enough(classifier):
         {"step": 3, "strength": 3, "forget_accuracy": 0, "drift": 3},
     ]
     assert monitor.strength == 3.0
-    assert told[0] == ("unlearning", 1, 4, "50 % still recognised")
-    assert len(told) == 3
+    assert notes[0] == ("unlearning", 1, 4, "50 % still recognised")
+    assert len(notes) == 3
 
 
 @pytest.mark.parametrize("margin", [1.0, 0.0, math.nan])

@@ -41,14 +41,16 @@ def after(classifier) -> Classifier:
 
 def test_accuracies_image_by_image(classifier, after, forget, train_images, test_images):
     row, evidence = evaluate(classifier, after, forget, test=test_images, retain=train_images)
-    kept = [i for i in range(len(train_images)) if i not in forget.indices]
-    assert (row["n_test"], row["n_retain"]) == (80, len(kept)) == (80, 154)
+    retained = [i for i in range(len(train_images)) if i not in forget.indices]
+    assert (row["n_test"], row["n_retain"]) == (80, len(retained)) == (80, 154)
     assert row["acc_test"] < row["acc_test_before"]
     for suffix, network in (("_before", classifier), ("", after)):
         assert row[f"acc_test{suffix}"] == pytest.approx(
             one_by_one(network, test_images, range(80))
         )
-        assert row[f"acc_retain{suffix}"] == pytest.approx(one_by_one(network, train_images, kept))
+        assert row[f"acc_retain{suffix}"] == pytest.approx(
+            one_by_one(network, train_images, retained)
+        )
         expected = one_by_one(network, train_images, forget.indices)
         assert row[f"acc_forget{suffix}"] == pytest.approx(expected)
         for name, view in VIEWS.items():
@@ -60,11 +62,11 @@ def test_accuracies_image_by_image(classifier, after, forget, train_images, test
             assert row[f"{name}{suffix}"] == pytest.approx(100 * sum(hits) / len(hits))
         kinds = [row[f"{name}{suffix}"] for name in VIEWS]
         assert row[f"forget_views{suffix}"] == pytest.approx(sum(kinds) / 6)
-    for index, told in enumerate(evidence["classes"]):
+    for index, record in enumerate(evidence["classes"]):
         mine = (test_images.labels == index).nonzero()[:, 0].tolist()
-        assert (told["name"], told["n_test"]) == (CLASSES[index], len(mine))
-        assert told["acc_test"] == pytest.approx(one_by_one(after, test_images, mine))
-        assert told["acc_test_before"] == pytest.approx(one_by_one(classifier, test_images, mine))
+        assert (record["name"], record["n_test"]) == (CLASSES[index], len(mine))
+        assert record["acc_test"] == pytest.approx(one_by_one(after, test_images, mine))
+        assert record["acc_test_before"] == pytest.approx(one_by_one(classifier, test_images, mine))
 
 
 def test_forget_images_are_left_out_by_their_content_under_other_names(classifier, forget):
@@ -114,15 +116,17 @@ def test_what_was_not_measured_is_none(classifier, forget, train_images):
     for key in ("acc_test", "acc_test_before", "acc_retain", "acc_retain_before"):
         assert row[key] is None
     assert row["acc_forget"] == row["acc_forget_before"] == 100
-    assert all(told["n_test"] == 0 and told["acc_test"] is None for told in evidence["classes"])
+    assert all(
+        record["n_test"] == 0 and record["acc_test"] is None for record in evidence["classes"]
+    )
     only = ImageArray((forget.images * 255).round().to(torch.uint8), forget.labels)
     row, _ = evaluate(classifier, classifier, forget, retain=only)
     assert (row["n_retain"], row["acc_retain"]) == (0, None)
 
 
 def test_whole_classes_are_scored_apart(classifier, after, train_images, test_images):
-    gone = parse_forget("classes:green,grey", train_images, CLASSES)
-    row, _ = evaluate(classifier, after, gone, test=test_images, retain=train_images)
+    whole = parse_forget("classes:green,grey", train_images, CLASSES)
+    row, _ = evaluate(classifier, after, whole, test=test_images, retain=train_images)
     assert row["forgotten_classes"] == ["green", "grey"]
     mine = [i for i in range(80) if int(test_images.labels[i]) in (1, 3)]
     rest = sorted(set(range(80)) - set(mine))
@@ -136,10 +140,10 @@ def test_whole_classes_are_scored_apart(classifier, after, train_images, test_im
     assert row["n_retain"] == 80  # no image of the two classes is left
     assert row["retrieval_forget_r1"] is None  # and so there is none to find
     assert row["retrieval_retain_r1"] > 0
-    row, _ = evaluate(classifier, after, gone)
+    row, _ = evaluate(classifier, after, whole)
     assert row["acc_test_forgotten_classes"] is row["acc_test_kept_classes_before"] is None
     only = ImageArray(*(part[test_images.labels == 0] for part in blobs(80, 1)))
-    row, _ = evaluate(classifier, after, gone, test=only)
+    row, _ = evaluate(classifier, after, whole, test=only)
     assert row["acc_test_forgotten_classes"] is None
     assert row["acc_test_kept_classes"] == row["acc_test"]
 
@@ -154,7 +158,7 @@ def test_a_class_without_test_images_has_no_accuracy(classifier, forget):
     pixels, labels = blobs(40, 2)
     images = ImageArray(pixels[labels != 2], labels[labels != 2])
     _, evidence = evaluate(classifier, classifier, forget, test=images)
-    assert [told["n_test"] for told in evidence["classes"]] == [10, 10, 0, 10]
+    assert [record["n_test"] for record in evidence["classes"]] == [10, 10, 0, 10]
     assert evidence["classes"][2]["acc_test"] is None
 
 
@@ -192,43 +196,43 @@ def test_networks_are_scored_in_eval_mode_and_left_in_theirs(classifier, forget,
 
 def test_evidence_of_every_forget_image(classifier, after, forget):
     _, evidence = evaluate(classifier, after, forget)
-    assert [told["name"] for told in evidence["forget"]] == list(forget.names)
-    for i, told in enumerate(evidence["forget"]):
+    assert [record["name"] for record in evidence["forget"]] == list(forget.names)
+    for i, record in enumerate(evidence["forget"]):
         chances = after(forget.images[i : i + 1]).softmax(1)[0].detach()
-        assert told["label"] == CLASSES[int(forget.labels[i])]
-        assert told["after"] == CLASSES[int(chances.argmax())]
-        assert told["after_confidence"] == pytest.approx(
+        assert record["label"] == CLASSES[int(forget.labels[i])]
+        assert record["after"] == CLASSES[int(chances.argmax())]
+        assert record["after_confidence"] == pytest.approx(
             100 * float(chances.max().detach()), rel=1e-4
         )
-        assert told["before"] == told["label"]
+        assert record["before"] == record["label"]
         label = int(forget.labels[i])
         mirrored = after(forget.images[i : i + 1].flip(3)).softmax(1)[0].detach()
         for prefix, seen in (("", chances), ("mirrored_", mirrored)):
-            probability = told["mirrored_after" if prefix else "true_after"]
+            probability = record["mirrored_after" if prefix else "true_after"]
             assert probability == pytest.approx(100 * float(seen[label]), rel=1e-4)
-            assert told[f"{prefix}rank_after"] == 1 + int((seen > seen[label]).sum())
+            assert record[f"{prefix}rank_after"] == 1 + int((seen > seen[label]).sum())
         copies = [copy[i : i + 1] for view in VIEWS.values() for copy in view(forget.images)]
         answers = [after(copy).softmax(1)[0].detach() for copy in copies]
-        assert told["copies"] == len(copies) == 14
-        assert told["copies_after"] == sum(int(a.argmax()) == label for a in answers)
+        assert record["copies"] == len(copies) == 14
+        assert record["copies_after"] == sum(int(a.argmax()) == label for a in answers)
         most = max(float(a[label]) for a in answers)
-        assert told["copies_most_after"] == pytest.approx(100 * most, rel=1e-4)
+        assert record["copies_most_after"] == pytest.approx(100 * most, rel=1e-4)
     _, evidence = evaluate(classifier, after, forget, thumbnails=False)
-    assert all(told["thumbnail"] is None for told in evidence["forget"])
+    assert all(record["thumbnail"] is None for record in evidence["forget"])
 
 
 def test_the_depth_in_the_row_is_that_of_the_images_in_the_evidence(classifier, after, forget):
     row, evidence = evaluate(classifier, after, forget, other={"direct": classifier})
-    told = evidence["forget"]
+    record = evidence["forget"]
     for suffix, when in (("_before", "before"), ("", "after"), ("_direct", "before")):
-        ranks = [image[f"rank_{when}"] for image in told]
-        shares = [image[f"true_{when}"] for image in told]
+        ranks = [image[f"rank_{when}"] for image in record]
+        shares = [image[f"true_{when}"] for image in record]
         assert row[f"forget_top2{suffix}"] == pytest.approx(100 * sum(r <= 2 for r in ranks) / 6)
         assert row[f"acc_forget{suffix}"] == pytest.approx(100 * sum(r == 1 for r in ranks) / 6)
         assert row[f"forget_true_probability{suffix}"] == pytest.approx(sum(shares) / 6)
         assert row[f"forget_true_probability_max{suffix}"] == pytest.approx(max(shares))
         assert row[f"forget_top5{suffix}"] is None  # four classes only
-        flipped = [image[f"mirrored_rank_{when}"] for image in told]
+        flipped = [image[f"mirrored_rank_{when}"] for image in record]
         assert row[f"forget_flip{suffix}"] == pytest.approx(100 * sum(r == 1 for r in flipped) / 6)
     assert row["forget_views_top2"] >= row["forget_views"]
 

@@ -71,30 +71,30 @@ def test_affinities_are_cosines_before_and_after_with_the_mean_anchor_of_each_cl
                 assert value == pytest.approx(float(sum(cosines)) / 2, abs=1e-5)
         order = sorted(range(4), key=lambda c: -row["before"][c])[:NEAREST]
         assert [item["anchor"] for item in row["nearest"]] == [CLASSES[c] for c in order]
-        told = {item["anchor"]: item["text"] for item in row["nearest"]}
-        assert told.get("red", "like fire; warm") == "like fire; warm"
-        assert {told[name] for name in told if name != "red"} == {""}
+        texts = {item["anchor"]: item["text"] for item in row["nearest"]}
+        assert texts.get("red", "like fire; warm") == "like fire; warm"
+        assert {texts[name] for name in texts if name != "red"} == {""}
 
 
 def test_queries_find_the_retained_images_nearest_by_features(
     classifier, after, forget, train_images
 ):
-    kept = [i for i in range(160) if i not in forget.indices][::-1]
-    selected = {"retain": Drawn(kept, 160, [])}
+    retained = [i for i in range(160) if i not in forget.indices][::-1]
+    selected = {"retain": Drawn(retained, 160, [])}
     _, evidence = evaluate(classifier, after, forget, retain=train_images, selected=selected)
     rows = evidence["retrieval"]
     assert [row["of"] for row in rows] == ["retain"] * QUERIES + ["forget"] * QUERIES
     for i, row in enumerate(rows[:QUERIES]):
-        assert row["name"] == train_images.name(kept[i])
-        assert same(row["image"], train_images.load([kept[i]])[0])
+        assert row["name"] == train_images.name(retained[i])
+        assert same(row["image"], train_images.load([retained[i]])[0])
     for i, row in enumerate(rows[QUERIES:]):
         assert (row["name"], row["label"]) == (forget.names[i], CLASSES[int(forget.labels[i])])
         assert same(row["image"], forget.images[i])
         for when, network in (("before", classifier), ("after", after)):
             with torch.no_grad():
                 query = network.features(forget.images[i : i + 1])
-                cosines = F.cosine_similarity(query, network.features(train_images.load(kept)))
-            best = [kept[j] for j in cosines.argsort(descending=True)[:FOUND].tolist()]
+                cosines = F.cosine_similarity(query, network.features(train_images.load(retained)))
+            best = [retained[j] for j in cosines.argsort(descending=True)[:FOUND].tolist()]
             assert [item["name"] for item in row[when]] == [train_images.name(j) for j in best]
             assert same(row[when][0]["image"], train_images.load(best[:1])[0])
     for row in rows[:QUERIES]:  # no image finds itself

@@ -42,9 +42,9 @@ def test_every_field_takes_what_it_allows_and_refuses_the_rest_in_one_line(name,
                 assert line.endswith(f": give {allowed(item, hint)}")
         else:
             assert is_fine(hint, item, value)
-            kept = getattr(changed, item.name)
-            assert kept == value
-            assert type(kept) is type(getattr(method, item.name))
+            stored = getattr(changed, item.name)
+            assert stored == value
+            assert type(stored) is type(getattr(method, item.name))
 
 
 def is_fine(hint: object, item: dataclasses.Field, value: object) -> bool:

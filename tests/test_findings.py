@@ -15,7 +15,7 @@ PNG = (
 )
 
 
-def told(attack="loss", of="forget", when="after", **changes):
+def attacked(attack="loss", of="forget", when="after", **changes):
     numbers = {"auc": 0.5, "low": 0.35, "high": 0.65, "found": 0.0, "unlikely": 0.0}
     numbers |= {"m": 16, "n": 1000}
     return {"attack": attack, "of": of, "when": when, **numbers, **changes}
@@ -40,7 +40,7 @@ def heads(found):
     ],
 )
 def test_what_is_said_of_forget_images_follows_the_interval(changes, words):
-    run = a_run(told(**changes), told(when="before", auc=0.52))
+    run = a_run(attacked(**changes), attacked(when="before", auc=0.52))
     assert words in heads(traces(run))
     assert stand_out(run) == words.startswith("Detectable")
     [finding] = traces(run)
@@ -59,7 +59,7 @@ def test_what_is_said_of_forget_images_follows_the_interval(changes, words):
     ],
 )
 def test_what_is_said_of_the_network_itself(auc, low, words):
-    run = a_run(told("learned", "retain", auc=auc, low=low, high=1.0, m=2000, found=3.25))
+    run = a_run(attacked("learned", "retain", auc=auc, low=low, high=1.0, m=2000, found=3.25))
     [finding] = traces(run)
     assert words in finding.head
     assert "2,000 against 1,000" in finding.text
@@ -72,12 +72,12 @@ def test_what_is_said_of_the_network_itself(auc, low, words):
     [(0.0, 0.0, "no single"), (6.25, 0.0, "some images"), (0.0, 62.5, "many images")],
 )
 def test_single_images_at_one_false_alarm_in_a_hundred(found, unlikely, words):
-    run = a_run(told("learned", found=found), told("loss", unlikely=unlikely))
+    run = a_run(attacked("learned", found=found), attacked("loss", unlikely=unlikely))
     (finding,) = (item for item in traces(run) if "identified" in item.head)
     assert words in finding.head
     assert f"{found * 0.16:.0f} of 16 images would be taken for training" in finding.text
     assert f"and {unlikely * 0.16:.0f} would stand out" in finding.text
-    few = a_run(told("learned", found=None), told("loss", unlikely=None))
+    few = a_run(attacked("learned", found=None), attacked("loss", unlikely=None))
     assert "identified" not in heads(traces(few))
 
 
@@ -170,13 +170,13 @@ def test_what_is_said_of_consistency():
 def test_nothing_is_said_of_what_was_not_measured_or_is_damaged():
     assert traces(a_run()) == knowledge(a_run()) == table(a_run()) == saliency(a_run()) == []
     assert confusion(a_run()) is None
-    damaged = a_run(told(auc="x"), told("learned", "retain", m=None), {"attack": 3})
+    damaged = a_run(attacked(auc="x"), attacked("learned", "retain", m=None), {"attack": 3})
     assert traces(damaged) == table(damaged) == []
     assert not stand_out(damaged)
 
 
 def test_the_table_of_attacks_has_a_row_for_each_that_was_made():
-    rows = table(a_run(told("loss"), told("learned", when="before", auc=0.6)))
+    rows = table(a_run(attacked("loss"), attacked("learned", when="before", auc=0.6)))
     assert len(rows) == 2
     assert rows[0]["after"]["auc"] == 0.5
     assert rows[0]["before"] is rows[0]["retain"] is None

@@ -174,7 +174,7 @@ def test_probes_are_mixtures_of_what_was_chosen(norm, settings, kind, forget, mo
     method = StructGuard(**settings)
     phases = []
     run = Task(
-        classifier, forget, head_anchors(classifier), progress=lambda *told: phases.append(told[:3])
+        classifier, forget, head_anchors(classifier), progress=lambda *note: phases.append(note[:3])
     )
     objective = Objective(method, run)
     assert objective.probes.kind == kind

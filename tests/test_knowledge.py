@@ -62,7 +62,7 @@ def test_a_probe_needs_two_classes_and_those_of_the_forget_images():
 
 def test_density_one_by_one_and_its_area():
     cosines = 1 - 0.05 * torch.rand(60, generator=torch.Generator().manual_seed(0)).double() ** 2
-    told = density(cosines)
+    pairs = density(cosines)
     quartiles = cosines.quantile(torch.tensor([0.25, 0.75]).double()).tolist()
     spread = min(float(cosines.std()), (quartiles[1] - quartiles[0]) / 1.34)
     width = 0.9 * spread * 60**-0.2
@@ -72,8 +72,8 @@ def test_density_one_by_one_and_its_area():
         mirrored = [math.exp(-(((x - 2 + c) / width) ** 2) / 2) for c in cosines.tolist()]
         return sum(bells + mirrored) / (60 * width * math.sqrt(2 * math.pi))
 
-    assert [y for _, y in told] == pytest.approx([height(x) for x, _ in told])
-    xs, ys = (torch.tensor(column) for column in zip(*told, strict=True))
+    assert [y for _, y in pairs] == pytest.approx([height(x) for x, _ in pairs])
+    xs, ys = (torch.tensor(column) for column in zip(*pairs, strict=True))
     assert float(torch.trapezoid(ys, xs)) == pytest.approx(1, abs=0.01)
     assert xs[-1] == 1
     assert xs[0] < cosines.min()
@@ -81,10 +81,10 @@ def test_density_one_by_one_and_its_area():
 
 @pytest.mark.parametrize("cosines", [[1.0, 1.0, 1.0], [0.5], [-1.0, 1.0]])
 def test_density_of_few_or_equal_cosines_is_finite(cosines):
-    told = density(torch.tensor(cosines))
-    assert all(math.isfinite(x) and math.isfinite(y) and y >= 0 for x, y in told)
-    assert max(y for _, y in told) > 0
-    assert min(x for x, _ in told) >= -1
+    pairs = density(torch.tensor(cosines))
+    assert all(math.isfinite(x) and math.isfinite(y) and y >= 0 for x, y in pairs)
+    assert max(y for _, y in pairs) > 0
+    assert min(x for x, _ in pairs) >= -1
 
 
 def test_the_second_choice_is_that_of_wrong_classes_even_where_the_original_erred():

@@ -53,7 +53,7 @@ def test_it_stops_when_every_image_is_misclassified_and_not_before(classifier, f
 
 def test_the_budget_ends_it_and_the_reason_says_so(classifier, forget, monitor):
     optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-9)
-    told = []
+    notes = []
     history, ending = minimise(
         classifier,
         ascent(classifier, forget),
@@ -61,12 +61,12 @@ def test_the_budget_ends_it_and_the_reason_says_so(classifier, forget, monitor):
         monitor,
         max_steps=4,
         check_every=3,
-        progress=lambda phase, done, total, note="": told.append((done, total)),
+        progress=lambda phase, done, total, note="": notes.append((done, total)),
     )
     assert ending.sentence.startswith("step budget: 4 steps")
     assert ending.outcome is Outcome.BUDGET
     assert [row["step"] for row in history if "drift" in row] == [0, 3, 4]
-    assert told == [(step, 4) for step in range(5)]  # from before the first check on
+    assert notes == [(step, 4) for step in range(5)]  # from before the first check on
 
 
 def test_the_step_size_grows_and_then_falls_while_it_settles(classifier, forget, monitor):

@@ -98,16 +98,16 @@ def groups(shift, m=400, n=400, k=200, seed=0):
 
 
 def test_where_nothing_differs_the_attack_finds_nothing():
-    kept, unseen, forget = learned_scores(*groups(0.0))
-    for members in (kept, forget):
+    retained, unseen, forget = learned_scores(*groups(0.0))
+    for members in (retained, forget):
         found = separation(members, unseen)
         assert found.auc == pytest.approx(0.5, abs=0.07)
         assert found.low < 0.5 < found.high
 
 
 def test_a_leak_is_found_and_forget_images_are_judged_by_the_same_attack():
-    kept, unseen, forget = learned_scores(*groups(0.7))
-    assert separation(kept, unseen).auc > 0.9
+    retained, unseen, forget = learned_scores(*groups(0.7))
+    assert separation(retained, unseen).auc > 0.9
     assert separation(forget, unseen).auc > 0.9
     _, unseen, unlearned = learned_scores(*groups(0.7)[:2], groups(-4.0)[2])
     found = separation(unlearned, unseen)
@@ -116,23 +116,23 @@ def test_a_leak_is_found_and_forget_images_are_judged_by_the_same_attack():
 
 
 def test_no_score_comes_from_an_attack_that_was_fitted_to_it():
-    kept, unseen, forget = groups(0.3, m=50, n=50, k=4)
-    first = learned_scores(kept, unseen, forget)
-    moved = kept.copy()
+    retained, unseen, forget = groups(0.3, m=50, n=50, k=4)
+    first = learned_scores(retained, unseen, forget)
+    moved = retained.copy()
     moved[7] *= 50  # of the first fold: fitted to by the attacks on all the others
     other = learned_scores(moved, unseen, forget)
     held_out = [i for i in range(10) if i != 7]
     assert np.array_equal(first[0][held_out], other[0][held_out])
     assert np.array_equal(first[1][:10], other[1][:10])
     assert not np.isclose(first[0][10:], other[0][10:]).any()
-    again = learned_scores(kept, unseen, forget[::-1] * 3)
+    again = learned_scores(retained, unseen, forget[::-1] * 3)
     assert np.array_equal(again[0], first[0])
     assert np.array_equal(again[1], first[1])
 
 
 def test_groups_of_unlike_size_weigh_the_same():
-    kept, unseen, forget = learned_scores(*groups(0.0, m=500, n=50))
-    assert abs(np.concatenate([kept, unseen, forget]).mean()) < 0.3  # else near log 10
+    retained, unseen, forget = learned_scores(*groups(0.0, m=500, n=50))
+    assert abs(np.concatenate([retained, unseen, forget]).mean()) < 0.3  # else near log 10
 
 
 def test_the_interval_holds_the_true_auc_as_often_as_it_says():

@@ -142,12 +142,12 @@ def test_it_forgets_and_leaves_its_input_bit_identical(
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     variant, method, classifier, forget, anchors, given, tmp_path, monkeypatch
 ):
-    short, file, told = shortened(method, 6), tmp_path / "state", []
+    short, file, notes = shortened(method, 6), tmp_path / "state", []
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     whole = short(classifier, forget, anchors=anchors, seed=5, **given)
 
     def report(phase, done, total, note=""):
-        told.append(note)
+        notes.append(note)
 
     def stop(self, step, history):
         save(self, step, history)
@@ -166,7 +166,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     again = short(
         classifier, forget, anchors=anchors, seed=5, checkpoint=file, progress=report, **given
     )
-    assert "going on after step 2" in told
+    assert "going on after step 2" in notes
     assert again.classifier.digest() == whole.classifier.digest()
     assert again.history == whole.history
 

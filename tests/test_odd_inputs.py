@@ -170,8 +170,8 @@ def card(**changes: Any) -> Files:
         torch.manual_seed(0)
         Classifier.load("stakes:digits_cnn", num_classes=4, input_size=8).save(folder)
         content = json.loads((folder / "model.json").read_text()) | changes
-        kept = {key: value for key, value in content.items() if value != "gone"}
-        (folder / "model.json").write_text(json.dumps(kept))
+        rest = {key: value for key, value in content.items() if value != "gone"}
+        (folder / "model.json").write_text(json.dumps(rest))
 
     return {"net/made": write}
 

@@ -142,13 +142,13 @@ def test_what_comes_back_at_the_end_of_the_settling_is_undone(layer, optimizer):
         assert schedule.after(step, found(True)) is GO_ON
     descend(layer, optimizer)
     assert schedule.after(16, found(True)) is GO_ON
-    kept, bias = layer.weight.clone(), layer.bias.clone()
+    matrix, bias = layer.weight.clone(), layer.bias.clone()
     for step in (18, 19):
         descend(layer, optimizer)
         assert schedule.after(step, found(False)) is GO_ON
-    assert not torch.equal(layer.weight, kept)
+    assert not torch.equal(layer.weight, matrix)
     assert schedule.after(20, found(False)) is DONE
-    assert torch.equal(layer.weight, kept)
+    assert torch.equal(layer.weight, matrix)
     assert torch.equal(layer.bias, bias)
 
 
@@ -169,18 +169,18 @@ def test_backing_off_restores_the_last_sound_weights_bit_for_bit(layer, optimize
     start = layer.weight.clone()
     descend(layer, optimizer)
     assert schedule.after(5, found(False, drift=0.1)) is GO_ON  # sound: kept
-    kept, bias = layer.weight.clone(), layer.bias.clone()
+    matrix, bias = layer.weight.clone(), layer.bias.clone()
     descend(layer, optimizer)
     buffer += 1
     assert schedule.after(6, found(False, drift=0.15)) is GO_ON  # neither too far nor sound
     assert schedule.after(6, found(False, drift=0.2)) is GO_ON  # as far as it may
-    assert not torch.equal(layer.weight, kept)
+    assert not torch.equal(layer.weight, matrix)
     buffer.fill_(math.nan)
     assert schedule.after(7, found(True, drift=0.3)) is ROLLED_BACK
-    assert torch.equal(layer.weight, kept)
+    assert torch.equal(layer.weight, matrix)
     assert torch.equal(layer.bias, bias)
     assert buffer.tolist() == [1, 2]
-    assert not torch.equal(kept, start)
+    assert not torch.equal(matrix, start)
     assert not optimizer.state
     assert schedule.halved_at == [7]
     assert sizes(schedule, optimizer, 8, 9, 10) == pytest.approx(
@@ -275,7 +275,7 @@ def test_a_last_step_that_is_taken_back_has_forgotten_nothing(classifier, forget
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
     schedule = Schedule(optimizer, max_drift=1e-6, backoffs=1)
     before = classifier.digest()
-    told = []
+    notes = []
     history, ending = minimise(
         classifier,
         hinge(classifier, forget),
@@ -283,9 +283,9 @@ def test_a_last_step_that_is_taken_back_has_forgotten_nothing(classifier, forget
         monitor,
         max_steps=1,
         schedule=schedule,
-        progress=lambda phase, done, total, note="": told.append(note),
+        progress=lambda phase, done, total, note="": notes.append(note),
     )
-    assert told[-1] == "0 % still recognised"  # at the look after which the step was taken back
+    assert notes[-1] == "0 % still recognised"  # at the look after which the step was taken back
     assert classifier.digest() == before
     assert ending.sentence.startswith("step budget")
     assert history[-1]["forget_accuracy"] == 100

@@ -245,9 +245,9 @@ def test_sensitivity_has_a_panel_for_each_group_and_a_line_for_what_has_none(sho
     assert drawn(["9"], shown) == {}
 
 
-def of_copies(method, copies, kept, **fields) -> Named:
+def of_copies(method, copies, retained, **fields) -> Named:
     """A run that made so many copies wrong, percent, at so many points of retained accuracy."""
-    row = {"method": "m", "forget_views": 100 - copies, "acc_retain": 99 + kept}
+    row = {"method": "m", "forget_views": 100 - copies, "acc_retain": 99 + retained}
     row |= {"acc_retain_before": 99.0} | {f"method_{key}": value for key, value in fields.items()}
     return Named("n", 64, method, RunFolder("x", Row(row), [], [], []))
 

@@ -66,21 +66,21 @@ def test_no_gradient_reaches_the_parameters(classifier, pairs):
 
 def test_batches_do_not_change_who_is_attacked_and_progress_is_told(trained, pairs):
     images, targets = pairs
-    told = []
+    notes = []
     probes = pgd(
         trained,
         images,
         targets,
         batch_size=5,
         generator=seeded(),
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: notes.append((done, total)),
         **ATTACK,
     )
     assert len(probes) == len(images)
-    assert told[0] == (0, len(images))  # before the first move, which may take long
-    assert told[-1] == (len(images), len(images))
-    assert told == sorted(told)
-    assert len(told) > 2 * -(-len(images) // 5)
+    assert notes[0] == (0, len(images))  # before the first move, which may take long
+    assert notes[-1] == (len(images), len(images))
+    assert notes == sorted(notes)
+    assert len(notes) > 2 * -(-len(images) // 5)
 
 
 def test_against_foolbox(trained: Classifier, pairs):

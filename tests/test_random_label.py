@@ -14,8 +14,8 @@ def test_each_image_keeps_the_one_wrong_label_it_got(classifier, forget, anchors
     still = RandomLabel(
         lr=1e-12, augment=False, forget_batch=1, batch_norm="eval", max_steps=3 * len(forget)
     )
-    told = losses(still, classifier, forget, anchors)
-    epochs = [sorted(told[i : i + len(forget)]) for i in range(0, len(told), len(forget))]
+    measured = losses(still, classifier, forget, anchors)
+    epochs = [sorted(measured[i : i + len(forget)]) for i in range(0, len(measured), len(forget))]
     assert epochs[0] == pytest.approx(epochs[1], abs=1e-5)
     assert epochs[0] == pytest.approx(epochs[2], abs=1e-5)
     probabilities = classifier(forget.images).softmax(1).tolist()

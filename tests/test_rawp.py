@@ -21,10 +21,10 @@ def test_each_layer_ascends_by_a_share_of_its_own_norm(classifier, forget, ancho
 
 
 def test_a_tensor_without_a_gradient_stays(classifier):
-    kept, flat = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2, 2))
+    matrix, flat = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2, 2))
     flat.grad = torch.zeros(2, 2)
-    LayerwiseStep([kept, flat], lr=0.5).step()
-    assert torch.equal(kept, torch.ones(2, 2))
+    LayerwiseStep([matrix, flat], lr=0.5).step()
+    assert torch.equal(matrix, torch.ones(2, 2))
     assert torch.equal(flat, torch.ones(2, 2))
 
 

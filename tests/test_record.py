@@ -73,7 +73,7 @@ def test_what_the_network_does_not_recognise_stops_the_run(classifier, forget, a
     wrong = ForgetSet(forget.images, (forget.labels + 1) % 4, forget.names)
     request = Request(NegGrad(max_steps=1), classifier, wrong, anchors)
     with pytest.raises(InputError, match="recognises only 0 of the 6 images"):
-        record(request, tmp_path / "out", lambda *told: steps.append(told))
+        record(request, tmp_path / "out", lambda *note: steps.append(note))
     assert not any(phase == "unlearning" for phase, *_ in steps)
     assert list(tmp_path.iterdir()) == []
     row = record(replace(request, force=True), tmp_path / "out")
@@ -168,13 +168,13 @@ def test_output_folders_that_are_refused(tmp_path, monkeypatch):
 
 
 def test_what_a_number_needs_to_be_repeated():
-    told = environment(torch.device("cpu"))
-    assert told["version_stakes"] == "0.1.0"
-    assert told["cores"] == os.cpu_count()
-    assert told["device"] == "cpu"
-    assert told["accelerator"] is None
-    assert told["cpu"]
-    assert told["date"].endswith("+00:00")
+    facts = environment(torch.device("cpu"))
+    assert facts["version_stakes"] == "0.1.0"
+    assert facts["cores"] == os.cpu_count()
+    assert facts["device"] == "cpu"
+    assert facts["accelerator"] is None
+    assert facts["cpu"]
+    assert facts["date"].endswith("+00:00")
 
 
 def test_peak_memory_grows_with_what_is_held():

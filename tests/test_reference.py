@@ -32,11 +32,11 @@ def test_against_a_reference_image_by_image(classifier, other, forget, train_ima
     row, _ = evaluate(
         classifier, classifier, forget, test=test_images, retain=train_images, reference=other
     )
-    kept = [i for i in range(len(train_images)) if i not in forget.indices]
+    retained = [i for i in range(len(train_images)) if i not in forget.indices]
     samples = {
         "forget": (train_images, forget.indices),
         "test": (test_images, range(len(test_images))),
-        "retain": (train_images, kept),
+        "retain": (train_images, retained),
     }
     gaps = []
     for name, (images, places) in samples.items():

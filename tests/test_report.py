@@ -489,8 +489,8 @@ def test_of_many_images_all_are_listed_and_the_first_at_once(tmp_path):
 
 def test_the_chart_has_a_line_for_each_image_and_of_many_for_the_most_tied(tmp_path):
     few = page(tmp_path, a_run(tmp_path / "few", k=16))
-    told = [svg["aria-label"] or "" for svg in few.all("svg") if svg.get("role") == "img"]
-    lines = [words for words in told if "mirrored, after" in words]
+    descriptions = [svg["aria-label"] or "" for svg in few.all("svg") if svg.get("role") == "img"]
+    lines = [words for words in descriptions if "mirrored, after" in words]
     assert len(lines) == 16
     first = "before 99.0\xa0%, after 46.9\xa0%, mirrored, after 89.1\xa0%"
     assert lines[0].endswith(first)  # the most tied comes first
@@ -540,9 +540,9 @@ def test_the_last_move_back_is_told_beside_the_curves(tmp_path):
 
 def test_charts_tell_their_numbers_to_those_who_cannot_see_them(drawn, tmp_path):
     found = page(tmp_path, a_run(tmp_path / "run", k=4))
-    told = [svg["aria-label"] for svg in found.all("svg") if svg.get("role") == "img"]
-    assert len(told) == 4 + 3
-    assert any("still recognised: 100 at step 0, 0 at 120" in words for words in told)
+    descriptions = [svg["aria-label"] for svg in found.all("svg") if svg.get("role") == "img"]
+    assert len(descriptions) == 4 + 3
+    assert any("still recognised: 100 at step 0, 0 at 120" in words for words in descriptions)
     ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
 
@@ -565,8 +565,8 @@ def test_what_is_left_stands_on_the_page(tmp_path):
         assert words in found.text, words
     assert "The features may still know." not in found.text
     assert "Membership inference was not measured" not in found.text
-    told = [svg["aria-label"] for svg in found.all("svg") if svg.get("role") == "img"]
-    assert any("most at a cosine of 0.98" in words for words in told)
+    descriptions = [svg["aria-label"] for svg in found.all("svg") if svg.get("role") == "img"]
+    assert any("most at a cosine of 0.98" in words for words in descriptions)
     assert found.all("script") == found.all("b") == []
     assert found.text.count(f"{NASTY[0]} , class {NASTY[0]}") == 8
 

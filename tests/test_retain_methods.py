@@ -39,19 +39,19 @@ def loss_on(classifier, images, labels):
 
 def test_every_step_is_done_even_when_all_is_forgotten_on_the_way(classifier, forget, train_images):
     method = METHODS["scrub"](lr=0.05, forget_batch=1, epochs=10, max_epochs=9, **SMALL)
-    told = []
+    notes = []
     result = method(
         classifier,
         forget,
         retain=train_images,
-        progress=lambda phase, done, total, note="": told.append((phase, done, total)),
+        progress=lambda phase, done, total, note="": notes.append((phase, done, total)),
     )
     looks = [row for row in result.history if "forget_accuracy" in row]
     assert [row["step"] for row in result.history] == list(range(85))
     assert [row["step"] for row in looks] == [0, *range(CHECK_EVERY, 84, CHECK_EVERY), 84]
     assert looks[-2]["forget_accuracy"] == 0  # and yet it went on
     assert result.ending == FORGOTTEN
-    steps = [(done, total) for phase, done, total in told if phase == "unlearning"]
+    steps = [(done, total) for phase, done, total in notes if phase == "unlearning"]
     assert steps == [(step, 84) for step in range(85)]
 
 
@@ -84,8 +84,8 @@ def test_oracle_descends_on_what_is_retained_and_leads_away_from_the_rest(
 ):
     method = METHODS["oracle"](deletion_weight=0.3, max_steps=1, retain_samples=0, retain_batch=999)
     row = method(classifier, forget, retain=train_images).history[1]
-    kept = [i for i in range(160) if i not in forget.indices]
-    gained = loss_on(classifier, train_images.load(kept), train_images.labels[kept])
+    retained = [i for i in range(160) if i not in forget.indices]
+    gained = loss_on(classifier, train_images.load(retained), train_images.labels[retained])
     with torch.no_grad():
         p = classifier(forget.images).softmax(1)[range(6), forget.labels]
     assert row["term_retention"] == pytest.approx(gained, rel=1e-4)
@@ -373,23 +373,23 @@ def test_the_less_is_known_of_unseen_data_the_smoother_the_teacher(
 def test_what_stands_in_for_unseen_data_is_never_trained_on(
     classifier, forget, train_images, monkeypatch
 ):
-    told = {}
+    sets = {}
     count = lotus.accuracy
     monkeypatch.setattr(
         lotus,
         "accuracy",
-        lambda network, images: told.update(unseen=images) or count(network, images),
+        lambda network, images: sets.update(unseen=images) or count(network, images),
     )
     union = lotus.union_batches
     monkeypatch.setattr(
-        lotus, "union_batches", lambda task, size, first, kept: told.update(kept=kept)
-        or union(task, size, first, kept),
+        lotus, "union_batches", lambda task, size, first, retained: sets.update(retained=retained)
+        or union(task, size, first, retained),
     )  # fmt: skip
     method = METHODS["lotus"](max_steps=1, retain_share=0.25, **SMALL)
     method(classifier, forget, retain=train_images)
-    kept, unseen = (set(told[name].indices.tolist()) for name in ("kept", "unseen"))
-    assert (len(kept), len(unseen)) == (24, 72)
-    assert not kept & unseen
+    retained, unseen = (set(sets[name].indices.tolist()) for name in ("retained", "unseen"))
+    assert (len(retained), len(unseen)) == (24, 72)
+    assert not retained & unseen
 
 
 def test_a_network_that_already_knows_the_forget_set_less_well_stays_as_it_is(

@@ -22,19 +22,19 @@ def digests(images):
 
 
 def test_forget_images_are_left_out_and_nothing_else(train_images, forget):
-    kept = sample(train_images, forget)
-    everything, gone = digests(train_images), set(forget.pixel_digests())
-    assert sorted(digests(kept)) == sorted(d for d in everything if d not in gone)
-    assert len(kept) == len(train_images) - len(forget)
+    rest = sample(train_images, forget)
+    everything, forgotten = digests(train_images), set(forget.pixel_digests())
+    assert sorted(digests(rest)) == sorted(d for d in everything if d not in forgotten)
+    assert len(rest) == len(train_images) - len(forget)
 
 
 def test_copies_under_other_names_and_labels_are_left_out():
     pixels, labels = blobs(12, 0)
     images = ImageArray(torch.cat([pixels, pixels[:2]]), torch.cat([labels, (labels[:2] + 1) % 4]))
     forget = ForgetSet.from_indices(images, [0])
-    kept = sample(images, forget)
-    assert len(kept) == 12  # image 0 and its copy, image 12, are gone
-    assert forget.pixel_digests()[0] not in digests(kept)
+    rest = sample(images, forget)
+    assert len(rest) == 12  # image 0 and its copy, image 12, are gone
+    assert forget.pixel_digests()[0] not in digests(rest)
 
 
 def test_an_index_of_another_set_does_no_harm(train_images):
@@ -45,9 +45,9 @@ def test_an_index_of_another_set_does_no_harm(train_images):
 
 
 def test_labels_stay_with_their_images(train_images, forget):
-    kept = sample(train_images, forget, samples=50)
+    rest = sample(train_images, forget, samples=50)
     truth = dict(zip(digests(train_images), train_images.labels.tolist(), strict=True))
-    assert [truth[d] for d in digests(kept)] == kept.labels.tolist()
+    assert [truth[d] for d in digests(rest)] == rest.labels.tolist()
 
 
 def test_a_sample_is_random_bounded_and_repeatable(train_images, forget):

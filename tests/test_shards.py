@@ -32,8 +32,8 @@ def write(path, pixels, labels, kind="cls"):
     with tarfile.open(path, "w") as shard:
         for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
             key = f"{path.stem}/{number:05}"
-            told = str(label) if kind == "cls" else json.dumps({"label": label})
-            put(shard, f"{key}.{kind}", told.encode())
+            content = str(label) if kind == "cls" else json.dumps({"label": label})
+            put(shard, f"{key}.{kind}", content.encode())
             put(shard, f"{key}.png", png(image))
 
 

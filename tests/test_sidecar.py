@@ -72,8 +72,8 @@ def test_its_file_is_read_as_it_was_written(made, tmp_path):
     with pytest.raises(InputError, match="ends in"):
         made.save(tmp_path / "one.bin")
     (tmp_path / "other.safetensors").write_bytes(b"nothing")
-    for name, told in (("other", "cannot be read"), ("missing", "no such file")):
-        with pytest.raises(InputError, match=told):
+    for name, message in (("other", "cannot be read"), ("missing", "no such file")):
+        with pytest.raises(InputError, match=message):
             Sidecar.load(tmp_path / f"{name}.safetensors")
 
 
@@ -104,8 +104,8 @@ def test_the_command_makes_one_and_unlearn_takes_it(tmp_path, capsys):
     assert main([str(word) for word in words]) in (0, 3)
     row = json.loads((tmp_path / "run" / "row.json").read_text())
     assert (row["surrogates"], row["surrogates_count"]) == (str(out), 8)
-    kept = Sidecar.load(out)
-    kept.card["weights_digest"] = "of other weights"
-    kept.save(out)
+    loaded = Sidecar.load(out)
+    loaded.card["weights_digest"] = "of other weights"
+    loaded.save(out)
     assert main([str(word) for word in [*words[:-1], tmp_path / "other"]]) == 2
     assert "made for other weights" in capsys.readouterr().err

@@ -74,8 +74,8 @@ def test_with_views_it_looks_no_more_often(classifier, forget, anchors, monkeypa
 )
 def test_the_share_of_views_that_is_needed_is_counted_exactly(wrong, views, needed, forgotten):
     lead = torch.where(torch.arange(views) < wrong, -1.0, 1.0)
-    gone, mixed = torch.tensor([-1.0]), torch.tensor([1.0, -1.0])
-    check = Check(gone, gone, 0.0, lead, lead, needed)
+    far, mixed = torch.tensor([-1.0]), torch.tensor([1.0, -1.0])
+    check = Check(far, far, 0.0, lead, lead, needed)
     assert check.forgotten is forgotten
     assert check.views_accuracy == pytest.approx(100 * (1 - wrong / views))
     assert str(check) == f"0 % still recognised ({100 * (1 - wrong / views):.0f} % of copies)"

@@ -54,7 +54,7 @@ def test_whatever_a_program_holds_is_read(pixels):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "note"),
     [
         ("/nowhere/at/all", "no such folder"),
         (torch.zeros(0, 3, 8, 8), "without images"),
@@ -62,8 +62,8 @@ def test_whatever_a_program_holds_is_read(pixels):
         (np.full((2, 8, 8), 2.0), "wanted 0 to 1"),
     ],
 )
-def test_what_cannot_be_surrogate_data_is_one_line(data, told):
-    with pytest.raises(InputError, match=told):
+def test_what_cannot_be_surrogate_data_is_one_line(data, note):
+    with pytest.raises(InputError, match=note):
         Surrogates.of(data, SIZE)
 
 

@@ -84,8 +84,8 @@ def test_a_reference_is_trained_without_the_images_that_unlearning_forgets(
     script.main([str(faces), str(trained), *words])
     images = load_data(trained / "data", size=32).train
     forget = ForgetSet.random(images, 4, seed=3)
-    kept = [i for i in range(len(images)) if i not in forget.indices]
-    assert torch.equal(seen[0].load(range(len(kept))), images.load(kept))
+    retained = [i for i in range(len(images)) if i not in forget.indices]
+    assert torch.equal(seen[0].load(range(len(retained))), images.load(retained))
     reference = Classifier.load(trained / "without-random-4-draw-3-seed-1")
     assert reference.class_names == PEOPLE
 

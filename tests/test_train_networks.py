@@ -119,8 +119,8 @@ def test_images_left_out_are_never_seen_nor_their_copies(script, data, tmp_path,
         images = load_data(data).train.load(range(41))
     finally:
         copy.unlink()
-    gone = {pixel_digests(images)[place] for place in places}
-    wanted = [digest for digest in pixel_digests(images) if digest not in gone]
+    forgotten = {pixel_digests(images)[place] for place in places}
+    wanted = [digest for digest in pixel_digests(images) if digest not in forgotten]
     shown = {digest for batch in seen for digest in pixel_digests(batch / 255)}
     assert shown == set(wanted)
     training = json.loads((folder / "model.json").read_text())["training"]
@@ -171,12 +171,12 @@ def test_a_checkpoint_of_another_plan_is_not_overwritten(script, data, tmp_path,
     monkeypatch.setattr(script, "write", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(script, tmp_path, data)
-    (kept,) = tmp_path.rglob("state-*.pt")
-    before = kept.read_bytes()
+    (state,) = tmp_path.rglob("state-*.pt")
+    before = state.read_bytes()
     monkeypatch.setitem(script.NETWORKS, "sgd", script.NETWORKS["adamw"])
     with pytest.raises(RuntimeError, match="another plan"):
         run(script, tmp_path, data)
-    assert kept.read_bytes() == before
+    assert state.read_bytes() == before
 
 
 def test_images_are_moved_and_mirrored_within_the_pad(script):

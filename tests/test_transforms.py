@@ -305,8 +305,8 @@ def test_as_the_image_processor_of_the_folder(name, tmp_path):
     assert again.preprocessing.describe() == classifier.preprocessing.describe()
     image = odd(*shapes[-1])
     assert torch.equal(again.preprocessing(image), classifier.preprocessing(image))
-    kept = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
-    assert kept == settings
+    saved = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert saved == settings
 
 
 def test_a_folder_read_with_another_normalisation_or_size(tmp_path):

@@ -141,7 +141,7 @@ def test_damaged_files_give_one_clear_line_or_finite_tensors(tmp_path, layout):
     else:
         torch.save(STATE, path, _use_new_zipfile_serialization=layout == "zip")
     whole, generator = path.read_bytes(), random.Random(0)
-    told = []
+    lines = []
     for _ in range(150):
         data = bytearray(whole)
         for _ in range(3):
@@ -150,9 +150,9 @@ def test_damaged_files_give_one_clear_line_or_finite_tensors(tmp_path, layout):
         try:
             assert all(tensor.isfinite().all() for tensor in read_weights(path).values())
         except InputError as error:
-            told.append(str(error))
-    assert len(told) > 10
-    assert all(path.name in line and "\n" not in line for line in told)
+            lines.append(str(error))
+    assert len(lines) > 10
+    assert all(path.name in line and "\n" not in line for line in lines)
 
 
 def test_a_torchscript_program_is_refused(tmp_path):

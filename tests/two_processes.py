@@ -74,8 +74,8 @@ def compare(out: Path) -> None:
             }
             save_file(state, out / f"{name}.safetensors")
             steps = [step["loss"] for step in result.history[1:]]
-            told = {"row": row, "losses": steps, "end": result.stop_reason}
-            (out / f"{name}.json").write_text(json.dumps(told))
+            summary = {"row": row, "losses": steps, "end": result.stop_reason}
+            (out / f"{name}.json").write_text(json.dumps(summary))
 
 
 def interrupted(out: Path, after: int) -> None:

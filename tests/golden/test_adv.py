@@ -52,9 +52,11 @@ def trained_by_hand(network, original, forget, settings, steps, reg_weight=None)
     for step in range(1, steps + 1):
         now, now_f = next(passes), next(beside)
         x, y, x_f, y_f = probes[now], targets[now], forget.images[now_f], forget.labels[now_f]
-        kept = F.cross_entropy(network(x), y)  # probes first, each batch through BatchNorm alone
-        gone = -F.cross_entropy(network(x_f), y_f)
-        loss = (len(x) * kept + len(x_f) * gone) / (len(x) + len(x_f))
+        retention = F.cross_entropy(
+            network(x), y
+        )  # probes first, each batch through BatchNorm alone
+        deletion = -F.cross_entropy(network(x_f), y_f)
+        loss = (len(x) * retention + len(x_f) * deletion) / (len(x) + len(x_f))
         if reg_weight is not None:
             for name, p in network.named_parameters():
                 freedom = 1 - importance[name]

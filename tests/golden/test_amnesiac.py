@@ -13,9 +13,9 @@ def test_five_steps(network, forget, train_images, retained):
 
     slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
     images, labels = retained(generator)
-    gone = forget.in_one_order()
-    wrong = (gone.labels + torch.randint(1, 4, (6,), generator=generator)) % 4
-    images, labels = torch.cat([gone.images, images]), torch.cat([wrong, labels])
+    ordered = forget.in_one_order()
+    wrong = (ordered.labels + torch.randint(1, 4, (6,), generator=generator)) % 4
+    images, labels = torch.cat([ordered.images, images]), torch.cat([wrong, labels])
     optimizer = torch.optim.Adam(slow.parameters())
     batches = [*one_pass(160, 64, generator), *one_pass(160, 64, generator)]
     for places in batches[:5]:

@@ -42,9 +42,12 @@ def selection(variables, response):
 
     chosen = [max(range(count), key=codec2)]
     while len(chosen) < count:
-        told = {c: codec3(c, chosen) for c in range(count) if c not in chosen}
-        best = max(told, key=lambda c: -math.inf if math.isnan(told[c]) else told[c])
-        if not told[best] > 0:
+        coefficients = {c: codec3(c, chosen) for c in range(count) if c not in chosen}
+        best = max(
+            coefficients,
+            key=lambda c: -math.inf if math.isnan(coefficients[c]) else coefficients[c],
+        )
+        if not coefficients[best] > 0:
             break
         chosen.append(best)
     return chosen
@@ -71,14 +74,14 @@ class Slow:
         return {p: p.grad.clone() for p in self.network.parameters()}
 
     def here_and_near(self, x, y):
-        first, kept = self.gradient(x, y), {}
+        first, saved = self.gradient(x, y), {}
         with torch.no_grad():
             for p, g in first.items():
-                kept[p] = p.detach().clone()
+                saved[p] = p.detach().clone()
                 p -= 1e-3 * g
         second = self.gradient(x, y)
         with torch.no_grad():
-            for p, value in kept.items():
+            for p, value in saved.items():
                 p.copy_(value)
         return first, second
 
@@ -122,10 +125,10 @@ def test_two_images(network, forget, train_images, retained):
 
     slow, generator = Slow(network.copy()), torch.Generator().manual_seed(3)
     images, labels = retained(generator)
-    gone = forget.in_one_order()
+    ordered = forget.in_one_order()
     data = slow.here_and_near(images, labels)
     for place in range(2):
-        image, label = gone.images[[place]], gone.labels[[place]]
+        image, label = ordered.images[[place]], ordered.labels[[place]]
         noise = torch.randn(12, 3, 8, 8, generator=generator)
         slow.choose(image + 0.1 * network.std * noise, label)
         sample = slow.here_and_near(image, label)

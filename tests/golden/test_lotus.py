@@ -27,14 +27,14 @@ def test_epochs_until_it_is_as_unseen_data(
 
     slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
     images, labels = retained(generator)
-    gone, teacher = forget.in_one_order(), network.copy().eval()
+    ordered, teacher = forget.in_one_order(), network.copy().eval()
     cut = int(0.3 * 154)
     target = unseen / 100 or known(slow, images[cut:], labels[cut:])
-    pixels = torch.cat([gone.images, images[:cut]])
+    pixels = torch.cat([ordered.images, images[:cut]])
     optimizer = torch.optim.AdamW(slow.parameters(), lr=lr, weight_decay=5e-4)
     steps = 0
     for _ in range(epochs):
-        excess = known(slow, gone.images, gone.labels) - target
+        excess = known(slow, ordered.images, ordered.labels) - target
         if excess <= -0.01:
             break
         for places in one_pass(len(pixels), 16, generator):

@@ -13,7 +13,7 @@ def test_five_steps(network, forget, train_images, retained):
 
     slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
     images, labels = retained(generator)
-    gone = forget.in_one_order()
+    ordered = forget.in_one_order()
     slow.eval()
     optimizer = torch.optim.Adam(slow.parameters(), lr=1e-4)
     ours, theirs = [], []
@@ -21,8 +21,8 @@ def test_five_steps(network, forget, train_images, retained):
         ours = ours or one_pass(6, 4, generator)
         theirs = theirs or one_pass(154, 64, generator)
         mine, other = ours.pop(0), theirs.pop(0)
-        p = slow(gone.images[mine]).double().softmax(1)
-        p = p[range(len(mine)), gone.labels[mine]]
+        p = slow(ordered.images[mine]).double().softmax(1)
+        p = p[range(len(mine)), ordered.labels[mine]]
         loss = F.cross_entropy(slow(images[other]), labels[other]) - 0.1 * (1 - p).log().mean()
         optimizer.zero_grad()
         loss.backward()

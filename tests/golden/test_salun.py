@@ -25,8 +25,8 @@ def test_five_steps(network, forget, train_images, retained):
 
     slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
     images, labels = retained(generator)
-    gone = forget.in_one_order()
-    masks = half_with_the_largest_gradients(slow, gone.images, gone.labels)
+    ordered = forget.in_one_order()
+    masks = half_with_the_largest_gradients(slow, ordered.images, ordered.labels)
     start = [p.detach().clone() for p in slow.parameters()]
     optimizer = torch.optim.SGD(slow.parameters(), lr=0.013, momentum=0.9, weight_decay=5e-4)
 
@@ -39,9 +39,9 @@ def test_five_steps(network, forget, train_images, retained):
                 p.copy_(mask * p + (1 - mask) * old)
 
     for places in one_pass(6, 4, generator):
-        logits = slow(flipped_and_cropped(gone.images[places], generator))
+        logits = slow(flipped_and_cropped(ordered.images[places], generator))
         offsets = torch.randint(1, 4, (len(places),), generator=generator)
-        step(logits, (gone.labels[places] + offsets) % 4)
+        step(logits, (ordered.labels[places] + offsets) % 4)
     for places in one_pass(154, 64, generator):
         step(slow(flipped_and_cropped(images[places], generator)), labels[places])
 

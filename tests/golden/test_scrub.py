@@ -20,7 +20,7 @@ def test_epochs_with_and_without_a_max_pass(scale, network, forget, train_images
 
     slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
     images, labels = retained(generator)
-    gone = forget.in_one_order()
+    ordered = forget.in_one_order()
     teacher = network.copy().eval()
     if scale == "large":
         optimizer = torch.optim.SGD(slow.parameters(), lr=5e-4, momentum=0.9, weight_decay=5e-4)
@@ -42,7 +42,7 @@ def test_epochs_with_and_without_a_max_pass(scale, network, forget, train_images
         passed = sum(epoch > after for after in s["decay"])
         optimizer.param_groups[0]["lr"] = 5e-4 * 0.1**passed
         for places in one_pass(6, 4, generator) if epoch <= s["max_epochs"] else []:
-            step(-divergence(slow(gone.images[places]), gone.images[places]))
+            step(-divergence(slow(ordered.images[places]), ordered.images[places]))
             steps += 1
         for places in one_pass(154, 64, generator):
             logits = slow(images[places])

@@ -43,8 +43,8 @@ def test_seven_iterations(norm, network, forget, train_images, retained):
 
     slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
     images, labels = retained(generator)
-    gone = forget.in_one_order()
-    mine = [(gone.images[:4], gone.labels[:4]), (gone.images[4:], gone.labels[4:])]
+    ordered = forget.in_one_order()
+    mine = [(ordered.images[:4], ordered.labels[:4]), (ordered.images[4:], ordered.labels[4:])]
     others = [(images[:77], labels[:77]), (images[77:], labels[77:])]
     pairs = zip(squares(slow, mine), squares(slow, others), strict=True)
     masks = [((f + 1e-15) / (r + 1e-15) >= 1).double() for f, r in pairs]
@@ -56,8 +56,8 @@ def test_seven_iterations(norm, network, forget, train_images, retained):
         optimizer.lr = 0.01 * decay
         if t % 5 == 0:
             places = next(ours)
-            logits = slow(flipped_and_cropped(gone.images[places], generator))
-            losses = F.cross_entropy(logits, gone.labels[places], reduction="none")
+            logits = slow(flipped_and_cropped(ordered.images[places], generator))
+            losses = F.cross_entropy(logits, ordered.labels[places], reduction="none")
             coefficients = 1 / (losses.detach().sqrt() + 1e-15)
             loss = (coefficients / coefficients.sum() * losses).sum()
             optimizer.masked_step(-25 * decay * loss, masks, norm)

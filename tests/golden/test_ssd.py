@@ -13,7 +13,7 @@ def test_one_step(constants, network, forget, train_images, retained):
     found = method(network, forget, retain=train_images, seed=3).classifier
 
     images, labels = retained(torch.Generator().manual_seed(3))
-    gone = forget.in_one_order()
+    ordered = forget.in_one_order()
     slow = network.copy().eval()
 
     def importance(batches):
@@ -25,7 +25,7 @@ def test_one_step(constants, network, forget, train_images, retained):
                 value += p.grad**2
         return [value / len(batches) for value in total]
 
-    mine = [(gone.images, gone.labels)]
+    mine = [(ordered.images, ordered.labels)]
     parts = [(images[:77], labels[:77]), (images[77:], labels[77:])]
     of_forget, of_all = importance(mine), importance(parts + mine)
     alpha, dampening = constants.get("alpha", 10.0), constants.get("dampening", 1.0)
