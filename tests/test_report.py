@@ -559,7 +559,7 @@ def test_what_is_left_stands_on_the_page(tmp_path):
         "What the features still know",
         "classifies 28 of 64 images correctly",
         "A new last layer (linear probe) 100.0 43.8 90.6 90.4",
-        "after 9 steps; trained on as many test images that it gets wrong, after more than 30",
+        "after 9 steps; trained on as many misclassified test images, after more than 30",
         "Which part of the image speaks for its true class",
     ):
         assert words in found.text, words
@@ -590,7 +590,7 @@ def test_whole_classes_stand_on_the_page(tmp_path):
         row[f"acc_test_{key}_classes_before"] = before
         row[f"acc_test_{key}_classes"] = after
     text = page(tmp_path, a_run(tmp_path / "run", **row)).text
-    assert "Of unseen images of the forgotten class, cat, the network gives 1.5" in text
+    assert "1.5 % (before: 90.0 %) of the unseen images of the forgotten class, cat" in text
     assert "Test images of the forgotten classes 90.00 1.50 −88.50" in text
     assert "Test images of all other classes 92.00 91.25 −0.75" in text
     assert "forgotten classes" not in page(tmp_path, a_run(tmp_path / "single")).text
@@ -633,7 +633,7 @@ def test_several_runs_are_compared_and_a_wrecked_network_is_no_success(drawn, tm
     ]
     found = page(tmp_path, *folders)
     assert "2 of 4 runs" in found.text
-    assert "kept by STRUCTGUARD (run 1): −1.8 points" in found.text
+    assert "preserved by STRUCTGUARD (run 1): −1.8 points" in found.text
     assert [run.title for run in ordered(read_runs(folders))][:2] == ["STRUCTGUARD", "Dear"]
     assert {run.title for run in ordered(read_runs(folders))[2:]} == {"NegGrad", "X"}
     assert all(metric.heading in found.text for metric in COMPARED.values())
@@ -709,7 +709,7 @@ def test_a_method_that_failed_once_is_not_the_best(tmp_path):
             ("A", 0, 91.7, 0.0), ("A", 1, 91.7, 50.0), ("B", 0, 90.0, 0.0), ("B", 1, 89.0, 0.0)
         )
     ]  # fmt: skip
-    (fact,) = [fact for fact in compare(read_runs(runs)).facts if "most accuracy" in fact]
+    (fact,) = [fact for fact in compare(read_runs(runs)).facts if "best preserved" in fact]
     assert "B (mean of 2 seeds)" in fact
 
 

@@ -62,7 +62,7 @@ def compare(found: Sequence[RunFolder], reference: RunFolder | None = None) -> V
             f"{named} forgot them all and damaged the network, or had little to forget: that is "
             "no success."
         )
-    result.facts += _most_kept(found, done)
+    result.facts += _best_preserved(found, done)
     result.facts.append("Differences of a point or so may be chance.")
     if reference is not None:
         result.facts.append(f"The reference is {reference.title} ({reference.name}).")
@@ -109,8 +109,8 @@ def _unlike(found: Sequence[RunFolder]) -> Iterable[str]:
             yield "differ in whether the method saw retained training data"
 
 
-def _most_kept(found: Sequence[RunFolder], done: Sequence[RunFolder]) -> list[str]:
-    """Which method kept most accuracy, of those all of whose runs did what was asked."""
+def _best_preserved(found: Sequence[RunFolder], done: Sequence[RunFolder]) -> list[str]:
+    """The method that preserved accuracy best, of those all of whose runs did what was asked."""
     groups, said, shown = _grouped(found), [], [id(run) for run in ordered(found)]
     whole = {id(run) for run in done}
     for group in groups.values():
@@ -127,7 +127,7 @@ def _most_kept(found: Sequence[RunFolder], done: Sequence[RunFolder]) -> list[st
         said.append(f"{where}by {title} ({which}): {points(most.mean)} points")
     if not said or len(said) > MOST_GROUPS:
         return []
-    return [f"Of those that did, the most accuracy was kept {'; '.join(said)}."]
+    return [f"Of those that did, accuracy was best preserved {'; '.join(said)}."]
 
 
 def heading(run: RunFolder, groups: Iterable[tuple[object, int | None]]) -> str:

@@ -112,7 +112,7 @@ def mean_over_all(gradients: Iterable[Tensor | None]) -> None:
         return
     found = [gradient for gradient in gradients if gradient is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in found])
-    with _told():
+    with _peers_checked():
         dist.all_reduce(flat)
     flat /= count()
     for gradient, part in zip(found, flat.split([g.numel() for g in found]), strict=True):
@@ -125,7 +125,7 @@ def from_writer(content: bytes) -> bytes:
         return content
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     size = torch.tensor([len(content)], device=device)
-    with _told():
+    with _peers_checked():
         dist.broadcast(size, 0)
         if not int(size):
             return b""
@@ -139,7 +139,7 @@ def from_writer(content: bytes) -> bytes:
 def wait_for_all() -> None:
     """Wait until every process has come here."""
     if count() > 1:
-        with _told():
+        with _peers_checked():
             dist.barrier()
 
 
@@ -196,7 +196,7 @@ class _Gather(torch.autograd.Function):
         )
         padded[: len(own)] = own
         parts = [torch.empty_like(padded) for _ in sizes]
-        with _told():
+        with _peers_checked():
             dist.all_gather(parts, padded)
         rows = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
         return rows.to(own.dtype)
@@ -207,11 +207,11 @@ class _Gather(torch.autograd.Function):
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Say in one line that another process has gone.
+def _peers_checked() -> Iterator[None]:
+    """Turn the error of a collective operation into one line.
 
     Raises:
-        ConnectionError: it has.
+        ConnectionError: another process of the run has ended.
     """
     try:
         yield
