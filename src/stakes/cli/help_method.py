@@ -20,14 +20,14 @@ def help_method(name: str, preset: str | None) -> None:
     kind = method_class(name, preset)
     hints, console = typing.get_type_hints(kind), Console()
     table = Table(
-        "option", "default", "meaning", "may be", title=f"Hyper-parameters of {kind.title}"
+        "option", "default", "meaning", "values", title=f"Hyper-parameters of {kind.title}"
     )
     table.columns[0].no_wrap = True
     for item in fields(kind):
         option = "--" + item.name.replace("_", "-")
-        may_be = "a switch" if hints[item.name] is bool else allowed(item, hints[item.name])
+        values = "a switch" if hints[item.name] is bool else allowed(item, hints[item.name])
         default = f"{item.default:.4g}" if isinstance(item.default, float) else str(item.default)
-        cells = (option, default, explained(item), may_be)
+        cells = (option, default, explained(item), values)
         table.add_row(*(escape(cell) for cell in cells))
     console.print(table)
     needs = "needs retained training data (--data)" if kind.needs_retain else "needs no other data"
