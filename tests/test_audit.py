@@ -8,7 +8,7 @@ from conftest import CLASSES, blobs
 from stakes import Classifier, ForgetSet
 from stakes.data.images import ImageArray
 from stakes.data.retain import Drawn
-from stakes.evaluation.audit import AUDITED, MEMBERSHIP, audit_answers
+from stakes.evaluation.audit import AUDITED, BEGINNINGS, MEMBERSHIP, audit_answers
 from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.membership import answer_scores, separation
 from stakes.evaluation.reference import BEGINNING
@@ -23,6 +23,18 @@ ROW = METRICS.keys() - WHOLE - {"drift_probes"}  # which the method's own histor
 @pytest.fixture(scope="module")
 def unseen() -> ImageArray:
     return ImageArray(*blobs(240, 5), prefix="unseen")
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_the_measures_of_an_audit_that_fails_are_in_the_row(
+    name, classifier, forget, train_images, test_images, monkeypatch
+):
+    def collapsed(*arguments):
+        raise ValueError("features of one value alone")
+
+    monkeypatch.setattr(f"stakes.evaluation.audit.audit_{name}", collapsed)
+    row, _ = evaluate(classifier, classifier, forget, test=test_images, retain=train_images)
+    assert {key for key in METRICS if key in ROW} <= row.keys()
 
 
 def test_an_audit_that_fails_is_not_measured_and_costs_nothing_else(

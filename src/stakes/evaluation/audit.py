@@ -40,7 +40,7 @@ BEGINNINGS = {
     "membership": ("mia_",),
     "features": ("probe_", "centroid_"),
     "retrieval": ("retrieval_",),
-    "answers": ("second_choice", "answer_entropy"),
+    "answers": ("foretold", "answer_entropy"),
     "likeness": ("rf_jsd",),
     "relearning": ("relearn_",),
     "consistency": ("consistency",),
