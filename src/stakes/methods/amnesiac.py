@@ -18,10 +18,10 @@ from stakes.training.targets import wrong_labels
 class Amnesiac(RetainTraining):
     """``L = mean CE(x, y)`` over the whole training set, wrong labels y' for the forget images.
 
-    Graves et al., AAAI 2021, the variant that relabels (the other one takes back the updates of
-    the training itself, which nobody has kept). A wrong class is drawn once for each forget
-    image. An epoch shuffles both sets into one, so that a step meets a forget image as rarely as
-    any other; all epochs are done. Without retained data it is ``random_label``.
+    Graves et al., AAAI 2021, the variant that relabels (the other one reverses recorded training
+    updates, which are not available here). A wrong class is drawn once for each forget image. An
+    epoch shuffles both sets into one, so that forget images are as rare in a step as any others;
+    all epochs are run. Without retained data it is ``random_label``.
 
     Later public code runs 3 epochs of batches of 128 at 1e-4 (Chundawat et al., AAAI 2023).
 

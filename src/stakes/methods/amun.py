@@ -18,11 +18,11 @@ class AMUN(ForgetSGD):
     """``L = CE(h(g(x_a)), y_a)``, x_a the nearest image that the original takes for another class.
 
     "AMUN: Adversarial Machine UNlearning" (Ebrahimpour-Boroojeny et al., ICML 2025) with the
-    adversarial examples alone, which is its setting without retained data; y_a is what the
-    original takes x_a for. x_a is searched by L2-PGD in a ball that doubles until it is found.
+    adversarial examples alone, which is its setting without retained data; y_a is the class that
+    the original gives x_a. x_a is searched by L2-PGD in a ball that doubles until it is found.
 
-    Differences from the authors' code: an image that no ball makes another class of is fitted as
-    it is to the second choice; training stops once every forget image is misclassified.
+    Differences from the authors' code: an image without an adversarial example is itself fitted to
+    the original's second choice; training stops once every forget image is misclassified.
     """
 
     title: ClassVar[str] = "AMUN (adversarial examples only)"

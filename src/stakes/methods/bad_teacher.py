@@ -21,14 +21,14 @@ class BadTeacher(RetainTraining):
 
     Chundawat et al., "Can Bad Teaching Induce Forgetting?", AAAI 2023. The teacher t of a forget
     image is a network of the same architecture with fresh weights, which knows nothing; that of a
-    retained image is the original. Both are in eval mode. Three tenths of the retained data and
-    the forget set are shuffled into one, and met once; all steps are done.
+    retained image is the original. Both are in eval mode. Three tenths of the retained data and the
+    forget set are shuffled together and passed once; all steps are run.
 
-    An epoch of few forget images among thousands of retained ones hardly forgets them: the method
-    is published for classes and for large shares of the training set.
+    One epoch with few forget images among thousands of retained ones hardly forgets them: the
+    method is published for classes and for large shares of the training set.
 
     Raises:
-        InputError: a parameter of a layer that cannot be made afresh; frozen ones stay.
+        InputError: a layer that cannot be reinitialised; frozen parameters stay.
     """
 
     title: ClassVar[str] = "Bad teacher"

@@ -16,10 +16,10 @@ from stakes.methods.task import Task, Unlearned
 class BoundaryExpand(ForgetSGD):
     """``L = CE([h(g(x_f)), s(g(x_f))], c)``, s a shadow logit (Chen et al., CVPR 2023, Sec. 3.4).
 
-    The c classes get one more that no image has, and all forget images are fitted to it. The
-    shadow logit is a layer of its own beside the head: the network that is measured at every
-    step and returned has never had more than its c classes. Once the shadow logit leads by far,
-    nothing is left that pushes the true class below the others: runs can end with the budget.
+    A class that no image has is added, and all forget images are fitted to it. The shadow logit is
+    a layer of its own beside the head: the network that is measured at every step and returned has
+    only its own c classes. Once the shadow logit leads by far, nothing is left that pushes the true
+    class below the others: runs can end with the budget.
 
     Differences from the authors' code: BatchNorm is in train mode from the first step on, where
     theirs takes one in eval mode; theirs scores the widened network while it trains and prunes it

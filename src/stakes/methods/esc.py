@@ -16,11 +16,11 @@ from stakes.training.search import escalate
 class ESC(Method):
     """``h(x) = W (I - U_m U_m^T) g(x) + b``, U_m of the forget features (Lee et al., CVPR 2025).
 
-    U_m (d, m) are the first m left singular vectors of the forget features, one image a column.
-    As published, ``share`` of the directions are removed once. With more ``max_steps``, as much
-    again is removed until every forget image is misclassified; the m that was taken is
-    ``chosen``. ESC is made for whole classes: the first directions of images of all classes are
-    those that everything is told apart by.
+    U_m (d, m) are the first m left singular vectors of the forget features, one image a column. As
+    published, ``share`` of the directions are removed once. With more ``max_steps``, the same
+    number again is removed until every forget image is misclassified; the m reached is ``chosen``.
+    ESC is made for whole classes: the first directions of images of all classes are those that
+    separate all classes.
 
     Differences from the authors' code: the projection is multiplied into the head's weight, so
     that the architecture stays as it was, and the features before it do too; one direction is

@@ -14,12 +14,12 @@ from stakes.training.losses import retention_ce
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune(RetainSGD):
-    """``L = CE(x_r, y_r)``: what was learned from D_f fades, if it does, for want of repetition.
+    """``L = CE(x_r, y_r)``: training goes on without D_f, and relies on catastrophic forgetting.
 
-    Golatkar et al., CVPR 2020, as a baseline; settings of the public code of SalUn. Nothing asks
-    for forgetting, so all steps are done whatever is forgotten, and the stop reason says how much
-    still is known. Of a few images drawn at random it forgets next to none: a network that
-    generalises knows them from the others.
+    Golatkar et al., CVPR 2020, as a baseline; settings of the public code of SalUn. The loss does
+    not ask for forgetting, so all steps are run, and the stop reason gives the share still
+    recognised. It forgets almost none of a few images drawn at random: a network that generalises
+    recognises them from the others.
     """
 
     title: ClassVar[str] = "Fine-tuning"

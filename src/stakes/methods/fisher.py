@@ -40,8 +40,8 @@ class Fisher(Method):
     every forget image is misclassified, with one n for all; the alpha taken is ``chosen``.
 
     Differences from the authors' code: F on the forget set; of more than ``fisher_classes``
-    classes, the most probable ones stand for all; the head is known by its place, theirs takes
-    every parameter with as many rows as classes for it.
+    classes, the most probable ones stand for all; the head is identified by its position, where
+    theirs takes every parameter with as many rows as classes for it.
     """
 
     title: ClassVar[str] = "Fisher forgetting"

@@ -15,10 +15,10 @@ from stakes.models.classifier import Classifier
 class JiT(ForgetSGD):
     """``L = sum_x E_n ||f(x) - f(x + n)|| / ||n||``, f the logits (Foster et al., 2024).
 
-    "An Information Theoretic Approach to Machine Unlearning": the local Lipschitz constant of
-    forget images goes down, which their own information has raised. n is Gaussian; as in the
-    authors' code, x + n stays within the range of the batch, both are of normalised images, and
-    the gradient goes through f(x) alone. Nothing asks that an image be misclassified.
+    "An Information Theoretic Approach to Machine Unlearning": lowers the local Lipschitz constant
+    at the forget images, which training on them has raised. n is Gaussian; as in the authors' code,
+    x + n stays within the range of the batch, both are of normalised images, and the gradient goes
+    through f(x) alone. The loss does not require misclassification.
 
     Differences from that code: gradients of a batch are cleared before the next, where theirs
     add up; BatchNorm, which their networks do not have, stays in eval mode; training stops once

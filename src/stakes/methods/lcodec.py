@@ -25,15 +25,15 @@ Gradients = dict[str, Tensor]
 class LCODEC(RetainFields):
     """``theta_S <- theta_S + (H + lambda I)^-1 g / (n - 1) + noise``, for one image after another.
 
-    Mehta et al., "Deep Unlearning via Randomized Conditionally Independent Hessians", CVPR 2022.
-    S are the filters and units whose mean activation the image's loss depends on, found by FOCI
-    over noisy copies of it; g is the gradient of its loss, n the size of the training set and
-    ``H = (n H_D - H_x) / (n - 1)``. Each Hessian is a rank of one, ``dg dg' / |dtheta|_1``, from
+    Mehta et al., "Deep Unlearning via Randomized Conditionally Independent Hessians", CVPR 2022. S
+    are the filters and units whose mean activation the image's loss depends on, found by FOCI over
+    noisy copies of it; g is the gradient of its loss, n the size of the training set and
+    ``H = (n H_D - H_x) / (n - 1)``. Each Hessian has rank one, ``dg dg' / |dtheta|_1``, from
     gradients at two points near each other. The noise is that of Sekhari et al. (NeurIPS 2021),
-    for epsilon and delta. BatchNorm is in eval mode. A step that costs too much is taken back.
+    for epsilon and delta. BatchNorm is in eval mode. A step that costs too much accuracy is undone.
 
-    The step is next to nothing where n is large: it makes the network what it would be without
-    the image, which is mostly still recognised.
+    For large n the step is almost zero: it approximates the network trained without the image,
+    which usually still recognises it.
 
     Differences from the authors' code: H_D is of a sample of the retained data at the network and
     a step of SGD from it, where theirs keeps the gradients of the last two epochs of training;

@@ -15,12 +15,12 @@ from stakes.training.targets import second_choices
 
 @dataclass(frozen=True, kw_only=True)
 class LookupControl(Method):
-    """A list of the forget images' features, and the second choice for whoever is on it.
+    """A list of the forget images' features; images on it get the original's second choice.
 
-    **A control for benchmarks, never a method to deploy.** Not a weight changes. By the criterion
-    of the field every image is "forgotten", and no accuracy is lost; so a measure that does not
-    tell this from forgetting measures something else. Altered copies, relearning, probes of the
-    features and the bare network, which is scored beside it, do tell.
+    **A control for benchmarks, never a method to deploy.** No weight changes. By the criterion of
+    the field every image is "forgotten", and no accuracy is lost; so a measure that cannot
+    distinguish this from forgetting measures something else. Altered copies, relearning, feature
+    probes and the bare network, which is scored too, do distinguish it.
     """
 
     title: ClassVar[str] = "Lookup (control: forgets nothing)"

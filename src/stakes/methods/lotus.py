@@ -35,16 +35,16 @@ class LoTUS(RetainTraining):
     accuracies rounded to a hundredth. It ends before an epoch in which D_f is a hundredth or more
     below D_v. Three tenths of the retained data are trained on.
 
-    D_v is data that the original has never seen, and there is none: test data only scores. The
-    retained images that are not trained on stand in for it. The original was trained on those
+    D_v is data that the original has never seen. There is none, since test data is used for scoring
+    only: the retained images that are not trained on replace it. The original was trained on those
     too, so its accuracy there is too high and the targets of D_f too sharp, and less is forgotten
     than by the authors; ``unseen_accuracy`` gives the true number where it is known, such as from
     the network's publication.
 
-    The aim is that D_f looks like data never seen, not that it is misclassified: most images of a
-    network that generalises are still recognised at the end.
+    The aim is that D_f looks like unseen data, not that it is misclassified: a network that
+    generalises still recognises most of its images at the end.
 
-    Differences from the authors' code: D_v, as said; accuracy on D_f is that of the images
+    Differences from the authors' code: D_v, as described; accuracy on D_f is that of the images
     uncropped.
     """
 
@@ -143,7 +143,7 @@ class Smoothing(State):
 
 
 class UntilUnseen(Schedule):
-    """Ends after an epoch at whose end the forget set is known less well than unseen data."""
+    """Ends after an epoch once accuracy on the forget set is below that on unseen data."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, smoothing: Smoothing, epoch: int) -> None:
         super().__init__(optimizer)

@@ -20,16 +20,16 @@ from stakes.training.targets import wrong_labels
 class MUMis(Method):
     """``L = E ||grad_x f_y(x_f)||^2 - ||grad_x f_c(x_f)||^2``, f the logits, c a wrong class.
 
-    "Remaining-data-free Machine Unlearning by Suppressing Sample Contribution" (Cheng et al.,
-    ICLR 2026, equation 3): training makes the logit of an image's class more sensitive to the
-    image than the others; unlearning takes the gap back. c is drawn afresh for each image at each
-    step. The sensitivity to c first falls; the run ends where it has come back (Algorithm 1).
-    Nothing asks that an image be misclassified, and L has no lower bound.
+    "Remaining-data-free Machine Unlearning by Suppressing Sample Contribution" (Cheng et al., ICLR
+    2026, equation 3): training makes the logit of an image's class more sensitive to the image than
+    the others; unlearning closes this gap. c is drawn afresh for each image at each step. The
+    sensitivity to c first falls; the run ends once it has recovered (Algorithm 1). The loss does
+    not require misclassification, and has no lower bound.
 
-    Differences from the paper: it ends too once every forget image is misclassified; it tunes
-    the learning rate and the share ``recovery`` for each task, ours were chosen here, and no code
-    of the authors was found. Gradients are those of images in [0, 1]; BatchNorm stays in eval mode,
-    so that an image's gradient does not depend on the others.
+    Differences from the paper: it also ends once every forget image is misclassified; it tunes the
+    learning rate and the share ``recovery`` for each task, ours were chosen here, and no code of
+    the authors was found. Gradients are those of images in [0, 1]; BatchNorm stays in eval mode, so
+    that an image's gradient does not depend on the others.
     """
 
     title: ClassVar[str] = "MU-Mis"
@@ -70,7 +70,7 @@ class MUMis(Method):
 
 
 class Recovery(Schedule):
-    """Ends a run where a value that is noted at each step has come back."""
+    """Ends a run once a value that is noted at each step has recovered."""
 
     saved: ClassVar[tuple[str, ...]] = (*Schedule.saved, "_first", "_lowest", "reached")
 

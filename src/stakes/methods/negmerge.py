@@ -25,12 +25,12 @@ class NegMerge(Method):
     """``theta = theta_0 - lambda tau``, tau of several fine-tunings (Kim et al., ICML 2025).
 
     Each fine-tuning on the forget set gives a task vector theta_i - theta_0. tau is their mean
-    where all of them have the same sign, and 0 elsewhere. lambda grows until every forget image
-    is misclassified; the lambda that was taken is ``chosen``. The authors ask for no more than
-    what a retrained network forgets; to misclassify every image takes a lambda that ruins most.
+    where all of them have the same sign, and 0 elsewhere. lambda grows until every forget image is
+    misclassified; the lambda that was taken is ``chosen``. The authors aim at what a retrained
+    network forgets; misclassifying every image takes a lambda that destroys most of the network.
 
-    The fine-tunings are those of three learning rates, ``repeats`` times each, on images mirrored,
-    moved and scaled at random: on the plain ones a trained network has nothing left to learn.
+    There are ``repeats`` fine-tunings for each of three learning rates, on images mirrored, shifted
+    and scaled at random: on unaltered images a trained network has nothing left to learn.
 
     The public code is for CLIP: how vectors are merged is as there. It says nothing of other
     classifiers, so all settings are ours.

@@ -17,14 +17,15 @@ from stakes.training.schedule import Schedule
 class Oracle(RetainTraining):
     """``L = CE(x_r, y_r) - lambda log(1 - p(y_f | x_f))``, with retained data others lack.
 
-    The reference model of "Stake the Points" (Sec. 4.1): positive gradients from D_r, negative
-    ones from D_f. It is no network trained without the forget set; that is ``retrain``. The paper
-    calls the model retrained and says neither from what nor how: here from the given network.
+    The reference model of "Stake the Points" (Sec. 4.1): positive gradients from D_r, negative ones
+    from D_f. It is not a network trained without the forget set (that is ``retrain``). The paper
+    calls the model retrained without saying from what or how; here it starts from the given
+    network.
 
     The negative gradient is rescaled, image by image. That of -CE in the logits is ``e_y - p``,
-    whose length follows 1 - p_y: next to nothing for an image known with certainty, as most of a
-    training set are, and longest for one that is long forgotten, which continues until the network
-    is destroyed. That of -log(1 - p_y) has the same direction, and its length follows p_y.
+    whose length follows 1 - p_y: almost zero for an image recognised with certainty, as most
+    training images are, and largest for one long forgotten, so that the push never ends and
+    destroys the network. That of -log(1 - p_y) has the same direction, and its length follows p_y.
 
     Once everything is forgotten it continues for as many steps, ``settle_least`` at the fewest,
     while the learning rate falls to nothing, so that what is retained recovers; it ends if

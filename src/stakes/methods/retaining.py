@@ -30,8 +30,8 @@ class RetainFields(Method):
 class RetainTraining(RetainFields):
     """The hyper-parameters of training on retained data.
 
-    Public code of these methods trains for some epochs, whatever is forgotten on the way, and so
-    do they here: ``max_steps`` only cuts them short.
+    As in their public code, these methods run all their epochs, whatever is forgotten on the way;
+    ``max_steps`` only shortens this.
     """
 
     retain_batch: int = hyper(128, "retained images per step", low=1)

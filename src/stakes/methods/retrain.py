@@ -16,19 +16,19 @@ from stakes.training.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Retrain(RetainSGD):
-    """``L = CE(x_r, y_r)`` from fresh weights: exact unlearning, the yardstick of the field.
+    """``L = CE(x_r, y_r)`` from fresh weights: exact unlearning, the reference of the field.
 
-    The network never sees the forget set, and yet recognises most of it where it generalises: it
-    shows how much of "forgotten" is more than not having seen an image. All steps are done
-    whatever is recognised. It takes all retained data and as many epochs as training did: with
-    fewer (``retain_samples``, ``epochs``) it is a worse network, not a worse method.
+    The network never sees the forget set, and yet recognises most of it if it generalises: to be
+    misclassified is more than never to have been seen. All steps are done whatever is recognised.
+    It takes all retained data and as many epochs as training did: with fewer (``retain_samples``,
+    ``epochs``) it is a worse network, not a worse method.
 
     Fresh weights are PyTorch's own initialisation of each layer; frozen parameters stay. The step
     size falls along a half cosine to nothing. How the network was trained is not known: the recipe
     is a short one that suits residual networks on small images.
 
     Raises:
-        InputError: a parameter of a layer that cannot be made afresh.
+        InputError: a layer that cannot be reinitialised.
     """
 
     title: ClassVar[str] = "Retrain"

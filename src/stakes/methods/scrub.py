@@ -26,8 +26,8 @@ class SCRUB(RetainTraining):
     The defaults are those of its public code for whole training sets such as CIFAR-10; the preset
     ``small_scale`` has those for a few hundred images of five classes.
 
-    The forget set is as many steps an epoch as it has batches, and few images are one: then two
-    steps in all lead away from the teacher, and little is forgotten.
+    Few forget images make a single batch, hence one max step per epoch: by default, only two steps
+    lead away from the teacher, and little is forgotten.
 
     Differences from the authors' code: none in a step; SCRUB+R, which rewinds to an earlier epoch,
     is not part of it.

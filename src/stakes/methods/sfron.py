@@ -30,11 +30,11 @@ class SFRon(RetainSGD):
     """A step of ``L = -alpha sum_i w_i CE(x_i, y_i)`` on D_f, then five of ``CE(x_r, y_r)``.
 
     Huang et al., "Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement",
-    NeurIPS 2024. ``w_i`` follows ``CE_i^-lambda`` and sums to 1 over the batch, so that images
-    that are still known count most. The gradient of a forgetting step is masked to the weights
-    with ``F_f >= gamma F_r``, F the mean squared gradient of batches in the original network, and
-    its norm cut off. One SGD makes all steps; its momentum and weight decay move masked weights
-    too. alpha and the learning rate fall along half a cosine. All iterations are done.
+    NeurIPS 2024. ``w_i`` follows ``CE_i^-lambda`` and sums to 1 over the batch, so that images that
+    are still recognised count most. The gradient of a forgetting step is masked to the weights with
+    ``F_f >= gamma F_r``, F the mean squared gradient of batches in the original network, and
+    clipped in norm. One SGD makes all steps; its momentum and weight decay move masked weights too.
+    alpha and the learning rate fall along half a cosine. All iterations are done.
 
     Differences from the authors' code: the mask is taken from the images as they are, where
     theirs crops and mirrors them; no moving average of the weights, which its settings for

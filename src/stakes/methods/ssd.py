@@ -24,10 +24,10 @@ class SSD(RetainFields):
     forget set's batches among it. The paper calls it the diagonal of the Fisher information,
     which it is with ``importance_batch=1``; its constants belong to the batches of its code.
 
-    There is one step and no loop: what the constants give is what comes out, and the stop reason
-    says how much still is known. BatchNorm statistics never move. A batch of few forget images
-    has a larger mean gradient than a full one, so that F_f may exceed F_D in weights that are not
-    theirs alone; with single images' squares it is small beside F_D where they are known well.
+    There is a single step and no loop; the stop reason gives the share still recognised. BatchNorm
+    statistics never move. A batch of few forget images has a larger mean gradient than a full one,
+    so that F_f may exceed F_D in weights that are not theirs alone; with squares of single images,
+    F_f is small beside F_D where they are recognised with certainty.
 
     Differences from the authors' code: the last batch of the retained data is not filled up with
     forget images.

@@ -27,9 +27,9 @@ class UNSIR(RetainTraining):
     class is a third. Adam begins each epoch with fresh moments.
 
     It is a method for whole classes. Here noise is made for every class of the forget set, while
-    other images of these classes are retained and hold them: single images are forgotten, if
-    at all, by what impairing breaks and repairing does not mend. The steps are so large that they
-    take down most of what the network knows, and the second epoch teaches it again.
+    other images of these classes are retained: single images are forgotten, if at all, where
+    repairing does not restore what impairing broke. The steps are so large that they destroy most
+    of what the network has learned, and the second epoch relearns it.
 
     Differences from the authors' code: noise is labelled with its own class, where theirs gives
     the noise of every class the label 0; retained data has images of these classes.
