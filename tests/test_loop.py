@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 from stakes.data.augment import mixed
 from stakes.models.projector import Projector
@@ -106,12 +107,52 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(
     assert all(p.isfinite().all() for p in classifier.parameters())
 
 
-def test_looking_moves_nothing(classifier, monitor):
-    classifier.train()
-    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+def test_the_loss_is_the_plain_sum_of_its_terms(classifier, forget, monitor):
+    def terms(step):
+        one = deletion_ce(classifier(forget.images), forget.labels)
+        return {"one": one, "two": 2 * one, "three": 0.5 * one}
+
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=1e-3)
+    before = classifier.head.bias.detach().clone()
+    (gradient,) = torch.autograd.grad(terms(1)["one"], classifier.head.bias)
+    history, _ = minimise(classifier, terms, optimizer, monitor, max_steps=1)
+    step = history[1]
+    assert step["loss"] == pytest.approx(3.5 * step["term_one"])
+    assert step["term_two"] == pytest.approx(2 * step["term_one"])
+    assert step["term_three"] == pytest.approx(step["term_one"] / 2)
+    torch.testing.assert_close(classifier.head.bias.detach(), before - 1e-3 * 3.5 * gradient)
+
+
+def test_the_end_of_the_settling_is_checked_though_no_check_is_due(classifier, forget, monitor):
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.003)
+    schedule = Schedule(optimizer, settle=0.01, settle_least=3)
+    history, ending = minimise(
+        classifier,
+        ascent(classifier, forget),
+        optimizer,
+        monitor,
+        max_steps=500,
+        check_every=5,
+        schedule=schedule,
+    )
+    assert ending == FORGOTTEN
+    checked = [row["step"] for row in history if "drift" in row]
+    assert checked[-2] % 5 == 0
+    assert checked[-1] == checked[-2] + 3
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_looking_moves_nothing(norm, classifier, trained, forget, anchors):
+    stakes = place_anchors(anchors.vectors, trained.head.weight.detach())
+    seeded = torch.Generator().manual_seed(0)
+    projector = Projector(trained.feature_width, batch_norm=norm, generator=seeded)
+    monitor = Monitor(trained, forget, stakes, forget.images, projector)
+    live = nn.ModuleList([classifier, projector]).train()
+    before = {name: value.clone() for name, value in live.state_dict().items()}
     monitor.check(classifier)
     assert classifier.training
-    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    assert projector.training
+    assert all(torch.equal(value, before[name]) for name, value in live.state_dict().items())
 
 
 def test_the_watch_scores_the_deployed_path(trained, forget, anchors):

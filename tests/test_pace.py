@@ -10,7 +10,7 @@ from checks import found
 from stakes.data.augment import mixed
 from stakes.training.loop import FORGOTTEN, minimise
 from stakes.training.losses import deletion_ce, deletion_hinge
-from stakes.training.monitor import Monitor
+from stakes.training.monitor import Check, Monitor
 from stakes.training.schedule import Decision, OneCycle, Schedule
 from stakes.training.structure import place_anchors
 
@@ -207,6 +207,49 @@ def test_it_backs_off_so_many_times_and_not_once_more(layer, optimizer):
     assert len(optimizer.state) == state > 0
     assert schedule.halved_at == [1, 2]
     assert sizes(schedule, optimizer, 3) == pytest.approx([0.025])
+
+
+def test_from_the_middle_of_the_settling_on_it_is_gone_back_to(layer, optimizer):
+    schedule = Schedule(optimizer, settle=1.0)
+    for step in (10, 15):  # settles in steps 11 to 20
+        descend(layer, optimizer)
+        assert schedule.after(step, found(True)) is GO_ON
+    middle = layer.weight.clone()
+    descend(layer, optimizer)
+    assert schedule.after(20, found(False)) is DONE
+    assert torch.equal(layer.weight, middle)
+
+
+def test_what_settled_before_backing_off_is_not_gone_back_to(layer, optimizer):
+    schedule = Schedule(optimizer, settle=1.0, max_drift=0.2, backoffs=1)
+    for step in (10, 18):
+        descend(layer, optimizer)
+        assert schedule.after(step, found(True)) is GO_ON
+    assert schedule.after(19, found(True, drift=0.3)) is ROLLED_BACK
+    assert schedule.after(20, found(True)) is GO_ON  # settles in steps 21 to 40
+    descend(layer, optimizer)
+    end = layer.weight.clone()
+    assert schedule.after(40, found(False)) is GO_ON
+    assert torch.equal(layer.weight, end)
+
+
+def test_the_first_settling_alone_begins_where_nearly_all_views_are_forgotten(optimizer):
+    def check(missing: int) -> Check:
+        gone, views = torch.tensor([-1.0]), torch.ones(20)
+        views[missing:] = -1.0
+        return Check(gone, gone, 0.0, views, views, needed=0.9)
+
+    schedule = Schedule(optimizer, settle=0.5)
+    assert schedule.after(10, check(5)) is GO_ON
+    assert not schedule.settling
+    assert schedule.after(20, check(4)) is GO_ON  # a tenth of the views less than are needed
+    assert schedule.settling
+    assert schedule.after(30, check(4)) is GO_ON  # the end: what settling did not bring
+    assert not schedule.settling
+    assert schedule.after(40, check(3)) is GO_ON
+    assert not schedule.settling
+    assert schedule.after(50, check(2)) is GO_ON
+    assert schedule.settling
 
 
 def test_backing_off_breaks_the_settling_off(optimizer):
