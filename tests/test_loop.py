@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,9 +10,10 @@ from stakes.data.augment import mixed
 from stakes.models.projector import Projector
 from stakes.rows import Outcome
 from stakes.training.batches import Batches
+from stakes.training.criteria import Goal, deep_lead
 from stakes.training.loop import FORGOTTEN, minimise
 from stakes.training.losses import deletion_ce, deletion_hinge, margins
-from stakes.training.monitor import Monitor
+from stakes.training.monitor import Check, Monitor
 from stakes.training.schedule import Schedule
 from stakes.training.search import pull_back
 from stakes.training.structure import affinities, place_anchors
@@ -153,6 +155,62 @@ def test_looking_moves_nothing(norm, classifier, trained, forget, anchors):
     assert classifier.training
     assert projector.training
     assert all(torch.equal(value, before[name]) for name, value in live.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "views", "needed", "forgotten"),
+    [(19, 20, 0.95, True), (18, 20, 0.95, False), (7, 100, 0.07, True), (20, 20, 1.0, True)],
+)
+def test_the_share_of_views_that_is_needed_is_counted_exactly(wrong, views, needed, forgotten):
+    lead = torch.where(torch.arange(views) < wrong, -1.0, 1.0)
+    far, mixed = torch.tensor([-1.0]), torch.tensor([1.0, -1.0])
+    check = Check(far, far, 0.0, lead, lead, needed)
+    assert check.forgotten is forgotten
+    assert check.views_accuracy == pytest.approx(100 * (1 - wrong / views))
+    assert str(check) == f"0 % still recognised ({100 * (1 - wrong / views):.0f} % of copies)"
+    assert not Check(mixed, mixed, 0.0, lead, lead, 0.0).forgotten
+
+
+def test_a_check_says_what_is_left_of_images_and_of_views():
+    leads = torch.tensor(
+        [-1.0, 0.0, -2.0, math.nan]
+    )  # a tie is not forgotten, nor what is no number
+    views = torch.tensor([-1.0, -2.0, 1.0, -3.0, -4.0])
+    shallow = torch.tensor([-1.0, 0.0, 1.0, -3.0, -4.0])
+    check = Check(torch.tensor([-3.0, 0.0, -2.0, -1.0]), leads, 0.5, views, shallow, needed=0.5)
+    assert check.row() == pytest.approx(
+        {"forget_accuracy": 25, "drift": 0.5, "views_accuracy": 20, "views_left": 40}
+    )
+    assert str(check) == (
+        "25 % still recognised, 50 % not deep enough (20 % of copies, 40 % not deep)"
+    )
+    assert not check.forgotten
+    assert not check.nearly
+    images = replace(check, view_margins=views[:0], view_leads=views[:0], leads=check.margins)
+    assert images.row() == {"forget_accuracy": 25, "drift": 0.5}
+    assert str(images) == "25 % still recognised"
+    gone = replace(check, margins=-views.abs(), leads=-views.abs())
+    assert (gone.forgotten, gone.nearly) == (True, True)  # 3 of 5 views, of half
+    assert (replace(gone, needed=0.65).forgotten, replace(gone, needed=0.65).nearly) == (
+        False,
+        True,
+    )
+    assert not replace(gone, needed=0.75).nearly
+    alone = replace(gone, view_margins=views[:0], view_leads=views[:0])
+    assert (alone.forgotten, alone.nearly) == (True, True)
+
+
+def test_views_are_watched_beside_the_images(trained, forget, anchors):
+    stakes = place_anchors(anchors.vectors, trained.head.weight.detach())
+    views = [forget.images.flip(-1), forget.images.flip(-2)]
+    goal = Goal(deep_lead)
+    monitor = Monitor(trained, forget, stakes, forget.images, views=views, needed=0.7, goal=goal)
+    check = monitor.check(trained)
+    logits, labels = trained(torch.cat(views)), forget.labels.repeat(2)
+    torch.testing.assert_close(check.view_margins, margins(logits, labels))
+    torch.testing.assert_close(check.view_leads, deep_lead(logits, labels))
+    torch.testing.assert_close(check.margins, margins(trained(forget.images), forget.labels))
+    assert check.needed == 0.7
 
 
 def test_the_watch_scores_the_deployed_path(trained, forget, anchors):
