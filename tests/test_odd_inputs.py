@@ -4,11 +4,13 @@ One table for every kind of input: what lies in the folder, the command, and wha
 """
 
 import contextlib
+import io
 import json
 import os
 import re
 import shlex
 import signal
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,12 @@ def image(path: Path, size: tuple[int, int] = (8, 8), value: int = 90) -> None:
     Image.new("RGB", size, (value, 20, 30)).save(path, "PNG")
 
 
+def as_png(value: int = 90) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (value, 20, 30)).save(file, "PNG")
+    return file.getvalue()
+
+
 def cut_image(path: Path) -> None:
     image(path, (64, 64))
     path.write_bytes(path.read_bytes()[:60])
@@ -209,6 +217,43 @@ def recipe(**changes: str) -> Files:
     return {"r.toml": "\n".join(parts.values()).replace("{{", "{").replace("}}", "}")}
 
 
+def shard(*members: tuple[str, bytes], classes: str = "blue\ngreen\ngrey\nred") -> Files:
+    """A folder of training data in one tar shard."""
+
+    def write(path: Path) -> None:
+        with tarfile.open(path, "w") as tar:
+            for name, content in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+    return {"data/train/0.tar": write, "data/classes.txt": classes}
+
+
+def measure(body: str) -> tuple[Files, str]:
+    """A run with a measure of the user's own."""
+    return {"m.py": f"import torch\n{body}"}, unlearn(metric="m.py:f") + " --force"
+
+
+def method(body: str) -> tuple[Files, str]:
+    """A run by a method of the user's own."""
+    head = "from dataclasses import dataclass\nfrom stakes.methods import Method, NegGrad\n"
+    return {"m.py": head + body}, unlearn(method="m.py:Mine", eval_samples="2") + " --force"
+
+
+def evaluate(**changes: str | None) -> str:
+    """The command that scores a network again."""
+    words = unlearn(**({"out": None, "unlearned": "{place}/saved"} | changes))
+    return words.replace("unlearn ", "evaluate ", 1)
+
+
+def sidecar(**changes: str | None) -> str:
+    """The command that makes a sidecar."""
+    words = unlearn(**({"forget": None, "out": "s.safetensors"} | changes))
+    return words.replace("unlearn ", "sidecar ", 1)
+
+
+DATACLASS = "@dataclass(frozen=True, kw_only=True)\n"
 NUMBERS = {
     "seed": ["-1", "1.5", "nan", "inf", "1e38", "x", "''", "9" * 5000],
     "input-size": ["0", "-1", "2.5", "1e9", "0x8", "8x", "8x8x8", "99999", "x", "nan"],
@@ -446,6 +491,9 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "table counted from 1": (folder("a.png") | {"f.csv": "path,index\na.png,4"}, unlearn(forget="f.csv"), "count from 0"),
     "table of a wild number": (folder("a.png") | {"f.csv": "path,index\na.png," + "9" * 5000}, unlearn(forget="f.csv"), "count from 0"),
     "table of another class": (folder("a.png") | {"f.csv": "path,label\na.png,rad"}, unlearn(forget="f.csv"), "did you mean red"),
+    "table of a column twice": (folder("a.png") | {"f.csv": "path,label,label\na.png,red,blue"}, unlearn(forget="f.csv"), "a column is there twice; keep one"),
+    "table of an address": ({"f.csv": "path,label\nhttps://x.org/a.png,red"}, unlearn(forget="f.csv"), "no such file; check the path"),
+    "table of itself": ({"f.csv": "path,label\nf.csv,red"}, unlearn(forget="f.csv"), "no image in a known format"),
     "table in Latin-1": ({"f.csv": "path,label\n\xe9.png,red".encode("latin-1")}, unlearn(forget="f.csv"), "line 2: no text in UTF-8; save"),
     "table binary": ({"f.csv": b"PK\x03\x04\xff\xfe"}, unlearn(forget="f.csv"), "no text"),
     "table of an endless cell": ({"f.csv": "path,label\n" + "x" * 200_000 + ",red"}, unlearn(forget="f.csv"), "cannot be read as a table|check the path"),
@@ -475,6 +523,63 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "anchors with odd metadata": ({"a.safetensors": lambda p: save_file({"anchors": torch.eye(4)}, p, metadata={"stakes": "[1]"})}, unlearn(anchors="a.safetensors"), "anchors file"),
     "anchors with odd names": ({"a.safetensors": lambda p: save_file({"anchors": torch.eye(4)}, p, metadata={"stakes": '{"class_names": 3, "card": []}'})}, unlearn(anchors="a.safetensors"), "anchors file"),
     "anchors with deep metadata": ({"a.safetensors": lambda p: save_file({"anchors": torch.eye(4)}, p, metadata={"stakes": DEEP})}, unlearn(anchors="a.safetensors"), "safetensors|anchors file"),
+    # tar shards
+    "shards without classes": ({"data/train/0.tar": shard(("a.png", b""))["data/train/0.tar"]}, unlearn(data="data"), "classes are numbers: add"),
+    "shards that are pipes": ({"data/train/0.tar": pipe, "data/classes.txt": "a\nb"}, unlearn(data="data"), "pipe or device"),
+    "shards of garbage": ({"data/train/0.tar": b"x" * 700, "data/classes.txt": "a\nb"}, unlearn(data="data"), "no shard that can be read"),
+    "shards without images": (shard(("a.txt", b"x")), unlearn(data="data"), "no images in the shards"),
+    "shards without a class": (shard(("a.png", b"x")), unlearn(data="data"), "add a.cls"),
+    "shards of a class in words": (shard(("a.png", b"x"), ("a.cls", b"red")), unlearn(data="data"), "no shard that can be read"),
+    "shards of a class below 0": (shard(("a.png", as_png()), ("a.cls", b"-1")), unlearn(data="data"), "labels -1 to -1"),
+    "shards of too many classes": (shard(("a.png", as_png()), ("a.cls", b"7")), unlearn(data="data"), "labels 7 to 7"),
+    "shards of deep JSON": (shard(("a.png", b"x"), ("a.json", DEEP.encode())), unlearn(data="data"), "no shard that can be read"),
+    "shards of one name twice": (shard(("a.png", b"x"), ("a.cls", b"0"), ("a.png", b"y")), unlearn(data="data"), "a is there twice"),
+    "shards of two kinds of one name": (shard(("a.png", b"x"), ("a.jpg", b"y"), ("a.cls", b"0")), unlearn(data="data"), "a is there twice"),
+    # measures and methods of one's own
+    "measure without a function": ({"m.py": ""}, unlearn(metric="m.py"), "wanted path/to/file.py:function"),
+    "measure in no file": ({}, unlearn(metric="m.py:f"), "m.py: no such file"),
+    "measure of another name": ({"m.py": ""}, unlearn(metric="m.py:f"), "no function f in m.py"),
+    "measure that fails": (*measure("def f(c, g): 1 / 0"), "m.py:2: ZeroDivisionError"),
+    "measure that exits": (*measure("def f(c, g): raise SystemExit(0)"), "ended the program"),
+    "measure of words": (*measure("def f(c, g): return 'good'"), "gives str; return a number"),
+    "measure of an endless number": (*measure("def f(c, g): return 10**5000"), "gives int; return a number"),
+    "measure twice": ({"m.py": "def f(c, g): return 1"}, unlearn(metric="m.py:f") + " --metric m.py:f", "is there twice"),
+    "measure called like ours": ({"m.py": "def acc_forget(c, g): return 1"}, unlearn(metric="m.py:acc_forget") + " --force", "the row has acc_forget already"),
+    "measure called like the steps": ({"m.py": "def steps(c, g): return 1"}, unlearn(metric="m.py:steps") + " --force", "the row has steps already"),
+    "method in no file": ({}, unlearn(method="m.py:Mine"), "m.py: no such file"),
+    "method with a slip": (*method("class Mine(:"), "failed at m.py:3: SyntaxError"),
+    "method that is none": (*method("class Mine: pass"), "derived from stakes.methods.Method"),
+    "method that does nothing": (*method(DATACLASS + "class Mine(Method):\n  title = 'x'"), "abstract method"),
+    "method without its decorator": (*method("class Mine(NegGrad):\n  strength: int = 1"), "put @dataclass"),
+    "method with its own __init__": (*method("class Mine(NegGrad):\n  def __init__(self): pass"), "put @dataclass"),
+    "method without a default": (*method(DATACLASS + "class Mine(NegGrad):\n  strength: int"), "missing 1 required keyword-only argument: 'strength'"),
+    "method that fails": (*method("class Mine(NegGrad):\n  def unlearn(self, task): raise KeyError('x')"), "your code failed at m.py:4: KeyError"),
+    "method that returns nothing": (*method("class Mine(NegGrad):\n  def unlearn(self, task): pass"), "returned a NoneType; return an Unlearned"),
+    # surrogate data, sidecars, references
+    "surrogates missing": ({}, unlearn(surrogates="s"), "no such folder; give one with images"),
+    "surrogates empty": ({"s": None}, unlearn(surrogates="s"), "no images in this folder or below"),
+    "surrogates with a pipe": ({"s/a.png": pipe}, unlearn(surrogates="s"), "no plain file"),
+    "surrogates half an image": ({"s/a.png": cut_image}, unlearn(surrogates="s"), "cannot be read as an image"),
+    "surrogates that are to be forgotten": (folder("f/red/1.png"), unlearn(forget="f", surrogates="f") + " --force", "every image is a copy"),
+    "surrogates for a method without": (folder("s/1.png"), unlearn(surrogates="s", method="neggrad"), "uses no surrogate data"),
+    "surrogates and a sidecar": (folder("s/1.png"), unlearn(surrogates="s", sidecar="s.safetensors"), "give one of them"),
+    "surrogates around the result": (folder("s/1.png"), unlearn(surrogates="s", out="s/OUT"), "give a folder outside it"),
+    "sidecar missing": ({}, unlearn(sidecar="s.safetensors"), "no such file"),
+    "sidecar a pipe": ({"s.safetensors": pipe}, unlearn(sidecar="s.safetensors"), "pipe or device"),
+    "sidecar a network": ({}, unlearn(sidecar="{place}/saved/model.safetensors"), "make it with `stakes sidecar`"),
+    "sidecar of deep metadata": ({"s.safetensors": lambda p: save_file({"images": torch.eye(4)}, p, metadata={"stakes": DEEP})}, unlearn(sidecar="s.safetensors"), "make it with `stakes sidecar`"),
+    "sidecar of no images": ({}, sidecar(images="0"), "--images 0: give a whole number from 1"),
+    "sidecar of too many images": ({}, sidecar(images="9" * 12), "give a whole number from 1"),
+    "sidecar below no steps": ({}, sidecar(steps="-1"), "--steps -1: give a whole number from 1"),
+    "sidecar over a file": ({"s.safetensors": "mine"}, sidecar(), "exists: give another file, or add --overwrite"),
+    "sidecar under another suffix": ({}, sidecar(out="s.pt"), "ends in .safetensors"),
+    "sidecar without data": ({}, sidecar(data=None), "sidecar needs --data"),
+    "reference missing": ({}, unlearn(reference="r"), "--reference r: no such network; give a folder"),
+    "reference a pickle": ({"r.pt": saved({"a": torch.ones(2)})}, unlearn(reference="r.pt"), "--reference r.pt: no such network"),
+    "reference of other classes": (card(class_names=["a", "b", "c", "d"]), unlearn(reference="net") + " --force", "has other classes"),
+    "passes of no image": ({}, unlearn(micro_batch="0"), "--micro-batch 0: give 1 to"),
+    "passes of endlessly many": ({}, unlearn(micro_batch="9" * 30), "--micro-batch 9+: give 1 to"),
+    "a dry run over a file": ({"OUT/mine.txt": "x"}, unlearn() + " --dry-run", "is not empty"),
     # where the result goes
     "out not empty": ({"OUT/mine.txt": "x"}, unlearn(), "is not empty"),
     "out a file": ({"OUT": "x"}, unlearn(), "OUT"),
@@ -490,9 +595,15 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "report of nothing": ({}, "report none --out x.html", "none"),
     "report of a file": ({"f": "x"}, "report f --out x.html", "row.json"),
     "report of an empty folder": ({"run": None}, "report run --out x.html", "row.json"),
+    "report to no page": ({"run/row.json": "{}"}, "report run --out run/row.json --overwrite", "ends in .html"),
+    "report beside nothing": ({"run/row.json": "{}"}, "report run --out x.html --reference none", "none is not a run folder"),
     "report of a list": ({"run/row.json": "[]"}, "report run --out x.html", "row.json"),
     "report of a deep row": ({"run/row.json": DEEP}, "report run --out x.html", "row.json"),
     "evaluate without a network": ({}, unlearn(out=None, unlearned="none").replace("unlearn ", "evaluate ", 1), "none"),
+    "evaluate a pickle": ({"u.pt": saved({"a": torch.ones(1)})}, evaluate(unlearned="u.pt"), "--unlearned u.pt: no such network"),
+    "evaluate a network of other classes": (card(class_names=["a", "b", "c", "d"]), evaluate(unlearned="net"), "give the one that it was made from"),
+    "evaluate to a folder": ({"r.json": None}, evaluate(out="r.json"), "is a folder"),
+    "evaluate by no measure": ({}, evaluate(metric="x"), "wanted path/to/file.py:function"),
     "evaluate over a file": ({"r.json": "{}"}, unlearn(out="r.json", unlearned="{place}/saved").replace("unlearn ", "evaluate ", 1), "exists: give another"),
     "anchors without descriptions": ({}, "anchors --descriptions none --encoder clip --encoder-path x --out a.safetensors", "none"),
     "anchors from a pipe": ({"d.json": pipe}, "anchors --descriptions d.json --encoder clip --encoder-path x --out a.safetensors", "d.json"),
@@ -523,6 +634,16 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "bench of half a job": (recipe(), "bench r.toml --out B --jobs 1.5", "a whole number"),
     "bench of no job": (recipe(), "bench r.toml --out B --jobs 0", "jobs"),
     "bench below no job": (recipe(), "bench r.toml --out B --jobs -1", "jobs"),
+    "bench of no thread": (recipe(), "bench r.toml --out B --threads 0", "threads"),
+    "bench by a cluster that is none": (recipe(), "bench r.toml --out B --cluster nowhere", "no such file of a scheduler"),
+    "bench by a file of no scheduler": (recipe() | {"s.json": "x"}, "bench r.toml --out B --cluster s.json", "no such file of a scheduler"),
+    "bench by a pipe": (recipe() | {"s.json": pipe}, "bench r.toml --out B --cluster s.json", "no such file of a scheduler"),
+    "bench with a need of nothing": (recipe(), "bench r.toml --out B --cluster local --need GPU", "give NAME=AMOUNT"),
+    "bench with a need without a cluster": (recipe(), "bench r.toml --out B --need GPU=1", "add --cluster, or leave it out"),
+    "bench of columns that are none": (recipe(), "bench r.toml --out B --columns nothing", "there is no nothing; choose"),
+    "bench over a file": (recipe() | {"B": "x"}, "bench r.toml --out B", "is a file: give a folder"),
+    "bench over other files": (recipe() | {"B/mine.txt": "x"}, "bench r.toml --out B", "no benchmark wrote: give"),
+    "bench of one seed twice": (recipe(top='forget = "random:3"\nseeds = [0, 0]'), "bench r.toml --out B", "different whole numbers"),
     "bench of a slip": (recipe(), "bench r.toml --out B --set x", "key=value"),
     "bench of a needless setting": (recipe(), "bench r.toml --out B --set x=1", "--set x"),
     "recipe a pipe": ({"r.toml": pipe}, "bench r.toml --out B", "r.toml"),
@@ -618,3 +739,26 @@ def test_names_of_escapes_reach_no_terminal(place, here, capsys):
     assert cli.main([*shlex.split(words), "--weights", f"{odd}.th", "--dry-run"]) in (0, 2)
     out, err = capsys.readouterr()
     assert all(line.isprintable() for line in (out + err).splitlines())
+
+
+def test_very_many_jobs_end_where_there_are_few_cells(here, capsys):
+    furnish(here, here, recipe())
+    with an_end():
+        assert cli.main(["bench", "r.toml", "--out", "B", "--jobs", "99999999", "--dry-run"]) == 0
+    assert "OMP_NUM_THREADS=1" in capsys.readouterr().out
+
+
+def test_a_measure_of_ones_own_changes_no_network(place, here, capsys):
+    """What it does to the network that it is given stays with it."""
+    body = "def f(c, g):\n  c.train()\n  [p.data.zero_() for p in c.parameters()]\n  return 1.0"
+    files, words = measure(body)
+    furnish(here, place, files)
+    words = words.replace("{place}", str(place)) + " --method neggrad --max-steps 2 --json"
+    rows = []
+    for more in ("", " --metric m.py:f"):
+        plain = words.replace(" --metric m.py:f", "") + more + " --eval-samples 4 --overwrite"
+        assert cli.main(shlex.split(plain)) in (0, 3)
+        rows.append(json.loads(capsys.readouterr().out))
+    assert rows[1].pop("f") == rows[1].pop("f_before") == 1.0
+    for key in ("unlearned_digest", "acc_forget", "acc_test", "drift_probes"):
+        assert rows[0][key] == rows[1][key]

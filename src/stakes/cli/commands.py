@@ -97,14 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(128 + number, "; ".join(notes))
     except (RuntimeError, MemoryError) as error:
         if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):  # the latter: torch's
-            error.add_note(_ours())
-            raise
+            return _fault(error)
         return _fail(FAILED, f"out of memory: {str(error) or 'a smaller --micro-batch needs less'}")
     except OSError as error:
         return _fail(FAILED, f"cannot continue: {error}")
     except Exception as error:
-        error.add_note(_ours())
-        raise  # with its traceback
+        return _fault(error)
     return code if isinstance(code, int) else 0
 
 
@@ -114,6 +112,17 @@ def _fail(code: int, message: str) -> int:
     if code != USAGE_ERROR or os.environ.get("LOCAL_RANK", "0") == "0":  # the same in all processes
         print(f"stakes: {'' if rank == '0' else f'process {rank}: '}{line}", file=sys.stderr)
     return code
+
+
+def _fault(error: Exception) -> int:
+    """A line, where code of the user's own failed; else the error, with its traceback."""
+    from stakes.models.own_code import their_fault  # here: what there is to import is imported
+
+    said = their_fault(error)
+    if said is None:
+        error.add_note(_ours())
+        raise error
+    return _fail(USAGE_ERROR, said)
 
 
 def _ours() -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stakes.errors import InputError
 from stakes.evaluation.reference import check_reference
 from stakes.manifest import check_manifest
 from stakes.models.classifier import Classifier
@@ -26,6 +27,19 @@ def check_delivered(path: Path) -> None:
         say(f"note: {folder} has no manifest: changes in it are not noticed")
 
 
+def check_there(path: Path, option: str) -> None:
+    """Refuse what is neither a folder nor a .safetensors file.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not (path.is_dir() or (path.is_file() and path.suffix == ".safetensors")):
+        raise InputError(
+            f"{option} {path}: no such network; give a folder that stakes wrote, or its "
+            "model.safetensors"
+        )
+
+
 def reference_network(path: Path | None, classifier: Classifier) -> Classifier | None:
     """The network to compare with, on the device of ``classifier``, of the same classes.
 
@@ -34,6 +48,7 @@ def reference_network(path: Path | None, classifier: Classifier) -> Classifier |
     """
     if path is None:
         return None
+    check_there(path, "--reference")
     check_delivered(path)
     reference = Classifier.load(path, device=str(classifier.device))
     check_reference(reference, classifier)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from stakes.cli.delivered import check_delivered, reference_network
+from stakes.cli.delivered import check_delivered, check_there, reference_network
 from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.files import check_file, write_text
@@ -46,6 +46,7 @@ def evaluate(
     if out is not None:
         check_file(out, overwrite)
     check_delivered(Path(inputs.model))
+    check_there(unlearned, "--unlearned")
     check_delivered(unlearned)
     loaded = load(inputs, unlearned)
     fit_threads(loaded.classifier)

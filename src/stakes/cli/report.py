@@ -25,6 +25,8 @@ def report(
     """
     if not runs:
         raise InputError("report: name at least one run folder")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {out}: give a name that ends in .html")
     check_file(out, overwrite)
     for folder in [*runs, *([] if reference is None else [reference])]:
         if not (folder / MANIFEST).exists():

@@ -5,12 +5,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stakes.errors import InputError
+from stakes.errors import InputError, quoted
+from stakes.files import check_file
 from stakes.progress import Terminal
 from stakes.runs.inputs import NetworkInputs
 from stakes.runs.load import load_network
-from stakes.runs.words import OUTPUT, TRAINING, Place, Whole
+from stakes.runs.words import OUTPUT, TRAINING, Place, Switch, Whole
 from stakes.sidecar import make, membership
+
+MOST = 100_000  # images, and steps: beyond these a slip is likelier
 
 
 @Parameter(name="*")
@@ -29,6 +32,7 @@ def sidecar(
     out: Annotated[Place, OUTPUT],
     images: Annotated[Whole | None, OUTPUT] = None,
     steps: Annotated[Whole, OUTPUT] = 100,
+    overwrite: Annotated[Switch, OUTPUT] = False,
 ) -> None:
     """Make a sidecar: statistics of training data and synthetic images, to keep when it is gone.
 
@@ -41,9 +45,14 @@ def sidecar(
         out: .safetensors file to write
         images: synthetic images; by default 256, or as many as fit into 4 MiB, but at least 32
         steps: optimisation steps that fit the synthetic images to the statistics
+        overwrite: replace that file
     """
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out}: give a name that ends in .safetensors")
+    check_file(out, overwrite)
+    for name, number in (("images", images), ("steps", steps)):
+        if number is not None and not 1 <= number <= MOST:
+            raise InputError(f"--{name} {quoted(number)}: give a whole number from 1 to {MOST}")
     network = load_network(inputs)
     assert network.splits is not None  # --data is required
     classifier, seed = network.classifier, inputs.seed

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from stakes.cli.delivered import check_delivered, reference_network
 from stakes.cli.summary import announce, print_json, summary
 from stakes.data.surrogates import Surrogates
-from stakes.errors import InputError
+from stakes.errors import InputError, quoted
 from stakes.methods import Method, method_class
 from stakes.models.agreement import compared
 from stakes.models.specs import RANDOM
@@ -25,6 +25,7 @@ from stakes.training.distributed import count, is_writer
 from stakes.training.micro import passing_at_most
 
 NONE_GIVEN = RunOptions()
+MOST_IMAGES = 10**9  # that pass at once
 
 
 def unlearn(
@@ -94,8 +95,9 @@ def unlearn(
 
 def _check(chosen: Method, name: str, inputs: Inputs, options: RunOptions) -> None:
     """Refuse options that do not go together, before anything is loaded."""
-    if options.micro_batch is not None and options.micro_batch < 1:
-        raise InputError(f"--micro-batch {options.micro_batch}: give at least 1")
+    rows = options.micro_batch
+    if rows is not None and not 1 <= rows <= MOST_IMAGES:
+        raise InputError(f"--micro-batch {quoted(rows)}: give 1 to {MOST_IMAGES} images")
     if options.surrogates is not None or options.sidecar is not None:
         chosen.check_surrogates()
     if options.surrogates is not None and options.sidecar is not None:

@@ -113,6 +113,8 @@ def _csv_rows(file: Path, class_names: Sequence[str]) -> Iterator[Row]:
                 f"{file} line 1: wanted the header path,label (names of classes) or path,index "
                 "(numbers of classes from 0 on), with commas"
             )
+        if len(set(header)) < len(header):
+            raise InputError(f"{file} line 1: a column is there twice; keep one")
         rows.fieldnames = header
         read = _index if counted else _label
         for row in rows:

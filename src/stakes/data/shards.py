@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stakes.data.folders import entries, is_image
-from stakes.errors import InputError, first_line
+from stakes.errors import InputError, first_line, shortened
+from stakes.texts import check_file
 
 CLASSES = "classes.txt"
 
@@ -63,6 +64,7 @@ def samples(paths: Sequence[str]) -> list[Sample]:
 def _samples(path: str) -> Iterator[Sample]:
     images: dict[str, str] = {}
     labels: dict[str, int] = {}
+    check_file(Path(path), "shard")  # a pipe would be waited for without end
     try:
         with tarfile.open(path, "r:") as shard:
             for member in shard:
@@ -71,12 +73,14 @@ def _samples(path: str) -> Iterator[Sample]:
                 if not member.isfile():
                     continue
                 if is_image(f".{kind}"):
+                    if key in images:
+                        raise ValueError(f"{shortened(key.strip('/'))} is there twice")
                     place = f"{path}@{member.offset_data}+{member.size}"
                     images[key] = f"{place}:{member.name}"
                 elif kind in ("cls", "json"):
                     file = shard.extractfile(member)
                     labels[key] = _label(b"" if file is None else file.read(), kind)
-    except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
+    except (tarfile.TarError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read as a shard ({first_line(error)}); it must be a tar, not "
             "compressed, with NAME.png and NAME.cls"

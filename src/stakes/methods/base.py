@@ -117,7 +117,13 @@ class Method(ABC):
             task.take_surrogates(surrogates, classifier.preprocessing, seed)
         if checkpoint is not None:
             task.go_on_from(checkpoint, self, seed)
-        return self.unlearn(task)
+        result: object = self.unlearn(task)
+        if not isinstance(result, Unlearned):  # of a method that is not ours
+            raise InputError(
+                f"{self.title}: unlearn returned a {type(result).__name__}; return an Unlearned, "
+                "such as task.result(...) gives"
+            )
+        return result
 
     def check_surrogates(self) -> None:
         """Refuse surrogate data, with an InputError, where the method has no use for them."""

@@ -94,8 +94,10 @@ def allowed(item: Field[Any], hint: object) -> str:
         return "True or False"
     if hint is str:
         return "text"
-    bounds = item.metadata
+    bounds = _metadata(item)
     noun = "a whole number" if hint is int else "a number"
+    if bounds["high"] is None:
+        return noun
     start = f"above {bounds['above']:g}" if bounds["low"] is None else f"from {bounds['low']:g}"
     high = f"{bounds['high']:d}" if hint is int else f"{bounds['high']:g}"
     return f"{noun} {start} to {high}"
@@ -108,8 +110,13 @@ def explained(item: Field[Any]) -> str:
     >>> explained(NegGrad.__dataclass_fields__["momentum"])
     'momentum of SGD (public code of L2UL)'
     """
-    doc, source = item.metadata["doc"], item.metadata["source"]
+    doc, source = _metadata(item)["doc"], _metadata(item)["source"]
     return f"{doc} ({source})" if source else str(doc)
+
+
+def _metadata(item: Field[Any]) -> Mapping[str, Any]:
+    """What :func:`hyper` wrote; nothing for a plain field, as a method of one's own may have."""
+    return item.metadata or {"doc": item.name, **dict.fromkeys(("source", "low", "above", "high"))}
 
 
 @cache
@@ -120,7 +127,7 @@ def _model(kind: type) -> type[pydantic.BaseModel]:
     for item in fields(kind):
         hint = hints[item.name]
         if hint in MOST:
-            low, above, high = (item.metadata[key] for key in ("low", "above", "high"))
+            low, above, high = (_metadata(item)[key] for key in ("low", "above", "high"))
             hint = Annotated[hint, pydantic.Field(ge=low, gt=above, le=high, allow_inf_nan=False)]
         columns[item.name] = (hint, item.default)
     config = pydantic.ConfigDict(strict=True, extra="forbid")

@@ -38,7 +38,19 @@ def own_method(name: str) -> type[Method] | None:
             f"--method {name}: {code} has no method {attribute}; name a dataclass in it that is "
             "derived from stakes.methods.Method"
         )
+    if {"__init__", "__annotations__"} & vars(kind).keys() and not _is_dataclass(kind):
+        raise InputError(
+            f"--method {name}: {attribute} has fields of its own and is no dataclass; put "
+            "@dataclass(frozen=True, kw_only=True) above it"
+        )
+    with theirs(f"--method {name}"):
+        kind()  # every hyper-parameter has a default, and what has to be written is
     return kind
+
+
+def _is_dataclass(kind: type[Method]) -> bool:
+    """Whether a class is one itself, and not only what it is derived from."""
+    return "__dataclass_params__" in vars(kind)
 
 
 def own_name(kind: type[Method]) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from types import ModuleType
 
 from stakes.errors import InputError, first_line
 from stakes.texts import check_file
+
+PACKAGE = Path(__file__).resolve().parents[1]
+STDLIB = Path(sysconfig.get_paths()["stdlib"])
 
 
 def run_file(path: Path, option: str = "--model") -> ModuleType:
@@ -45,8 +49,28 @@ def theirs(what: str) -> Iterator[None]:
     except SystemExit as error:
         raise InputError(f"{what} ended the program (exit {error.code}); take that out") from error
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise InputError(
-            f"{what} failed at {Path(place.filename).name}:{place.lineno}: "
-            f"{type(error).__name__}: {first_line(error)}; correct it there"
-        ) from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}:{last.lineno}"
+        if isinstance(error, SyntaxError) and error.filename:
+            place = f"{Path(error.filename).name}:{error.lineno}"
+        raise InputError(f"{what} failed at {_told(place, error)}") from error
+
+
+def their_fault(error: BaseException) -> str | None:
+    """One line on an error that code of the user's own raised; None where it is ours.
+
+    What counts is the last place in a traceback that is neither in Python's own modules nor in
+    an installed package other than this one.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(PACKAGE):
+            return None
+        installed = {"site-packages", "dist-packages"} & set(path.parts)
+        if path.is_file() and not installed and not path.is_relative_to(STDLIB):
+            return f"your code failed at {_told(f'{path.name}:{frame.lineno}', error)}"
+    return None
+
+
+def _told(place: str, error: BaseException) -> str:
+    return f"{place}: {type(error).__name__}: {first_line(error)}; correct it there"

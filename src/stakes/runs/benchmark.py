@@ -28,6 +28,7 @@ from stakes.runs.threads import cores
 
 FAILED, INTERRUPTED = 1, 130
 CORES_A_JOB = 4
+MOST_JOBS = 10_000
 #: What a benchmark's folder always has; the file is its lock.
 FOLDERS, MARK = ("cells", "runs"), ".lock"
 
@@ -76,9 +77,15 @@ def bench(
     for option, count in (("--jobs", jobs), ("--threads", threads)):
         if count is not None and count < 1:
             raise InputError(f"{option} {count}: give at least 1")
+    if cluster is not None:
+        from stakes.runs.cluster import check_cluster  # only here: it is an extra
+
+        check_cluster(cluster, need)
+    elif need:
+        raise InputError("--need is of a cluster's workers: add --cluster, or leave it out")
     cells = chosen(recipe.cells, only)
     threads = threads or recipe.threads
-    places = share_out(jobs, threads)
+    places = share_out(jobs, threads)[: len(cells)]
     if dry_run:
         _print_cells(cells, out, places[0]["OMP_NUM_THREADS"])
         return 0
@@ -162,7 +169,8 @@ def share_out(jobs: int | None, threads: int | None = None) -> list[dict[str, st
     found = cores()
     jobs = jobs or len(gpus) or (found // CORES_A_JOB if found >= 2 * CORES_A_JOB else 1)
     own = str(threads or os.environ.get("OMP_NUM_THREADS") or max(1, found // jobs))
-    places = [{"OMP_NUM_THREADS": own, "MKL_NUM_THREADS": own} for _ in range(jobs)]
+    at_once = min(jobs, MOST_JOBS)
+    places = [{"OMP_NUM_THREADS": own, "MKL_NUM_THREADS": own} for _ in range(at_once)]
     if jobs > 1 and len(gpus) > 1:
         for i, place in enumerate(places):
             place["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]

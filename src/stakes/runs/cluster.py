@@ -5,6 +5,7 @@ sent back, and the next start looks there alone.
 """
 
 import contextlib
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from stakes.errors import InputError, first_line, some
 from stakes.runs import process
 from stakes.runs.process import Ended, Look, Work
 from stakes.runs.threads import cores
+from stakes.texts import expanded, read_text
 
 ANSWER, LEAVE = 10.0, 30.0  # seconds for a scheduler to answer, for earlier cells to end
 LOCAL = "local"
@@ -111,16 +113,11 @@ def connected(
         if address == LOCAL:
             where = {"address": stack.enter_context(_local(places))}
         elif "://" not in address:
-            if not Path(address).expanduser().is_file():
-                raise InputError(
-                    f"--cluster {address}: no such file; give local, tcp://HOST:PORT, or the "
-                    "scheduler file that `dask scheduler --scheduler-file FILE` wrote"
-                )
             where = {"scheduler_file": str(Path(address).expanduser())}
         try:
             client = Client(**where, timeout=ANSWER, set_as_default=False)
             stack.enter_context(client)
-        except (OSError, ValueError, TypeError) as error:
+        except Exception as error:  # Dask raises nearly anything
             raise InputError(
                 f"--cluster {address}: no scheduler answers ({first_line(error)}); start one by "
                 "`dask scheduler`"
@@ -178,6 +175,27 @@ def _wait_for_workers(client: Any, address: str, need: Mapping[str, float], log:
 
 def _workers(client: Any) -> list[dict[str, Any]]:
     return list(client.scheduler_info(n_workers=-1)["workers"].values())
+
+
+def check_cluster(address: str, need: Sequence[str]) -> None:
+    """Refuse words that cannot name a scheduler, or a worker's resources.
+
+    Raises:
+        InputError: they are of another form, or there is no such file.
+    """
+    for text in need:
+        _amount(text)
+    if address == LOCAL or "://" in address:
+        return
+    file = expanded(address)
+    try:
+        if not isinstance(json.loads(read_text(file, "--cluster"))["address"], str):
+            raise TypeError("its address is no text")
+    except (InputError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"--cluster {address}: no such file of a scheduler; give local, tcp://HOST:PORT, or "
+            "the file that `dask scheduler --scheduler-file FILE` wrote"
+        ) from error
 
 
 def _threads(client: Any) -> str:

@@ -78,10 +78,10 @@ def _measured(
     function: Callable[[Classifier, Given], float], given: Given, word: str, classifier: Classifier
 ) -> float:
     with theirs(f"--metric {word}"):
-        value = function(classifier, given)
+        value = function(classifier.copy().eval(), given)  # whatever it does to it
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(
             f"--metric {word} gives {type(value).__name__}; return a number"
         ) from error

@@ -14,7 +14,7 @@ from stakes.anchors.anchors import Anchors
 from stakes.data.adapter import Data
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
-from stakes.errors import first_line
+from stakes.errors import InputError, first_line
 from stakes.evaluation.again import found_in_data, found_in_words
 from stakes.evaluation.audit import Evidence
 from stakes.evaluation.evaluate import evaluate
@@ -26,6 +26,7 @@ from stakes.models.checks import plain_numbers
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import in_words, sides
 from stakes.progress import Progress, silent
+from stakes.rows import COST, DERIVED, METRICS
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import checkpoint_beside, claim
 from stakes.runs.placing import writing
@@ -33,6 +34,12 @@ from stakes.runs.sound import check_finite, check_recognised
 from stakes.training import distributed
 
 PHASES = ("probes", "importance", "unlearn")
+#: Keys of the row that say how the run ended, and what it is of.
+OUTCOME = {
+    "deploy", "drift_probes", "steps", "outcome", "stop_reason", "peak_memory_mb",
+    "weights_digest", "unlearned_digest", "forget_digest", "anchors_digest", "stakes_digest",
+    "job_digest",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ def record(
             any long work, and with nothing written. Or a network that broke down, or files that
             somebody put into ``out`` meanwhile: then the checkpoint stays.
     """
+    _check_metrics(request)
     if not distributed.is_writer():
         distributed.wait_for_all()
         row, *_ = _work(request, checkpoint_beside(out), silent)
@@ -191,6 +199,14 @@ def _write(
         raise
     except Exception as error:  # the result is there, and `stakes report` can make the page later
         progress("report", 0, 1, f"not written: {first_line(error)}")
+
+
+def _check_metrics(request: Request) -> None:
+    """Refuse, before the work, measures under names that the row has for something else."""
+    taken = {*METRICS, *DERIVED, *COST, *_asked(request), *environment(request.classifier.device)}
+    for name in request.metrics:
+        if name in taken | OUTCOME or name.startswith(("seconds_", "chosen_", "n_")):
+            raise InputError(f"metrics: the row has {name} already; give yours another name")
 
 
 def _asked(request: Request) -> dict[str, Any]:

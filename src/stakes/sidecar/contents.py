@@ -97,7 +97,9 @@ class Sidecar:
                 moments=moments,
                 card=written["card"],
             )
-        except (SafetensorError, ValueError, KeyError, AttributeError, OSError) as error:
+        except (
+            SafetensorError, ValueError, KeyError, AttributeError, OSError, RecursionError,
+        ) as error:  # fmt: skip
             raise InputError(
                 f"sidecar {path}: cannot be read ({first_line(error)}); make it with "
                 "`stakes sidecar`"
