@@ -74,8 +74,8 @@ def load_sbert(
 
     def embed(ids: Tensor, mask: Tensor) -> Tensor:
         states: Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state
-        keep = mask[:, :, None].to(states.dtype)
-        return (states * keep).sum(dim=1) / keep.sum(dim=1)
+        weights = mask[:, :, None].to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
     width = int(model.config.hidden_size)
     return _encoder("sbert", source, folder, model, embed, width, "mean over tokens")
