@@ -68,6 +68,19 @@ def test_a_network_is_no_way_from_itself(classifier, other, forget, test_images)
     assert row["reference_kl_retain"] is row["acc_retain_reference"] is None
 
 
+def test_a_reference_reads_no_image_again(classifier, other, forget, test_images, monkeypatch):
+    read = []
+    load = type(test_images).load
+    monkeypatch.setattr(
+        type(test_images), "load", lambda own, places: read.append(len(places)) or load(own, places)
+    )
+    evaluate(classifier, classifier, forget, test=test_images)
+    alone = sum(read)
+    read.clear()
+    evaluate(classifier, classifier, forget, test=test_images, reference=other)
+    assert sum(read) == alone > 0
+
+
 def test_without_a_reference_nothing_is_measured(classifier, forget, test_images):
     row, _ = evaluate(classifier, classifier, forget, test=test_images)
     assert row["reference_gap"] is row["reference_agreement_test"] is None
