@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -58,6 +59,20 @@ def test_every_command_is_one_that_can_be_given(page, line):
         assert program == "stakes"
         command, _, _ = make_app(tokens).parse_args(tokens, print_error=False, exit_on_error=False)
         assert callable(command)
+
+
+def test_what_docstrings_refer_to_exists():
+    source = Path(stakes.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for path in source.rglob("*.py")]
+    names = {name for text in texts for name in re.findall(r":\w+:`~?(stakes\.[\w.]+)`", text)}
+    assert len(names) > 50
+    missing = []
+    for name in sorted(names):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            missing.append(name)
+    assert not missing
 
 
 def test_no_python_goes_unexecuted():

@@ -25,7 +25,7 @@ def parse_forget(
     The words draw from the training set: ``random:64``, ``classes:cat,dog``, ``classes:10%``.
 
     With a training set, files are brought to exactly the size of its images, whatever ``size``
-    says, so that :func:`stakes.data.retain.without` recognises them there. With ``read`` (see
+    says, so that :func:`stakes.data.retain.found_again` recognises them there. With ``read`` (see
     ImageFiles) that set has to have been loaded with the same reader.
 
     Raises:
