@@ -40,14 +40,15 @@ $(READY): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable . --group dev
 	touch $@
 
-# A wheel, tried in an empty environment: it installs, and its demonstration runs.
+# A wheel, tried in an empty environment: it installs, and its demonstration runs outside of the clone.
 dist: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build
 	$(PYTHON) -m venv dist/.try
-	dist/.try/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
-	dist/.try/bin/stakes demo --out dist/demo
-	rm -rf dist/.try
+	$(BIN)/uv pip install --quiet --python dist/.try/bin/python --constraint constraints.txt dist/*.whl
+	cd dist/.try && bin/stakes demo --out ../demo
+	test -s dist/demo/report.html
+	rm -rf dist/.try dist/demo
 
 clean:
 	rm -rf $(VENV) demo dist site

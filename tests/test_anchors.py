@@ -172,9 +172,7 @@ def test_select_is_indexing(order: list[int], k: int) -> None:
 
 
 def test_select_says_which_classes_the_anchors_are_for() -> None:
-    with pytest.raises(
-        InputError, match=r"no anchor for fox, wolf: .* for the 10 classes airplane, .*, truck;"
-    ):
+    with pytest.raises(InputError, match=r"fox, wolf.*airplane, .*, truck"):
         Anchors.load("cifar10", ["cat", "fox", "wolf"])
     with pytest.raises(InputError, match=r"the 100 classes apple, .* and 90 more"):
         Anchors.load("cifar100").select(["airplane"])
@@ -277,11 +275,11 @@ def test_several_anchors_per_class(tmp_path: Path) -> None:
 
 
 def test_several_anchors_that_do_not_add_up() -> None:
-    with pytest.raises(InputError, match=r"dog with fewer than 3 attributes, one for each"):
+    with pytest.raises(InputError, match=r"dog .*3"):
         make_anchors(MANY, letters(), per_class=3)
     with pytest.raises(InputError, match="0 anchors per class: give at least 1"):
         make_anchors(MANY, letters(), per_class=0)
-    with pytest.raises(InputError, match=r"\(3, 5\) for 2 classes: give 2 rows per class"):
+    with pytest.raises(InputError, match=r"\(3, 5\).* 2 classes"):
         Anchors(torch.eye(3, 5), ("a", "b"), per_class=2)
     with pytest.raises(InputError, match="of b "):
         Anchors(torch.eye(4, 3), ("a", "b"), per_class=2)
@@ -350,13 +348,13 @@ def test_plain_vectors_need_class_names(tmp_path: Path, suffix: str) -> None:
     assert anchors.card["name"] == "plain"
     with pytest.raises(InputError, match="classes"):
         Anchors.load(path)
-    with pytest.raises(InputError, match=r"has shape \(3, 5\) but there are 2 classes"):
+    with pytest.raises(InputError, match=r"\(3, 5\).* 2 classes"):
         Anchors.load(path, ["a", "b"])
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
     names = ["a", "b"]
-    with pytest.raises(InputError, match="no anchors cifar11: give digits, cifar10, cifar100, or"):
+    with pytest.raises(InputError, match=r"cifar11.*digits, cifar10, cifar100"):
         Anchors.load("cifar11")
     with pytest.raises(InputError, match=r"gone\.npy: no such file"):
         Anchors.load(tmp_path / "gone.npy")
@@ -368,7 +366,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not an \.npy file of numbers"):
         Anchors.load(tmp_path / "pickled.npy", names)
     save_file({"one": torch.eye(2), "two": torch.eye(2)}, tmp_path / "two.safetensors")
-    with pytest.raises(InputError, match='no tensor "anchors": it holds one, two'):
+    with pytest.raises(InputError, match=r'"anchors".*one, two'):
         Anchors.load(tmp_path / "two.safetensors", names)
     save_file({"anchors": torch.eye(2)}, tmp_path / "odd.safetensors", metadata={"stakes": "{}"})
     with pytest.raises(InputError, match="anchors file"):
@@ -421,7 +419,7 @@ def test_build_refuses_before_it_loads_an_encoder(
 
     monkeypatch.setitem(module.ENCODERS, "sbert", load)
     good = tmp_path / "a.safetensors"
-    with pytest.raises(InputError, match="no encoder word2vec: choose clip, siglip, sbert"):
+    with pytest.raises(InputError, match=r"word2vec.*clip, siglip, sbert"):
         build("digits", "word2vec", "x", good)
     with pytest.raises(InputError, match=r"written as \.safetensors"):
         build("digits", "sbert", "x", tmp_path / "a.npy")

@@ -167,7 +167,7 @@ def test_anthropic(httpserver, monkeypatch, tmp_path):
 def test_it_goes_on_where_it_stopped(stub, tmp_path):
     out = tmp_path / "d.json"
     stub.answers = [answer(CAT), failure(503)]
-    with pytest.raises(ConnectionError, match=r"fails after 6 tries at dog \(it answers 503\)"):
+    with pytest.raises(ConnectionError, match=r"6 tries at dog.*503"):
         describe(["cat", "dog"], "openai:m", out, count=2, base_url=stub.base_url)
     assert read_descriptions(out) == {"cat": CAT}
     assert len(stub.requests) == 1 + 6

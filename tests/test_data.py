@@ -77,13 +77,13 @@ def test_sets_refuse_what_does_not_fit(tmp_path: Path) -> None:
     path = image(tmp_path / "a.png")
     with pytest.raises(InputError, match="image files"):
         ImageFiles([], [])
-    with pytest.raises(InputError, match=r"1 image files with labels of shape \(2,\)"):
+    with pytest.raises(InputError, match=r"1 image files.*\(2,\)"):
         ImageFiles([path], [0, 1])
     with pytest.raises(InputError, match=r"torch.float32 \(1, 3, 4, 4\): wanted uint8"):
         ImageArray(torch.zeros(1, 3, 4, 4), [0])
     with pytest.raises(InputError, match="square"):
         ImageArray(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), [0], 4)
-    with pytest.raises(InputError, match="labels 0 to 2: 2 classes are labelled 0 to 1"):
+    with pytest.raises(InputError, match=r"0 to 2.*2 classes.*0 to 1"):
         Splits(ImageArray(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), [0, 2]), None, ("a", "b"))
 
 
@@ -161,7 +161,7 @@ def test_given_class_names_set_the_order_and_may_be_more(tmp_path: Path) -> None
     splits = load_data(tmp_path, class_names=["b", "z", "a"])
     assert splits.class_names == ("b", "z", "a")
     assert splits.train.labels.tolist() == [2, 0]
-    with pytest.raises(InputError, match="'a' is not one of the 2 classes; the classes are b, z"):
+    with pytest.raises(InputError, match=r"'a'.*b, z"):
         load_data(tmp_path, class_names=["b", "z"])
 
 
@@ -199,17 +199,15 @@ def test_class_folders_without_images_are_named(tmp_path: Path) -> None:
 
 def test_classes_of_train_and_test_have_to_agree(tmp_path: Path) -> None:
     tree(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dgo/1.png")
-    with pytest.raises(InputError, match=r"differ from .*train; missing: dog; only here: dgo"):
+    with pytest.raises(InputError, match=r"train.*dog.*dgo"):
         load_data(tmp_path)
 
 
 def test_near_names_are_offered_and_twins_refused(tmp_path: Path) -> None:
     tree(tmp_path, "crane/1.png")
-    with pytest.raises(
-        InputError, match=r"'crane' is not one of the 2 classes; did you mean .rane"
-    ):
+    with pytest.raises(InputError, match=r"'crane'.*did you mean .rane"):
         load_data(tmp_path, class_names=["krane", "truck"])
-    with pytest.raises(InputError, match="classes 0 and 2 are both called 'crane'"):
+    with pytest.raises(InputError, match=r"0 and 2.*'crane'"):
         load_data(tmp_path, class_names=["crane", "truck", "crane"])
 
 
@@ -249,15 +247,13 @@ def test_named_sets_follow_given_class_names_and_size() -> None:
     turned = load_data("digits", class_names=tuple("9876543210"), size=10)
     assert torch.equal(turned.train.labels, 9 - plain.train.labels)
     assert turned.train.load([0]).shape == (1, 3, 10, 10)
-    with pytest.raises(
-        InputError, match="digits: '3' is not one of the 3 classes; the classes are 0, 1, 2"
-    ):
+    with pytest.raises(InputError, match=r"digits.*'3'.*0, 1, 2"):
         load_data("digits", class_names=["0", "1", "2"])
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_an_absent_set_is_not_fetched_unasked(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} is not in .*add --download.*or give a folder"):
+    with pytest.raises(InputError, match=f"{name}.*--download.*folder"):
         load_data(name, root=tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -286,7 +282,7 @@ def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         raise URLError("no\nroute")
 
     monkeypatch.setattr("torchvision.datasets.CIFAR100", cifar)
-    with pytest.raises(InputError, match=r"cifar100 could not be fetched to .*no route.*try again"):
+    with pytest.raises(InputError, match=r"cifar100.*no route"):
         load_data("cifar100", root=tmp_path, download=True)
 
 

@@ -259,7 +259,7 @@ def test_what_is_put_there_during_the_run_stays(request_, tmp_path, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(placing, "write_manifest", meanwhile)
-        with pytest.raises(InputError, match=r"holds row\.json, which is not part of an earlier"):
+        with pytest.raises(InputError, match=r"row\.json"):
             record(request_, out)
     assert (out / "row.json").read_text() == "mine"
     (out / "row.json").unlink()
@@ -279,7 +279,7 @@ def test_folders_named_like_run_files_are_kept(request_, tmp_path):
     (tmp_path / "mine").mkdir()
     for name in ("row.json", "report.html"):
         (tmp_path / "mine" / name).write_text("{}")
-    with pytest.raises(InputError, match=r"mine holds report\.html, which is not part"):
+    with pytest.raises(InputError, match=r"mine.*report\.html"):
         check_out(tmp_path / "mine", True)
 
 
@@ -309,7 +309,7 @@ def test_places_that_cannot_be_are_refused_first(tmp_path):
 
 def test_within_the_images(tmp_path):
     (tmp_path / "data").mkdir()
-    with pytest.raises(InputError, match=r"lies in .*data, which images are read from"):
+    with pytest.raises(InputError, match=r"data.*images"):
         check_apart(tmp_path / "data" / "OUT", "random:3", str(tmp_path / "data"), None)
     check_apart(tmp_path / "OUT", "random:3", str(tmp_path / "data"), None)
 

@@ -243,9 +243,9 @@ def test_hub_name_is_not_fetched_unasked(tmp_path: Path, monkeypatch: pytest.Mon
 
     hub = importlib.import_module("huggingface_hub")
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
-    with pytest.raises(InputError, match=r"someone/model is neither a folder .*--download"):
+    with pytest.raises(InputError, match=r"someone/model.*--download"):
         load_sbert("someone/model")
-    with pytest.raises(InputError, match="someone/model could not be fetched: not in the cache"):
+    with pytest.raises(InputError, match=r"someone/model.*not in the cache"):
         load_sbert("someone/model", download=True)
     assert asked == [("someone/model", True), ("someone/model", False)]
 
@@ -282,11 +282,11 @@ def test_folder_without_weights(tmp_path: Path, folders: dict[str, Path]) -> Non
 
 
 def test_another_kind_of_model_is_refused(folders: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match=r"model of type siglip, not one for clip: .* siglip"):
+    with pytest.raises(InputError, match=r"siglip.*clip.*siglip"):
         load_clip(folders["siglip"])
     with pytest.raises(InputError, match="for sbert"):
         load_sbert(folders["clip"])
-    with pytest.raises(InputError, match=r"model of type bert, not one for siglip: .* sbert"):
+    with pytest.raises(InputError, match=r"bert.*siglip.*sbert"):
         load_siglip(folders["sbert"])
 
 
@@ -295,7 +295,7 @@ def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["text_projection.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"lacks 1 of its weights, first text_projection\.weight"):
+    with pytest.raises(InputError, match=r"text_projection\.weight"):
         load_clip(folder)
 
 

@@ -64,7 +64,7 @@ def is_fine(hint: object, item: dataclasses.Field, value: object) -> bool:
 @pytest.mark.parametrize("name", [n for n, kind in METHODS.items() if dataclasses.fields(kind)])
 def test_an_unknown_name_is_refused_with_the_nearest(name):
     some_field = dataclasses.fields(METHODS[name])[0].name
-    with pytest.raises(InputError, match=f"has no hyper-parameter .*did you mean {some_field}"):
+    with pytest.raises(InputError, match=f"did you mean {some_field}"):
         METHODS[name](**{f"{some_field}s": 1})
     with pytest.raises(InputError, match="has no hyper-parameter no_such_thing"):
         METHODS[name](no_such_thing=1)

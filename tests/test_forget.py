@@ -47,7 +47,7 @@ def forget_of(n: int, seed: int = 0) -> ForgetSet:
 def test_values_outside_zero_to_one_are_refused_by_name(value: float) -> None:
     images = torch.rand(3, 3, 4, 4)
     images[1, 2, 3, 0] = value
-    with pytest.raises(InputError, match=r"^b: pixels are NaN or outside \[0, 1\]"):
+    with pytest.raises(InputError, match=r"^b: .*\[0, 1\]"):
         ForgetSet(images, torch.zeros(3, dtype=torch.int64), ("a", "b", "c"))
 
 
@@ -55,9 +55,9 @@ def test_wrong_shapes_types_and_labels_are_refused() -> None:
     images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
     with pytest.raises(InputError, match="empty"):
         ForgetSet(images[:0], labels[:0], ())
-    with pytest.raises(InputError, match=r"shape \(2, 1, 4, 4\): wanted \(2, 3, h, w\)"):
+    with pytest.raises(InputError, match=r"\(2, 1, 4, 4\).*\(2, 3, h, w\)"):
         ForgetSet(images[:, :1], labels, ("a", "b"))
-    with pytest.raises(InputError, match=r"wanted torch\.float32 and torch\.int64"):
+    with pytest.raises(InputError, match=r"torch\.float32 and torch\.int64"):
         ForgetSet(images.double(), labels, ("a", "b"))
     with pytest.raises(InputError, match="labels"):
         ForgetSet(images, labels[:1], ("a", "b"))
@@ -65,7 +65,7 @@ def test_wrong_shapes_types_and_labels_are_refused() -> None:
         ForgetSet(images, torch.tensor([0, -1]), ("a", "b"))
     forget = ForgetSet(images, labels, ("a", "b"))
     forget.check(2)
-    with pytest.raises(InputError, match="b: label 1, but the classes are 0 to 0"):
+    with pytest.raises(InputError, match=r"b: label 1.*0 to 0"):
         forget.check(1)
 
 
@@ -76,9 +76,9 @@ def test_more_than_the_budget_is_refused_before_decoding(tmp_path: Path) -> None
     assert len(ForgetSet.from_folder(tmp_path, CLASSES, max_bytes=need)) == 2
     data = (tmp_path / "cat" / "2.png").read_bytes()
     (tmp_path / "cat" / "2.png").write_bytes(data[:200])  # its header is whole: decoding would fail
-    with pytest.raises(InputError, match=r"2 forget images of 64x64 need 0\.09 MiB, the budget"):
+    with pytest.raises(InputError, match=r"2 .*64x64.* 0\.09 MiB"):
         ForgetSet.from_folder(tmp_path, CLASSES, max_bytes=need - 1)
-    with pytest.raises(InputError, match=r"need 60,000\.00 MiB, the budget is 1,024\.00 MiB"):
+    with pytest.raises(InputError, match=r"60,000\.00 MiB.*1,024\.00 MiB"):
         check_memory(20_000, 512, 2**30)
     with pytest.raises(InputError, match="10 forget images of 4x4 need"):
         ForgetSet.random(array(20), 10, 0, max_bytes=1000)
@@ -116,7 +116,7 @@ def test_folder_names_what_it_cannot_use(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no images to forget; wanted is .*/<class>/\*\.png"):
         ForgetSet.from_folder(tmp_path, CLASSES)
     noise(tmp_path / "hors" / "a.png", 1)
-    with pytest.raises(InputError, match="'hors' is not one of the 3 classes; did you mean horse"):
+    with pytest.raises(InputError, match=r"'hors'.*did you mean horse"):
         ForgetSet.from_folder(tmp_path, CLASSES)
     (tmp_path / "hors").rename(tmp_path / "horse")
     stray = noise(tmp_path / "b.png", 2)
@@ -134,7 +134,7 @@ def test_the_same_image_is_kept_once_or_refused(tmp_path: Path) -> None:
     assert (forget.names, forget.dropped) == (("cat/a.png", "dog/b.png"), 1)
     assert forget.labels.tolist() == [0, 1]
     noise(tmp_path / "horse" / "c.png", 0)
-    with pytest.raises(InputError, match=r"cat/a\.png and horse/c\.png are the same image"):
+    with pytest.raises(InputError, match=r"cat/a\.png and horse/c\.png"):
         ForgetSet.from_folder(tmp_path, CLASSES)
 
 
@@ -222,7 +222,7 @@ def test_indices_keep_images_labels_names_and_places() -> None:
 
 @pytest.mark.parametrize("bad", [10, -1])
 def test_indices_outside_are_refused(bad: int) -> None:
-    with pytest.raises(InputError, match=f"index {bad}: the training set has 0 to 9"):
+    with pytest.raises(InputError, match=f"index {bad}.*0 to 9"):
         ForgetSet.from_indices(array(10), [0, bad])
     with pytest.raises(InputError, match="empty"):
         ForgetSet.from_indices(array(10), [])
@@ -248,7 +248,7 @@ def test_random_draws_differ_by_seed_and_have_bounds() -> None:
     images = array(100)
     assert len({ForgetSet.random(images, 8, seed).indices for seed in range(20)}) == 20
     for k in (0, 101):
-        with pytest.raises(InputError, match=f"{k} random images: .* can give 1 to 100"):
+        with pytest.raises(InputError, match=f"{k} random images.*1 to 100"):
             ForgetSet.random(images, k, 0)
 
 
@@ -309,7 +309,7 @@ def test_without_drops_copies_under_other_names(tmp_path: Path) -> None:
 
 
 def test_without_refuses_images_of_another_size() -> None:
-    with pytest.raises(InputError, match=r"are \(4, 4\) pixels.*\(8, 8\); load both at one size"):
+    with pytest.raises(InputError, match=r"\(4, 4\).*\(8, 8\)"):
         without(array(3, side=8), forget_of(3))
 
 
@@ -365,7 +365,7 @@ def test_parse_says_what_is_wanted(text: str, message: str) -> None:
 
 
 def test_parse_checks_its_surroundings() -> None:
-    with pytest.raises(InputError, match="draws from the training set; add --data"):
+    with pytest.raises(InputError, match="add --data"):
         parse_forget("random:3", None, CLASSES)
     with pytest.raises(InputError, match="classes:cat"):
         parse_forget("classes:cat", None, CLASSES)

@@ -104,7 +104,7 @@ def test_a_list_that_does_not_fit_is_refused(forget, tmp_path: Path):
     network.lookup = Lookup(network.features(forget.images).detach(), forget.labels)
     del network.lookup._buffers["features"]
     network.save(tmp_path)
-    with pytest.raises(InputError, match=r"the lookup in .* does not fit the network"):
+    with pytest.raises(InputError, match="lookup"):
         Classifier.load(tmp_path)
 
 

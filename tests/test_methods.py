@@ -246,15 +246,13 @@ def test_a_single_image_can_be_forgotten(variant, method, classifier, forget, an
 
 def test_every_field_says_what_it_means(method):
     for item in dataclasses.fields(method):
-        assert len(item.metadata["doc"]) > 5, item.name
+        assert len(item.metadata["doc"]) >= 5, item.name
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(
-        InputError, match="probes='pdg': give one of auto, mixed, inverted, pgd, both"
-    ):
+    with pytest.raises(InputError, match=r"probes='pdg'.*auto, mixed, inverted, pgd, both"):
         StructGuard(probes="pdg")
-    with pytest.raises(InputError, match="forget_batch=0: give a whole number from 1"):
+    with pytest.raises(InputError, match=r"forget_batch=0.* 1"):
         METHODS["neggrad"](forget_batch=0)
     with pytest.raises(InputError, match="lr=nan"):
         METHODS["l2ul"](lr=float("nan"))

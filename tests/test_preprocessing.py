@@ -118,7 +118,7 @@ def test_the_name_of_the_weight_file_says_which_preprocessing(tmp_path, monkeypa
     one = Classifier.load("torchvision:resnet50,weights=IMAGENET1K_V1", weights="random")
     assert one.preprocessing.before_crop == (256, 256)
     assert one.spec == "torchvision:resnet50,weights=IMAGENET1K_V1"
-    with pytest.raises(InputError, match="no weights 'V9'; it has IMAGENET1K_V1, IMAGENET1K_V2"):
+    with pytest.raises(InputError, match=r"'V9'.*IMAGENET1K_V1, IMAGENET1K_V2"):
         Classifier.load("torchvision:resnet50,weights=V9", weights="random")
 
 
@@ -309,7 +309,7 @@ def test_images_that_come_out_in_other_sizes_are_named(tmp_path):
             return F.pil_to_tensor(image)
 
     files = ImageFiles([tmp_path / "0.png", tmp_path / "1.png"], [0, 0], read=AsTheyAre((1, 1)))
-    with pytest.raises(InputError, match=r"1\.png: \(10, 12\) pixels after preprocessing"):
+    with pytest.raises(InputError, match=r"1\.png.*\(10, 12\)"):
         files.load([0, 1])
 
 

@@ -145,7 +145,7 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
 
 def test_a_missing_or_needless_setting_is_named(tmp_path):
     (tmp_path / "r.toml").write_text(GOOD)
-    with pytest.raises(InputError, match=r"add --set images=\.\.\. \(the images\)"):
+    with pytest.raises(InputError, match=r"--set images=.*the images"):
         read_recipe(tmp_path / "r.toml")
     with pytest.raises(InputError, match=r"--set image=.*did you mean images"):
         read(tmp_path, image="x")
@@ -161,7 +161,7 @@ def test_without_k_the_images_are_given(tmp_path):
 
 
 def test_no_such_recipe_names_the_nearest():
-    with pytest.raises(InputError, match=r"recipe quik: no such file.*did you mean quick"):
+    with pytest.raises(InputError, match=r"quik.*quick"):
         read_recipe("quik")
 
 

@@ -82,7 +82,7 @@ def test_of_several_networks_one_is_asked_for(kind, state, tmp_path):
     found = Classifier.load("stakes:digits_cnn", weights=tmp_path / "w.pt", weights_key=key)
     for name, tensor in found.network_state().items():
         torch.testing.assert_close(tensor, doubled(state)[name])
-    with pytest.raises(InputError, match=r"--weights-key nothing: .*w\.pt has none"):
+    with pytest.raises(InputError, match=r"--weights-key nothing.*w\.pt"):
         Classifier.load("stakes:digits_cnn", weights=tmp_path / "w.pt", weights_key="nothing")
 
 

@@ -218,5 +218,5 @@ def test_what_was_frozen_stays_so_and_counts_as_no_layer(run, monkeypatch):
 def test_shares_beyond_the_whole_are_refused():
     with pytest.raises(InputError, match=r"depth=1\.5: give a number from 0 to 1"):
         StructGuard(depth=1.5)
-    with pytest.raises(InputError, match="views_needed=95: give a number from 0 to 1"):
+    with pytest.raises(InputError, match=r"views_needed=95.*0 to 1"):
         StructGuard(views_needed=95)

@@ -115,7 +115,7 @@ def test_one_channel():
     found = agreement(grey, [odd(30, 40)])
     assert found.pixels < 1e-6
     assert found.logits < 1e-4
-    with pytest.raises(InputError, match="gives images of 1 channels, the network takes 3"):
+    with pytest.raises(InputError, match=r"1 channels.*3"):
         Classifier.load("timm:resnet10t", num_classes=2, preprocessing=read, weights="random")
 
 
@@ -128,7 +128,7 @@ def test_a_transform_that_keeps_the_size_of_images(tmp_path):
     pixels = classifier.preprocessing(image)
     assert torch.equal(pixels.float() / 255, transforms.ToTensor()(image))
     odd(16, 18).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png: .* gives 16 x 18 pixels, the network takes 16"):
+    with pytest.raises(InputError, match=r"a\.png.*16 x 18.*16"):
         ImageFiles([tmp_path / "a.png"], [0], read=classifier.preprocessing)
 
 
@@ -164,7 +164,7 @@ def test_images_reach_the_code_as_they_lie_in_the_file(tmp_path):
     ImageFiles([tmp_path / "a.jpg"], [0], read=read)
     assert seen[-1] == ("CMYK", (30, 20))
     plain = transform(transforms.Compose([transforms.Resize((4, 4)), transforms.ToTensor()]))
-    with pytest.raises(InputError, match=r"a\.jpg: .*shape \(4, 4, 4\) for an image of mode CMYK"):
+    with pytest.raises(InputError, match=r"a\.jpg.*\(4, 4, 4\).*CMYK"):
         ImageFiles([tmp_path / "a.jpg"], [0], read=plain)
 
 
@@ -241,7 +241,7 @@ def test_size_and_normalisation_are_for_the_transform_to_say():
     for words in ({"mean": 0.5}, {"std": 0.5}):
         with pytest.raises(InputError, match="mean and std"):
             Classifier.load("stakes:digits_cnn", preprocessing=read, **words)
-    with pytest.raises(InputError, match="gives 16 x 16 pixels; leave out input_size"):
+    with pytest.raises(InputError, match=r"16 x 16.*input_size"):
         Classifier.load("stakes:digits_cnn", preprocessing=read, input_size=20)
 
 
@@ -324,7 +324,7 @@ def test_a_folder_read_with_another_normalisation_or_size(tmp_path):
     ours = (other.preprocessing(image).float() / 255 - 0.5) / 0.25
     torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-6)
     sized = Classifier.load(f"hf:{tmp_path}", input_size=32)
-    with pytest.raises(InputError, match="gives 24 x 24 pixels, another size than the input size"):
+    with pytest.raises(InputError, match=r"24 x 24.*input size"):
         sized.preprocessing(image)
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "None"}')
     with pytest.raises(InputError, match="image processor"):
