@@ -110,6 +110,25 @@ def test_the_lead_is_noted_and_not_held_on_to():
     assert balance.known == 0.5
 
 
+def test_a_margin_resumes_wherever_it_was_interrupted():
+    def looks(balance: AdaptiveMargin, shares: list[int]) -> list[tuple[float, float, float]]:
+        found = []
+        for known in shares:
+            part = torch.arange(K)[:: 1 + known % 2]  # of some only every other image is seen
+            balance.see(part, torch.where(part < known, 1.0, -1.0))
+            found.append((balance.margin, balance.feature_scale, balance.known))
+        return found
+
+    shares = [10, 9, 9, 11, 9, 9, 1, 1, 2, 1, 1, 3, 0, 1, 1, 12, 12, 12, 12, 12]
+    whole = looks(AdaptiveMargin(K, 0.4, patience=2), shares)
+    assert len({look[:2] for look in whole}) > 3
+    for cut in range(len(shares)):
+        first, second = (AdaptiveMargin(K, 0.4, patience=2) for _ in range(2))
+        start = looks(first, shares[:cut])
+        second.load_state_dict(first.state_dict())
+        assert start + looks(second, shares[cut:]) == whole
+
+
 def scaled(scale: ViewsScale, shares: list[float]) -> list[float]:
     """The scale after each step in which this share of 40 copies is known."""
     found = []
@@ -138,12 +157,20 @@ def test_the_views_scale_shrinks_where_fewer_copies_are_known_than_may_be():
     assert scale.why == "copies were forgotten easily"
 
 
+def test_a_tie_is_a_known_copy_and_half_of_what_is_allowed_is_not_few():
+    scale = ViewsScale(0.5, patience=1)
+    scale.see(torch.tensor([0.0, -1.0, -1.0, -1.0]))
+    assert scale.value == 1
+    scale.see(torch.tensor([-1.0, -1.0, -1.0, -1.0]))
+    assert scale.value == pytest.approx(1 / 1.5)
+
+
 def test_without_patience_the_views_scale_stays():
     assert set(scaled(ViewsScale(0.05, patience=0), [1.0] * 50)) == {1.0}
 
 
 def test_a_views_scale_resumes_in_the_middle_of_a_window():
-    shares = [0.9, 0.6, 0.6, 0.6, 0.0, 0.0, 0.1, 0.0, 0.0]
+    shares = [0.9, 0.6, 0.6, 0.6, 0.0, 0.0, 0.1, 0.0, 0.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]
     whole = scaled(ViewsScale(0.1, patience=3), shares)
     for cut in range(len(shares)):
         first, second = ViewsScale(0.1, patience=3), ViewsScale(0.1, patience=3)

@@ -44,6 +44,51 @@ def test_probes_stay_in_the_ball_and_in_range_and_lead_by_the_margin(trained, pa
     assert (lead[~probes.reached] < 0.5).all()
 
 
+def away(logit: float):
+    """A network of two classes whose second logit falls with every pixel, from ``logit``."""
+    return lambda x: torch.stack([torch.zeros(len(x)), logit - x.flatten(1).sum(1)], 1)
+
+
+def test_it_starts_in_a_random_direction_at_a_length_up_to_the_radius():
+    images = torch.full((200, 3, 8, 8), 0.5)
+    attack = {"eps": 1.0, "step": 0.2, "iterations": 0, "generator": seeded()}
+    probes = pgd(away(0.0), images, torch.ones(200).long(), **attack)
+    moved = (probes.images - images).flatten(1)
+    lengths = moved.norm(dim=1)
+    assert 0.4 < lengths.mean() < 0.6
+    assert lengths.min() < 0.1
+    assert 0.9 < lengths.max() <= 1.0
+    cosines = F.normalize(moved, dim=1) @ F.normalize(moved, dim=1).T - torch.eye(200)
+    assert cosines.abs().max() < 0.4
+
+
+def test_it_makes_as_many_moves_as_it_is_given_and_looks_after_the_last():
+    images, targets = torch.full((1, 3, 8, 8), 0.5), torch.tensor([1])
+    attack = {"eps": 0.01, "step": 0.2, "batch_size": 1}
+    far = [
+        pgd(away(-9.0), images, targets, iterations=n, generator=seeded(), **attack) for n in (0, 1)
+    ]
+    assert not any(probes.reached for probes in far)
+    fallen = (images - far[1].images).flatten(1)
+    torch.testing.assert_close(fallen, torch.full_like(fallen, 0.01 / 192**0.5), rtol=0.1, atol=0)
+    assert not torch.equal(far[0].images, far[1].images)
+    near = float(images.sum()) - 0.5 * 0.01 * 192**0.5  # half of the way to the edge of the ball
+    assert pgd(away(near), images, targets, iterations=1, generator=seeded(), **attack).reached
+
+
+def test_without_a_margin_a_tie_is_not_reached_and_any_lead_is():
+    images, targets = torch.full((1, 3, 8, 8), 0.5), torch.tensor([1])
+    attack = {"eps": 0.1, "step": 0.1, "iterations": 2}
+    for lead, reached in ((0.0, False), (0.01, True)):
+
+        def level(x: torch.Tensor, lead: float = lead) -> torch.Tensor:
+            flat = 0 * x.flatten(1).sum(1)
+            return torch.stack([flat, flat + lead], 1)
+
+        probes = pgd(level, images, targets, generator=seeded(), **attack)
+        assert probes.reached.tolist() == [reached]
+
+
 def test_finished_samples_leave_the_batch_and_do_not_move_again(trained, pairs):
     images, targets = pairs
     sizes = []
