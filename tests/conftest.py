@@ -24,19 +24,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 CLASSES = ("red", "green", "blue", "grey")
-#: Files whose tests start programs or a browser, or take many steps: `make check` leaves them out.
-SLOW = """
-    attributes benchmark checkpoint cli cluster commands costs criteria demo distributed docs
-    durable example_scripts inversion methods negmerge odd_inputs pace paper_figures
-    preprocessing probes readme record reference report retain_methods site structguard
-    surrogates tradeoffs train_faces train_networks transforms views wheel
-""".split()  # noqa: SIM905
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW or item.path.parent.name == "golden":
-            item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

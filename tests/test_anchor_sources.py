@@ -109,6 +109,7 @@ def test_random_anchors_are_unit_and_as_wide_as_the_features(classifier, forget)
             resolve_anchors(classifier, word, forget)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [StructGuard, StructGuardPaper])
 def test_methods_take_several_anchors_per_class(kind, classifier, forget):
     rows = torch.randn(2 * len(CLASSES), 12, generator=torch.Generator().manual_seed(0))

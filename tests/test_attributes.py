@@ -88,6 +88,7 @@ def test_answers_that_are_not_two_different_short_texts(texts):
 # Asking
 
 
+@pytest.mark.slow
 def test_failures_and_unusable_answers_are_tried_again(stub, tmp_path):
     stub.answers = [failure(500), failure(429), answer("so sorry"), answer(["soft fur"])]
     stub.answers += [answer(["soft fur", "Soft fur"]), answer(["soft fur", ""]), answer(CAT)]
@@ -146,6 +147,7 @@ def test_ollama_and_servers_of_ones_own_need_no_key(httpserver, monkeypatch, tmp
     assert [request.get_json()["model"] for request in stub.requests] == ["m", "llama3"]
 
 
+@pytest.mark.slow
 def test_anthropic(httpserver, monkeypatch, tmp_path):
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     stub = Stub(httpserver, "/v1/messages")
@@ -318,6 +320,7 @@ def test_the_command_says_what_it_did_or_what_was_wrong(stub, tmp_path, monkeypa
     assert len(stub.requests) == 1 + 6 + 1
 
 
+@pytest.mark.slow
 def test_the_real_command_goes_on_after_an_interruption(stub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = [str(Path(sys.executable).with_name("stakes")), *words_for(stub)]

@@ -308,6 +308,7 @@ lr = {lr}
 """
 
 
+@pytest.mark.slow
 def test_a_real_benchmark(tmp_path, capsys):
     torch.manual_seed(0)
     saved = Classifier.load("stakes:digits_cnn", class_names=tuple("0123456789"))
@@ -346,6 +347,7 @@ def test_a_real_benchmark(tmp_path, capsys):
     assert len(evidence["affinities"]) == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(place, tmp_path):
     """With a step of length zero nothing is ever forgotten: it runs until it is stopped."""
     names = load_data(place / "data").class_names

@@ -26,6 +26,8 @@ from stakes.training.batches import Batches
 from stakes.training.checkpoint import DIGEST, Checkpoint
 from stakes.training.schedule import Schedule
 
+pytestmark = pytest.mark.slow
+
 #: The learning rate is halved, the margin grows, the hold gives way, and the run settles.
 ADAPTIVE = StructGuard(
     lr=0.05, depth=1, probe_batch=16, forget_batch=4, patience=2, max_drift=0.05, settle=0.3,

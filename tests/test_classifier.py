@@ -447,6 +447,7 @@ def test_own_file(tmp_path, monkeypatch):
 # saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "size", "plain"),
     [
@@ -602,6 +603,7 @@ def hf_folder(tmp_path):
     return tmp_path / "vit", network
 
 
+@pytest.mark.slow
 def test_transformers_folder_there_and_back(hf_folder, tmp_path):
     import transformers
 

@@ -130,6 +130,7 @@ def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, ca
     assert request.asked["command"] == f"stakes {line}"
 
 
+@pytest.mark.slow
 def test_the_example_writes_a_network_that_plain_code_loads(
     cifar_like, no_page, tmp_path, monkeypatch, capsys
 ):
@@ -144,6 +145,7 @@ def test_the_example_writes_a_network_that_plain_code_loads(
     plain.load_state_dict(load_file("OUT/model.safetensors"))
 
 
+@pytest.mark.slow
 def test_the_example_on_real_images(shared, tmp_path, monkeypatch, capsys):
     import tarfile
 
@@ -172,6 +174,7 @@ def test_the_example_on_real_images(shared, tmp_path, monkeypatch, capsys):
 # what a run writes
 
 
+@pytest.mark.slow
 def test_files_row_and_streams(done, place):
     assert {path.name for path in done.folder.iterdir()} == FILES
     assert {path.name for path in done.folder.parent.iterdir()} == {"OUT", "out", "err"}
@@ -226,6 +229,7 @@ def test_files_row_and_streams(done, place):
     assert "data:image/png" in (done.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_whole_classes_drawn_by_their_share(base, capsys):
     ran([*with_options(base, forget="classes:50%"), "--max-steps", "2"])
     row = row_of("OUT")
@@ -236,6 +240,7 @@ def test_whole_classes_drawn_by_their_share(base, capsys):
     assert "of the forgotten classes" in Path("OUT/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_in_python_the_same_in_under_ten_lines(done, place):
     row = row_of(done.folder)
     data = load_data(place / "data")
@@ -253,6 +258,7 @@ def test_in_python_the_same_in_under_ten_lines(done, place):
     assert result.history == [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_fewer_samples_and_no_images_in_the_report(base, capsys):
     ran([*base, "--eval-samples", "7", "--no-images", "--max-steps", "1"])
     row = row_of("OUT")
@@ -263,6 +269,7 @@ def test_fewer_samples_and_no_images_in_the_report(base, capsys):
         assert all(image["thumbnail"] is None for image in images), name
 
 
+@pytest.mark.slow
 def test_without_data_only_the_forget_set_is_scored(base, place, capsys):
     names = Path("names.txt")
     names.write_text("\n".join(sorted(CLASSES)))
@@ -276,6 +283,7 @@ def test_without_data_only_the_forget_set_is_scored(base, place, capsys):
     assert "not measured" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_that_were_never_recognised_stop_the_run_before_its_steps(base, place, capsys):
     turned = Path("turned.txt")
     turned.write_text("\n".join([*sorted(CLASSES)[1:], sorted(CLASSES)[0]]))
@@ -288,6 +296,7 @@ def test_images_that_were_never_recognised_stop_the_run_before_its_steps(base, p
     assert "never recognised" in Path("OUT/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_exit_code_says_that_not_all_was_forgotten(base, no_page, capsys):
     words = [*base, "--method", "neggrad", "--max-steps", "1"]
     words = with_options(words, **OURS, lr="1e-9")
@@ -307,6 +316,7 @@ SHORT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_and_its_options(method, base, no_page, capsys):
     known = {item.name for item in fields(METHODS[method])}
@@ -334,6 +344,7 @@ def test_a_method_in_need_of_retained_data_is_refused_at_once(
     refused([*words, "--method", method], f"--method {method} needs retained training data", capsys)
 
 
+@pytest.mark.slow
 def test_preset_and_its_changes(base, no_page, capsys):
     extra = shlex.split("--preset paper --max-steps 2 --probes-per-image 2 --importance-probes 2")
     ran([*with_options(base, **OURS | {"probe-batch": "8"}), *extra])
@@ -347,6 +358,7 @@ def test_preset_and_its_changes(base, no_page, capsys):
     assert row["seconds_importance"] > 0
 
 
+@pytest.mark.slow
 def test_a_file_of_options_and_the_command_line_over_it(base, place, no_page, capsys):
     Path("options.toml").write_text(
         f'model = "stakes:digits_cnn"\nweights = "{place}/net.th"\ndata = "{place}/data"\n'
@@ -365,6 +377,7 @@ def test_a_file_of_options_and_the_command_line_over_it(base, place, no_page, ca
     assert "unknown option probes-per-image" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_preset_in_a_file(base, no_page, capsys):
     text = 'preset = "paper"\nprobes_per_image = 2\nweighting = "share"\nreg_weight = 0\n'
     text += "importance_probes = 2\npgd_iterations = 2\n"
@@ -477,6 +490,7 @@ def test_weights_for_another_number_of_classes(base, place, capsys):
     refused(with_options(base, data="few"), "has 4 classes, not 3", capsys)
 
 
+@pytest.mark.slow
 def test_bad_folders_and_images(base, place, capsys):
     refused(
         with_options(base, data="none"), "none: no such folder, and no data set of that", capsys
@@ -522,6 +536,7 @@ def test_the_classes_must_be_known(base, capsys):
     refused([*words, "--classes", "none"], "--classes none: no such file", capsys)
 
 
+@pytest.mark.slow
 def test_full_output_folders(base, no_page, capsys):
     ran([*base, "--max-steps", "1"])
     before = row_of("OUT")
@@ -633,6 +648,7 @@ def lasting(base: list[str]) -> list[str]:
     return [*with_options(base, lr="1e-12"), "--max-steps", "1000000", "--batch-norm", "eval"]
 
 
+@pytest.mark.slow
 def test_a_polite_end_leaves_nothing(base, tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()
@@ -645,6 +661,7 @@ def test_a_polite_end_leaves_nothing(base, tmp_path):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_interruption_while_writing_leaves_the_earlier_run(base, no_page, monkeypatch, capsys):
     ran([*base, "--max-steps", "1"])
     before = {path.name: path.read_bytes() for path in Path("OUT").iterdir()}
@@ -660,6 +677,7 @@ def test_an_interruption_while_writing_leaves_the_earlier_run(base, no_page, mon
     assert {path.name: path.read_bytes() for path in Path("OUT").iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
 def test_the_same_command_goes_on_where_it_was_stopped(
     name, base, no_page, tmp_path, monkeypatch, capsys
@@ -698,6 +716,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     assert "--out OUT is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bars_on_a_terminal(base, tmp_path):
     ours, theirs = pty.openpty()
     with spawned(lasting(base), tmp_path, stderr=theirs) as process:

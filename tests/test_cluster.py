@@ -23,6 +23,8 @@ from stakes.runs.benchmark import FAILED, bench
 from stakes.runs.process import Work, run_cell
 from stakes.runs.recipe import read_recipe
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("distributed")
 CELL = """
 import json, os, pathlib, shutil, sys, time

@@ -19,6 +19,8 @@ from conftest import CLASSES, blobs, once
 from stakes import Anchors, Classifier, load_data
 from stakes.cli import commands as cli
 
+pytestmark = pytest.mark.slow
+
 OWN = """
 from pathlib import Path
 from torch import nn

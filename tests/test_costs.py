@@ -3,9 +3,13 @@
 import itertools
 import json
 
+import pytest
+
 import costs
 import gpu
 import scaling
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_cost_is_of_the_steps_asked_for():

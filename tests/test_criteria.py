@@ -12,6 +12,8 @@ from stakes.training.criteria import CRITERIA, EXACT, Goal, deep_lead
 from stakes.training.losses import margins
 from stakes.training.targets import next_choices
 
+pytestmark = pytest.mark.slow
+
 QUICK = {
     "lr": 5e-3, "depth": 1.0, "feature_weight": 1, "probe_batch": 32, "patience": 4, "settle": 0.2,
     "max_steps": 600,

@@ -135,6 +135,7 @@ def test_it_is_checked_as_soon_as_a_step_shows_all_forgotten(
     assert result.history[-1]["step"] < 299
 
 
+@pytest.mark.slow
 def test_at_the_end_it_goes_back_as_far_as_all_stays_forgotten(classifier, forget, anchors):
     method = StructGuard(**QUICK | {"max_steps": 300})
     whole = StructGuard(**QUICK | {"max_steps": 300, "pull_back": False})

@@ -9,6 +9,8 @@ import pytest
 from stakes import InputError, demo, load_data
 from stakes.cli import commands as cli
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _short(few_digits, monkeypatch, tmp_path):

@@ -21,6 +21,8 @@ from stakes.methods import Fisher, NegGrad
 from stakes.training import distributed
 from two_processes import METHODS, compare, interrupted, network
 
+pytestmark = pytest.mark.slow
+
 
 def environment(count: int) -> list[dict[str, str]]:
     """What torchrun tells each of so many processes."""

@@ -129,6 +129,7 @@ def test_a_service_is_named_and_its_reading_handed_on(tmp_path, monkeypatch):
 # forget-images.md
 
 
+@pytest.mark.slow
 def test_the_price_of_the_criteria_is_told(few_digits, monkeypatch, capsys):
     (code,) = (block for block in blocks("forget-images", "python") if "criterion" in block)
     monkeypatch.setattr(demo, "EPOCHS", 16)
@@ -162,6 +163,7 @@ def source_of(library: str) -> str:
     return "hf:vit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
 def test_what_was_saved_is_deployed_and_checked_without_stakes(library, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -213,6 +215,7 @@ def test_the_python_page_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
         torch.testing.assert_close(names["deployed"]((images - 0.5) / 0.25), wanted)
 
 
+@pytest.mark.slow
 def test_the_tour_runs_from_top_to_bottom(few_digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "EPOCHS", 1)
@@ -240,6 +243,7 @@ def test_every_room_is_on_the_picture_of_the_architecture():
 # extend.md
 
 
+@pytest.mark.slow
 def test_parts_of_ones_own_work_as_the_page_adds_them(tmp_path, monkeypatch, capsys):
     measure, data, _, encoder, _ = blocks("extend", "python")
     entries = [line.strip().rstrip(",") for line in blocks("extend", "python")[2::2]]
@@ -283,6 +287,7 @@ for line in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_following_the_page_step_by_step_adds_a_method(tmp_path):
     shutil.copytree(Path(stakes.__file__).parent, tmp_path / "src/stakes")
     (tmp_path / "tests").mkdir()

@@ -7,6 +7,8 @@ import pytest
 
 from stakes import ForgetSet, NegGrad, demo
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = {"own_network_and_folder", "own_tensors", "sweep_to_dataframe", "compare_two_methods"}
 

@@ -13,6 +13,8 @@ from stakes.methods.task import Task
 from stakes.training.inversion import Whitening, inverted
 from stakes.training.moments import has_statistics
 
+pytestmark = pytest.mark.slow
+
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

@@ -40,6 +40,7 @@ def saved(path: Path, size: tuple[int, int] = (8, 8)) -> None:
     Image.fromarray(np.full((*size[::-1], 3), 90, np.uint8)).save(path)
 
 
+@pytest.mark.slow
 def test_13000_pixels_a_side_are_refused_without_their_memory(tmp_path):
     """In a process of its own: the most memory of a refused forget set, without and with it."""
     for name in ("small", "large"):

@@ -13,6 +13,8 @@ from stakes.training import checkpoint
 from stakes.training.checkpoint import Checkpoint
 from stakes.training.loop import FORGOTTEN
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"probes_per_image": 3, "pgd_iterations": 20, "eps": 2.0, "batch_norm": "eval"}
 DEFAULT = {
     "lr": 5e-3, "depth": 2 / 3, "feature_weight": 1, "probe_batch": 32, "patience": 4,

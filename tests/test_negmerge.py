@@ -5,6 +5,8 @@ from torch.nn import functional as F
 from stakes.methods import NegMerge
 from stakes.methods.negmerge import consensus
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_consensus_is_the_mean_where_every_sign_agrees():
     generator = torch.Generator().manual_seed(0)

@@ -28,6 +28,8 @@ from stakes import Classifier
 from stakes.cli import commands as cli
 from stakes.models.networks import MODELS
 
+pytestmark = pytest.mark.slow
+
 #: A message says what to do by one of these.
 WAY_OUT = re.compile(
     r"\b(give|takes|fetch|describe|ask|add|check|choose|name|names|save|remove|write|copy|take|see|rename|correct|put|count|"

@@ -16,6 +16,8 @@ from stakes.report.run_folder import RunFolder
 from stakes.report.run_reader import read_run
 from test_report import CLASSES, NASTY, Page, a_run, audited, image
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("STRUCTGUARD", "L2UL", NASTY[0])
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -18,6 +18,8 @@ from stakes.data.forget_words import parse_forget
 from stakes.data.images import ImageArray, ImageFiles
 from stakes.preprocessing import Preprocessing, choose, converted, sides
 
+pytestmark = pytest.mark.slow
+
 SHAPES = [(1, 1), (37, 53), (53, 37), (64, 64), (300, 17), (224, 225), (401, 299)]
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from stakes import METHODS, Classifier
 from stakes.cli.commands import make_app
 
+pytestmark = pytest.mark.slow
+
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 CLASSES = [

@@ -169,6 +169,7 @@ def bench(*words):
     return cli.main(["bench", *map(str, words)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_shipped_recipe_names_no_place_and_its_commands_are_understood(name, tmp_path, capsys):
     text = shipped_recipes()[name].read_text(encoding="utf-8")

@@ -12,6 +12,8 @@ from stakes import Classifier, InputError
 from stakes.cli.commands import main
 from stakes.evaluation.evaluate import evaluate
 
+pytestmark = pytest.mark.slow
+
 
 def noisy(network: Classifier, seed: int) -> Classifier:
     """The network with noise on it."""

@@ -23,6 +23,8 @@ from stakes.report.run_folder import VIEWS
 from stakes.report.run_reader import read_run, read_runs
 from stakes.report.verdict import verdict
 
+pytestmark = pytest.mark.slow
+
 NASTY = ["<script>alert(1)</script>", "a\"b' & <b>", "$x^2$ & co", "long" * 30, "кот 猫 \u202egnp"]
 CLASSES = ["airplane", "bird", "cat", "deer", "dog", *NASTY]
 VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -20,6 +20,8 @@ from stakes.training.importance import squared_gradients
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import deletion_ce
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"retain_samples": 96, "retain_batch": 32}
 NEEDY = sorted(name for name, kind in METHODS.items() if kind.needs_retain)
 

@@ -14,6 +14,8 @@ from stakes import METHODS
 from stakes.rows import METRICS, Metric
 from stakes.runs.recipe_file import SHIPPED
 
+pytestmark = pytest.mark.slow
+
 mkdocs = pytest.importorskip("mkdocs.exceptions", reason="mkdocs is not installed")
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(page.stem for page in (ROOT / "docs").glob("*.md"))

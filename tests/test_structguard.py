@@ -12,6 +12,8 @@ from stakes.methods.structguard import default, objective
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
 
+pytestmark = pytest.mark.slow
+
 QUICK = {
     "lr": 5e-3, "depth": 1.0, "feature_weight": 1, "probe_batch": 32, "patience": 4, "settle": 0.2,
 }  # fmt: skip

@@ -13,6 +13,8 @@ from stakes.report.records import Row
 from stakes.report.run_folder import RunFolder
 from test_report import a_run
 
+pytestmark = pytest.mark.slow
+
 
 def run(title: str = "X", **row) -> RunFolder:
     """A run that kept 90 of 92 % and forgot everything, copies in part."""

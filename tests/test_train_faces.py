@@ -9,6 +9,8 @@ from PIL import Image
 
 from stakes import Classifier, ForgetSet, load_data
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "train_faces.py"
 PEOPLE, EACH = ("ann", "bob", "cy"), 5
 

@@ -14,6 +14,8 @@ from stakes.data.digests import pixel_digests
 from stakes.files import file_digest
 from stakes.training import checkpoint
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "train_networks.py"
 
 

@@ -18,6 +18,8 @@ from stakes.data.views import (
 )
 from stakes.rows import METRICS
 
+pytestmark = pytest.mark.slow
+
 
 def make_images(height: int = 9, width: int = 9, count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=seeded())

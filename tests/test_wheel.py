@@ -11,6 +11,8 @@ import pytest
 
 import stakes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 pytest.importorskip("build", reason="build is not installed")
 pytest.importorskip("hatchling", reason="hatchling is not installed")

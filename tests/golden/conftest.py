@@ -1,11 +1,20 @@
 """What the golden tests share: images to forget, and a network with BatchNorm to train by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from stakes import Classifier, ForgetSet
 from stakes.data.images import ImageArray
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of them together take as long as the rest of the inner loop."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 class Small(nn.Module):
