@@ -24,11 +24,12 @@ VIEWS = {
     "criterion": "views", "retention_weight": 0.1, "feature_weight": 0.1, "align_weight": 0,
     "max_drift": 2.0,
 }  # fmt: skip
+FEW = {"views_needed": 0.7, "probe_batch": 16}
 PAPER = QUICK | {"importance_probes": 8, "max_steps": 1000}
 SMALL = {"retain_samples": 96, "retain_batch": 32}
 VARIANTS = {
     "structguard": StructGuard(max_steps=600, **DEFAULT),
-    "structguard views": StructGuard(max_steps=600, **DEFAULT | VIEWS),
+    "structguard views": StructGuard(max_steps=600, **DEFAULT | VIEWS | FEW),
     "structguard paper": StructGuardPaper(lr=0.005, **PAPER),
     "structguard paper, shares": StructGuardPaper(
         lr=0.02,
