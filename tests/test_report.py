@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import re
 import unicodedata
 from functools import cache
 from html.parser import HTMLParser
@@ -799,6 +800,39 @@ def test_a_browser_shows_it_on_a_desk_a_phone_and_paper(drawn, tmp_path):
                     assert {u for u in heard.requests if not u.startswith("data:")} == {
                         path.resolve().as_uri()
                     }
+
+
+def printed_pages(browser, path: Path) -> int:
+    with opened(browser, path) as (tab, _):
+        return len(re.findall(rb"/Type\s*/Page\b", tab.pdf(prefer_css_page_size=True)))
+
+
+def test_sixteen_images_are_four_printed_pages_and_256_a_few_more(drawn, tmp_path):
+    reports = {}
+    for k in (16, 256):
+        folder = audited(a_run(tmp_path / f"run{k}", k=k))
+        evidence = json.loads((folder / "evidence.json").read_text())
+        for item in evidence["forget"]:
+            item |= {"label": "automobile", "before": "automobile"}
+        (folder / "evidence.json").write_text(json.dumps(evidence))
+        reports[k] = write_report([folder], tmp_path / f"{k}.html")
+    with chromium() as browser:
+        assert printed_pages(browser, reports[16]) <= 4
+        assert printed_pages(browser, reports[256]) <= 4 + 240 / 50  # 50 lines a page
+
+
+def test_a_network_that_never_worked_is_not_said_to_work(tmp_path):
+    """As where the classes come in another order than the outputs."""
+    never = {"acc_forget_before": 0.0, "acc_forget": 0.0, "forget_views_before": 0.6}
+    never |= {"acc_test_before": 8.8, "acc_test": 8.8, "acc_retain_before": 9.0, "acc_retain": 9.0}
+    rows = {"guessing": never | {"num_classes": 10, "forget_views": 0.6}}
+    rows["working"] = rows["guessing"] | {"acc_test_before": 92.0, "acc_test": 92.0}
+    for name, row in rows.items():
+        folder = a_run(tmp_path / name, k=16, **row)
+        found = {answer.question: answer for answer in verdict(read_run(folder)).answers}
+        rest, copied = found["Does the rest still work?"], found["Are altered copies forgotten?"]
+        assert rest.tone == ("unknown" if name == "guessing" else "good")
+        assert copied.tone == "unknown"
 
 
 def test_evidence_of_older_versions_is_read_under_todays_keys(tmp_path):

@@ -1,13 +1,17 @@
 """Numbers, times and lists as a person reads them; nothing measured is "not measured"."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from stakes.rows import Metric
 
 NOT_MEASURED = "not measured"
+OPTION = re.compile(r"--[a-z][a-z-]*(?: views\b)?")
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -29,6 +33,26 @@ def share(value: float | None) -> str:
         return NOT_MEASURED
     shown = (f"{value:.{digits}f}" for digits in (1, 2, 3, 4))
     return next((text for text in shown if float(text) not in (0, 100)), f"{value:.1f}")
+
+
+def about(value: float) -> str:
+    """A percentage without its sign, in one column with others: near 0 or 100, a bound.
+
+    >>> about(91.73), about(99.98), about(0.003), about(0), about(100)
+    ('91.7', '>99.9', '<0.1', '0.0', '100.0')
+    """
+    if 0 < value < 0.05:
+        return "<0.1"
+    return ">99.9" if 99.95 <= value < 100 else f"{value:.1f}"
+
+
+def with_code(text: str) -> Markup:
+    """A sentence in HTML, the options in it, with a choice such as views, as code.
+
+    >>> print(with_code("Only --criterion views asks (--data)."))
+    Only <code>--criterion views</code> asks (<code>--data</code>).
+    """
+    return Markup(OPTION.sub(r"<code>\g<0></code>", str(escape(text))))
 
 
 def percent(value: float | None) -> str:
@@ -121,6 +145,8 @@ def measured(value: float | None, metric: Metric) -> str:
 
 
 FORMATS: dict[str, Callable[..., Any]] = {
+    "about": about,
+    "with_code": with_code,
     "share": share,
     "percent": percent,
     "points": points,

@@ -11,6 +11,7 @@ from stakes.report.run_folder import RunFolder
 LOSS, DAMAGE = 2.0, 10.0  # points of accuracy: worth saying; the network is damaged
 # In the benchmarks of this project, no run with a drift below MOVED lost ten points of accuracy,
 # but for one method that leaves the features alone; beyond BROKEN, every one lost nineteen or more.
+GUESSING = 1.2  # times the accuracy of a blind guess, below which a network works no better
 MOVED, BROKEN = 0.1, 0.5
 SPARED = 100 / 12  # percent of copies recognised up to which most are forgotten
 
@@ -123,6 +124,8 @@ def copies(run: RunFolder) -> Answer:
         sentences.append(f"Mirrored: {count:,} of {run.k:,} recognised.")
     if was is not None:
         sentences.append(f"All kinds: {percent(was)} before.")
+    if mostly_unknown(run) and was is not None and was <= SPARED:
+        return Answer(UNKNOWN, question, "Hardly recognised before", " ".join(sentences))
     if known == 0:
         return Answer(GOOD, question, "Yes, in all kinds tried", " ".join(sentences))
     if known <= SPARED:
@@ -145,6 +148,9 @@ def rest(run: RunFolder) -> Answer:
             return Answer(BAD, question, "Not measured, most likely not", f"{detail} {_drift(run)}")
         return Answer(UNKNOWN, question, "Not measured", detail)
     detail = " ".join(_change(run, key) for key in changes)
+    classes, most = run.number("num_classes"), max(run.row[f"{key}_before"] for key in changes)
+    if classes and most < GUESSING * 100 / classes:
+        return Answer(UNKNOWN, question, "It did not work before", detail)
     loss = -min(changes.values())
     if loss >= DAMAGE:
         return Answer(BAD, question, f"No, {loss:.1f} points lost", detail)
@@ -153,7 +159,7 @@ def rest(run: RunFolder) -> Answer:
     return Answer(GOOD, question, "Yes", detail)
 
 
-SETS = {"acc_test": ("Test images", "n_test"), "acc_retain": ("Kept training images", "n_retain")}
+SETS = {"acc_test": ("Test images", "n_test"), "acc_retain": ("Retained images", "n_retain")}
 
 
 def _change(run: RunFolder, key: str) -> str:
@@ -267,7 +273,8 @@ def doubts(run: RunFolder) -> list[str]:
     """What a reader must know beside the answers, one sentence each."""
     found = []
     if run.cut_short:
-        found.append(f"The run was cut short. It stopped with: {run.row['stop_reason']}.")
+        reason = str(run.row["stop_reason"])
+        found.append(f"The run was cut short: {reason.partition(': ')[2] or reason}.")
     drift = run.number("drift_probes")
     if drift is not None and drift >= BROKEN:
         found.append(_drift(run))

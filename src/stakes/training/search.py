@@ -42,7 +42,8 @@ def escalate(
         progress("unlearning", step, len(strengths), str(check))
         if check.forget_accuracy == 0:
             return history, FORGOTTEN
-    tried = f"{len(strengths)} strengths up to {strengths[-1]:.3g}"
+    count = len(strengths)
+    tried = f"{count} strength{'s' * (count != 1)} up to {strengths[-1]:.3g}"
     sentence = f"limit: {tried} tried before every image was forgotten"
     return history, Ending(Outcome.LIMIT, sentence)
 
