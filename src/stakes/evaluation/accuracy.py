@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from stakes.data.images import Images, batches
 from stakes.data.retain import Drawn
 from stakes.evaluation.audit import AUDITED, Sample
+from stakes.evaluation.kept import Answers, Kept
 from stakes.evaluation.scores import (
     REFERENCE,
     WHEN,
@@ -33,6 +35,7 @@ def accuracies(
     selected: Mapping[str, Drawn],
     forgotten: Sequence[int],
     reference: Classifier | None,
+    kept: Kept,
     progress: Progress,
 ) -> tuple[Row, list[dict[str, Any]], dict[str, Sample | None]]:
     """Score every network on the selected test and retained images.
@@ -43,6 +46,7 @@ def accuracies(
         selected: which of them to score.
         forgotten: the classes that were to be forgotten as a whole.
         reference: a network to compare with, scored on the audited images only.
+        kept: the answers of an interrupted run.
         progress: called with phase, images scored, images to score and a note.
 
     Returns:
@@ -64,7 +68,7 @@ def accuracies(
             continue
         digest = hashlib.sha256()
         right, labels, scored = _score(
-            networks, reference, images, chosen, f"scoring {name}", progress, digest.update
+            networks, reference, images, chosen, digest, kept, partial(progress, f"scoring {name}")
         )
         row |= _measured(name, right) | {f"{name}_digest": digest.hexdigest()}
         samples[name] = Sample(scored, images, chosen)
@@ -99,13 +103,13 @@ def _score(
     reference: Classifier | None,
     images: Images,
     chosen: list[int],
-    phase: str,
-    progress: Progress,
-    note: Callable[[bytes], None],
+    digest: "hashlib._Hash",
+    kept: Kept,
+    progress: Callable[[int, int], None],
 ) -> tuple[dict[str, Tensor], Tensor, BeforeAfter]:
     """Score the chosen images by each network, reading each image once.
 
-    ``note`` is called with the pixels and labels in their order, for a digest of what was scored.
+    ``digest`` takes in the pixels and labels in their order: it is of what was scored.
 
     Returns:
         Which images each network recognises, bool (n,) by suffix; the labels (n,); and features
@@ -117,18 +121,39 @@ def _score(
         answers[REFERENCE] = []
     done = 0
     for pixels, truth in batches(images, chosen):
-        note(pixels.numpy().tobytes() + truth.numpy().tobytes())
-        for suffix, network in networks.items():
-            scored = score(network, pixels.to(network.device), truth)
-            right[suffix].append(correct(scored.logits, truth))
-            if suffix in answers and done < AUDITED:
-                answers[suffix].append(scored)
-        if reference is not None and done < AUDITED:
-            answers[REFERENCE].append(score(reference, pixels.to(reference.device), truth))
+        digest.update(pixels.numpy().tobytes() + truth.numpy().tobytes())
+        audited = {s: networks.get(s, reference) for s in answers} if done < AUDITED else {}
+        found = kept.answers(
+            f"{digest.hexdigest()} {len(audited)}",
+            partial(_answers, networks, audited, pixels, truth),
+        )
+        for suffix, parts in right.items():
+            parts.append(found[f"right{suffix}"])
+        for suffix in audited:
+            features, logits = found[f"features{suffix}"], found[f"logits{suffix}"]
+            answers[suffix].append(Scored(features, logits, truth))
         done += len(truth)
-        progress(phase, done, len(chosen))
+        progress(done, len(chosen))
     hits = {suffix: torch.cat(parts) for suffix, parts in right.items()}
     return hits, images.labels[chosen], {suffix: joined(parts) for suffix, parts in answers.items()}
+
+
+def _answers(
+    networks: Mapping[str, Classifier],
+    audited: Mapping[str, Classifier | None],
+    pixels: Tensor,
+    truth: Tensor,
+) -> Answers:
+    """Whether each network is right on each image; features and logits of the audited ones."""
+    found: Answers = {}
+    for suffix, network in {**audited, **networks}.items():
+        assert network is not None
+        scored = score(network, pixels.to(network.device), truth)
+        if suffix in networks:
+            found[f"right{suffix}"] = correct(scored.logits, truth)
+        if suffix in audited:
+            found |= {f"features{suffix}": scored.features, f"logits{suffix}": scored.logits}
+    return found
 
 
 def _fill_classes(

@@ -15,8 +15,9 @@ from stakes.evaluation.again import duplicates, found_in_data
 from stakes.evaluation.audit import Evidence, audit
 from stakes.evaluation.examples import EXAMPLES, Structure, examples
 from stakes.evaluation.forgetting import copies_of, forget_evidence, forget_scores
+from stakes.evaluation.kept import Kept
 from stakes.evaluation.reference import against, check_reference
-from stakes.evaluation.scores import score
+from stakes.evaluation.scores import REFERENCE, score
 from stakes.evaluation.selection import select
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
@@ -37,6 +38,7 @@ def evaluate(
     structure: Structure | None = None,
     thumbnails: bool = True,
     metrics: Mapping[str, Callable[[Classifier], float]] | None = None,
+    kept: Kept | None = None,
     progress: Progress = silent,
 ) -> tuple[Row, Evidence]:
     """Score the classifier before and after unlearning, on data that no method sees.
@@ -60,6 +62,8 @@ def evaluate(
         thumbnails: whether the evidence holds images.
         metrics: measures of your own by their keys in the row. Each is called with a classifier
             in eval mode and without gradients, once before and once after, and returns a number.
+        kept: where answers on test and retained images are kept, so that the same call resumes
+            after an interruption; the caller removes them (see :mod:`stakes.evaluation.kept`).
         progress: called with phase, steps done, steps in all and a note.
 
     Returns:
@@ -90,10 +94,13 @@ def evaluate(
     networks |= {f"_{name}": network for name, network in (other or {}).items()}
     if selected is None:
         selected = select(forget, **sets, eval_samples=eval_samples, seed=seed, progress=progress)
-    with _eval_mode([*networks.values(), *([] if reference is None else [reference])]):
-        row, classes, samples = accuracies(
-            networks, sets, selected, forget.classes, reference, progress
-        )
+    compared = {} if reference is None else {REFERENCE: reference}
+    with _eval_mode([*networks.values(), *compared.values()]):
+        kept = kept or Kept()
+        with kept.of({**networks, **compared}):
+            row, classes, samples = accuracies(
+                networks, sets, selected, forget.classes, reference, kept, progress
+            )
         scored = {
             suffix: score(network, forget.images, forget.labels)
             for suffix, network in networks.items()

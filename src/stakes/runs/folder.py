@@ -1,9 +1,9 @@
 """The folder of a run: it appears whole or not at all, and replaces only what a run wrote.
 
 What is unfinished lies in one hidden folder beside OUT, ``.OUT.unfinished``: ``lock``, held while
-a run is at work; ``state-*.pt``, what an interrupted run goes on from; ``new``, the result being
-written; ``old``, the earlier result while it gives way, and ``copy``, the same where OUT cannot be
-renamed. The next run of the same OUT tidies up what a kill has left there.
+a run is at work; ``state-*.pt`` and ``scored-*``, from which an interrupted run resumes; ``new``,
+the result being written; ``old``, the earlier result while it gives way, and ``copy``, the same
+where OUT cannot be renamed. The next run of the same OUT tidies up what a kill has left there.
 """
 
 import os
@@ -16,7 +16,7 @@ from stakes.errors import InputError
 from stakes.files import PRIVATE_FOLDER, locked, make_folder, ours
 from stakes.runs.out_folder import OutFolder
 from stakes.runs.placing import writing
-from stakes.runs.recovery import STATES, recover
+from stakes.runs.recovery import recover, states
 
 
 def check_out(out: str | Path, overwrite: bool) -> None:
@@ -82,7 +82,7 @@ def checkpoint_beside(out: str | Path) -> Path:
 
 def resumable(out: str | Path) -> bool:
     """Whether an interrupted run has left a state there to go on from."""
-    return any(checkpoint_beside(out).glob(STATES))
+    return bool(states(checkpoint_beside(out)))
 
 
 @contextmanager

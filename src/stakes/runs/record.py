@@ -19,6 +19,7 @@ from stakes.evaluation.again import found_in_data, found_in_words
 from stakes.evaluation.audit import Evidence
 from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.examples import Structure
+from stakes.evaluation.kept import Kept
 from stakes.evaluation.selection import select
 from stakes.files import tensor_digest, write_bytes, write_text
 from stakes.methods import Method, Unlearned, method_name
@@ -84,8 +85,8 @@ def record(
 ) -> dict[str, Any]:
     """Unlearn, score, and write ``out``: model, card, row, history, evidence, stakes and report.
 
-    Where the same run was interrupted before, it goes on from there (see
-    :mod:`stakes.training.checkpoint`). Of several processes (see
+    Where the same run was interrupted before, it resumes (see :mod:`stakes.training.checkpoint`
+    for its steps and :mod:`stakes.evaluation.kept` for its scores). Of several processes (see
     :mod:`stakes.training.distributed`), which all call it, one writes. The files are for their
     owner alone, since they show the images, and on the disk before the checkpoint goes.
 
@@ -115,6 +116,7 @@ def record(
         row, result, evidence = _work(request, place.work, progress)
         with writing(place, overwrite) as folder:
             _write(folder, request, result, row, evidence, progress)
+        Kept(place.work, result.job).clear()
         if result.checkpoint is not None:
             result.checkpoint.unlink(missing_ok=True)
     distributed.wait_for_all()  # until all is written
@@ -164,6 +166,7 @@ def _work(
         structure=Structure(result.stakes, request.anchors.card.get("texts", {})),
         thumbnails=request.thumbnails,
         metrics=request.metrics,
+        kept=Kept(checkpoint, result.job),
         progress=progress,
     )
     now = time.perf_counter()

@@ -10,7 +10,7 @@ from stakes.runs.earlier import whole
 from stakes.runs.out_folder import OutFolder
 from stakes.runs.placing import copy_files
 
-STATES = "state-*.pt"
+STATES = ("state-", "scored-")  # how the names of what a run resumes from begin; its job follows
 
 
 def recover(place: OutFolder) -> None:
@@ -35,16 +35,22 @@ def recover(place: OutFolder) -> None:
             copy_files(copy, place.out, _files(copy))
     for done in ("new", "old", "copying", "copy", "gone"):
         shutil.rmtree(place.work / done, ignore_errors=True)
-    for state in place.work.glob(STATES):
-        if state == _finished_state(place):
+    job = _finished_job(place)
+    for state in states(place.work):
+        if job and state.name.startswith(tuple(kind + job for kind in STATES)):
             state.unlink()
 
 
-def _finished_state(place: OutFolder) -> Path | None:
-    """The state of the job whose result is there, whole."""
+def states(work: Path) -> list[Path]:
+    """What interrupted runs can resume from, in the hidden folder."""
+    return sorted(path for kind in STATES for path in work.glob(f"{kind}*"))
+
+
+def _finished_job(place: OutFolder) -> str | None:
+    """The job whose result is there, whole, as in the names of its files."""
     try:
         row = json.loads((place.out / "row.json").read_bytes())
-        return place.work / f"state-{row['job_digest'][:16]}.pt" if whole(place.out) else None
+        return str(row["job_digest"][:16]) if whole(place.out) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -1,0 +1,115 @@
+"""What networks answered, kept on disk, so that interrupted scoring resumes.
+
+Answers belong to a batch, known by the pixels and labels up to its end, and to everything else
+that their bits depend on. A second start therefore reads the images again, since they may have
+changed, but passes none through a network that has passed already.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from stakes.errors import InputError
+from stakes.files import read_own, write_bytes
+from stakes.models.classifier import Classifier
+from stakes.training import distributed
+from stakes.training.checkpoint import DIGEST, surroundings
+
+EVERY = 30.0  # seconds between two files
+Answers = dict[str, Tensor]
+
+
+class Kept:
+    """The files ``scored-JOB-*`` of a folder, each with the answers of some batches.
+
+    A file begins with the SHA-256 of the rest, which is in the format of safetensors. One that is
+    damaged, or possibly written by somebody else, is passed over.
+
+    Args:
+        folder: of the files; without one nothing is read or written.
+        job: the digest of the run that scores; files of other runs are not read.
+
+    >>> Kept().answers("of a batch", lambda: {"rows": Tensor([1.0])})
+    {'rows': tensor([1.])}
+    """
+
+    def __init__(self, folder: str | Path | None = None, job: str = "") -> None:
+        self._folder = None if folder is None else Path(folder)
+        self._prefix = f"scored-{job[:16]}-"
+        self._networks = ""
+        self._found: dict[str, Answers] = {}
+        self._new: Answers = {}
+        self._due = 0.0
+
+    @contextmanager
+    def of(self, networks: Mapping[str, Classifier]) -> Iterator[None]:
+        """Keep answers of these networks within the block; none is lost when that is left."""
+        if self._folder is None:
+            yield
+            return
+        job = {name: f"{network.spec} {network.digest()}" for name, network in networks.items()}
+        job |= {f"on {n.device}": json.dumps(surroundings(n.device)) for n in networks.values()}
+        job["number of processes"] = str(distributed.count())
+        self._networks = json.dumps(job, sort_keys=True)
+        self._found, self._due = self._read(self._folder), time.monotonic() + EVERY
+        try:
+            yield
+        finally:
+            self._write()
+            self._found = {}
+
+    def answers(self, batch: str, compute: Callable[[], Answers]) -> Answers:
+        """The answers on a batch: from the files, else by ``compute``.
+
+        Args:
+            batch: a digest of its pixels and labels, and of what is asked about them.
+            compute: passes the batch; tensors by name.
+        """
+        if self._folder is None:
+            return compute()
+        key = hashlib.sha256(f"{self._networks} {batch}".encode()).hexdigest()
+        found = self._found.pop(key, None)
+        if found is not None:
+            return found
+        found = compute()
+        self._new |= {f"{key} {name}": tensor.contiguous() for name, tensor in found.items()}
+        if time.monotonic() >= self._due:
+            self._write()
+        return found
+
+    def clear(self) -> None:
+        """Remove the files: the result is there."""
+        for file in [] if self._folder is None else self._folder.glob(f"{self._prefix}*"):
+            file.unlink(missing_ok=True)
+
+    def _read(self, folder: Path) -> dict[str, Answers]:
+        """The answers by batch; in every process those that the writer reads."""
+        tensors: Answers = {}
+        for file in sorted(folder.glob(f"{self._prefix}*")) if distributed.is_writer() else []:
+            with suppress(Exception):  # whatever a file may hold
+                content = read_own(file)
+                if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
+                    tensors |= load(content[DIGEST:])
+        if distributed.count() > 1:
+            tensors = load(distributed.from_writer(save(tensors)))
+        found: dict[str, Answers] = {}
+        for name, tensor in tensors.items():
+            key, _, own = name.partition(" ")
+            found.setdefault(key, {})[own] = tensor
+        return found
+
+    def _write(self) -> None:
+        """Write what is new; if that fails, such as on a full disk, scoring continues."""
+        if self._folder is not None and self._new and distributed.is_writer():
+            content = save(self._new)
+            digest = hashlib.sha256(content)
+            with suppress(OSError, InputError):
+                name = f"{self._prefix}{digest.hexdigest()[:16]}"
+                write_bytes(self._folder / name, digest.digest() + content)
+        self._new, self._due = {}, time.monotonic() + EVERY

@@ -1,0 +1,133 @@
+"""Interrupted scoring resumes: no image passes a network twice, and the row has the same bits."""
+
+import pickle
+from collections import Counter
+
+import pytest
+import torch
+
+from conftest import blobs
+from stakes import METHODS
+from stakes.data.images import ImageArray
+from stakes.evaluation import accuracy, kept
+from stakes.evaluation.kept import Kept
+from stakes.report import page
+from stakes.runs.folder import checkpoint_beside, resumable
+from stakes.runs.record import Request, record
+
+METHOD = METHODS["neggrad"](lr=1e-3, max_steps=2)
+
+
+@pytest.fixture(autouse=True)
+def without_report(monkeypatch):
+    """Nobody looks at it here, and it takes longer than everything else."""
+    monkeypatch.setattr(page, "write_report", lambda folders, out: out.touch())
+
+
+class Passed(Counter):
+    """How many images passed each network while sets were scored."""
+
+    def watch(self, monkeypatch):
+        plain = accuracy.score
+
+        def score(network, images, labels):
+            self[network.digest()[:8]] += len(images)
+            return plain(network, images, labels)
+
+        monkeypatch.setattr(accuracy, "score", score)
+        return self
+
+
+def stop_in(phase_to_stop, after):
+    def progress(phase, done, total, note=""):
+        if phase == phase_to_stop and done >= after:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.fixture
+def request_(classifier, forget, anchors):
+    test, retain = ImageArray(*blobs(600, 1), prefix="t"), ImageArray(*blobs(900, 0), prefix="r")
+    return Request(METHOD, classifier, forget, anchors, retain=retain, test=test, force=True)
+
+
+def measured(row):
+    passing = ("seconds_", "peak_memory")
+    return {key: value for key, value in row.items() if not key.startswith((*passing, "date"))}
+
+
+def interrupted(request, out):
+    """Scores all 600 test images and the first 512 of the retained ones."""
+    with pytest.raises(KeyboardInterrupt):
+        record(request, out, stop_in("scoring retain", 512))
+    assert resumable(out)
+    return sorted(checkpoint_beside(out).glob("scored-*"))
+
+
+def test_no_image_passes_twice(request_, tmp_path, monkeypatch):
+    whole = record(request_, tmp_path / "whole")
+    interrupted(request_, tmp_path / "out")
+    passed = Passed().watch(monkeypatch)
+    row = record(request_, tmp_path / "out")
+    assert measured(row) == measured(whole)
+    left = whole["n_retain"] - 512
+    assert left > 256
+    assert list(passed.values()) == [left, left]  # by the original and by the unlearned network
+    evidence = [(tmp_path / name / "evidence.json").read_text() for name in ("whole", "out")]
+    assert evidence[0] == evidence[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_a_file_is_written_now_and_then(request_, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "EVERY", 0.0)
+    assert len(interrupted(request_, tmp_path / "out")) == 3 + 2  # one for each batch of 256
+
+
+class Bomb:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        flip,
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(pickle.dumps(Bomb())),
+        lambda file: file.chmod(0o666),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_is_passed_over(spoil, request_, tmp_path, monkeypatch):
+    whole = record(request_, tmp_path / "whole")
+    (file,) = interrupted(request_, tmp_path / "out")
+    spoil(file)
+    passed = Passed().watch(monkeypatch)
+    row = record(request_, tmp_path / "out")
+    assert measured(row) == measured(whole)
+    assert set(passed.values()) == {600 + whole["n_retain"]}
+    assert not checkpoint_beside(tmp_path / "out").exists()
+
+
+def test_other_images_are_scored_anew(request_, tmp_path, monkeypatch):
+    """The images changed under the same names between two starts: nothing of theirs is used."""
+    interrupted(request_, tmp_path / "out")
+    request_.test.pixels[:, 0, 0, 0] ^= 1
+    passed = Passed().watch(monkeypatch)
+    row = record(request_, tmp_path / "out")
+    assert set(passed.values()) == {600 + row["n_retain"] - 512}
+    assert measured(row) == measured(record(request_, tmp_path / "new"))
+
+
+def test_a_full_disk_stops_nothing(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "write_bytes", lambda *given: (_ for _ in ()).throw(OSError("full")))
+    own, one = Kept(tmp_path, "job"), {"right": torch.ones(3)}
+    with own.of({"": classifier}):
+        assert own.answers("batch", lambda: one) == one
+    assert not list(tmp_path.iterdir())
