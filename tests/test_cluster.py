@@ -168,6 +168,23 @@ def test_what_cannot_be_is_one_line(tmp_path, recipe, monkeypatch, address, need
         bench(recipe(1e-9), tmp_path / "out", cluster=address, need=need, log=io.StringIO())
 
 
+def test_a_need_that_no_worker_meets_is_refused(tmp_path, recipe, monkeypatch):
+    """Not waited for without end: by a scheduler's workers, and by those of this machine."""
+    monkeypatch.setattr("stakes.runs.cluster.COME", 0.5)
+    port, log = free_port(), io.StringIO()
+    address, one = f"tcp://127.0.0.1:{port}", recipe(1e-9, cells=1)
+    with (
+        scheduler(port),
+        worker(port, "--resources", "MEMORY=8 GPU=0.5"),
+        pytest.raises(InputError, match=r"--need GPU=1: .* GPU=0.5, MEMORY=8"),
+    ):
+        bench(one, tmp_path / "out", cluster=address, need=("GPU=1",), log=log)
+    assert "waiting" in log.getvalue()
+    with pytest.raises(InputError, match="--need FPGA=1: no worker offers that"):
+        bench(one, tmp_path / "out", cluster="local", jobs=1, need=("FPGA=1",), log=log)
+    assert not list((tmp_path / "out").rglob("row.json"))
+
+
 def test_without_dask_it_says_what_to_install(tmp_path, recipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r'pip install "stakes\[cluster\]"'):

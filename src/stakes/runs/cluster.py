@@ -21,7 +21,8 @@ from stakes.runs.process import Ended, Look, Work
 from stakes.runs.threads import cores
 from stakes.texts import expanded, read_text
 
-ANSWER, LEAVE = 10.0, 30.0  # seconds for a scheduler to answer, for earlier cells to end
+#: Seconds for a scheduler to answer, for earlier cells to end, for a worker with what is needed.
+ANSWER, LEAVE, COME = 10.0, 30.0, 60.0
 LOCAL = "local"
 
 
@@ -98,7 +99,8 @@ def connected(
         log: where it says that there is no worker yet.
 
     Raises:
-        InputError: Dask is not installed, no scheduler answers, or a worker has another stakes.
+        InputError: Dask is not installed, no scheduler answers, a worker has another stakes, or
+            none offers what a cell needs.
     """
     try:
         from distributed import Client
@@ -154,7 +156,8 @@ def _wait_for_workers(client: Any, address: str, need: Mapping[str, float], log:
     """Wait until there is a worker, and say what is missing meanwhile.
 
     Raises:
-        InputError: a worker has another stakes, or none.
+        InputError: a worker has another stakes, or none; or no worker offers what a cell needs,
+            and none comes within a minute.
     """
     if not _workers(client):
         print(f"no workers yet: start some by `dask worker {address}`", file=log, flush=True)
@@ -164,13 +167,30 @@ def _wait_for_workers(client: Any, address: str, need: Mapping[str, float], log:
         if found != own:
             said = first_line(found) if isinstance(found, BaseException) else f"stakes {found}"
             raise InputError(f"worker {place} has {said}, this machine stakes {own}: install that")
-    for name, amount in need.items():
-        if not any(worker["resources"].get(name, 0) >= amount for worker in _workers(client)):
-            had = some(sorted({name for w in _workers(client) for name in w["resources"]}))
-            advice = (
-                f"they have {had}" if had else f'start some with --resources "{name}={amount:g}"'
-            )
-            print(f"no worker has {name}={amount:g} yet; {advice}", file=log, flush=True)
+    wait, advice = COME, f'start one by `dask worker {address} --resources "{_listed(need)}"`, or '
+    if address == LOCAL:  # its workers are all there
+        wait, advice = 0.0, ""
+    said, deadline = "", time.monotonic() + wait
+    while lacking := _lacking(_workers(client), need):
+        lacking += f"; {advice}leave --need out"
+        if time.monotonic() >= deadline:
+            raise InputError(lacking)
+        if lacking != said:
+            print(f"{lacking} (waiting {wait:g} s)", file=log, flush=True)
+        said = lacking
+        time.sleep(0.5)
+
+
+def _lacking(workers: Sequence[Mapping[str, Any]], need: Mapping[str, float]) -> str:
+    """Says that no worker offers what a cell needs, and what they have; empty where one does."""
+    if any(all(w["resources"].get(n, 0) >= least for n, least in need.items()) for w in workers):
+        return ""
+    offered = some(sorted({_listed({n: a}) for w in workers for n, a in w["resources"].items()}))
+    return f"--need {_listed(need)}: no worker offers that, they have {offered or 'no resources'}"
+
+
+def _listed(resources: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={amount:g}" for name, amount in resources.items())
 
 
 def _workers(client: Any) -> list[dict[str, Any]]:
