@@ -81,7 +81,7 @@ class Notes(list):
 
 @pytest.mark.parametrize(("method", "steps"), [(ADAPTIVE, (5, 13, 26)), (PAPER, (2, 7))])
 def test_it_goes_on_to_the_same_bits_however_often(
-    method, steps, classifier, forget, anchors, place, stop_after
+    method, steps, classifier, forget, anchors, place, stop_after, monkeypatch
 ):
     whole = method(classifier, forget, anchors=anchors, seed=3)
     notes = Notes()
@@ -91,12 +91,17 @@ def test_it_goes_on_to_the_same_bits_however_often(
             method(classifier, forget, anchors=anchors, seed=3, checkpoint=place, progress=notes)
     again = method(classifier, forget, anchors=anchors, seed=3, checkpoint=place, progress=notes)
     assert notes == [(step, method.max_steps, f"going on after step {step}") for step in steps]
-    assert again.classifier.digest() == whole.classifier.digest()
-    assert [other.digest() for other in again.other.values()] == [
-        other.digest() for other in whole.other.values()
-    ]
-    assert again.history == whole.history
-    assert (again.stop_reason, again.chosen) == (whole.stop_reason, whole.chosen)
+    monkeypatch.setattr("stakes.training.loop.take_steps", lambda *args, **more: 1 / 0)
+    ended = method(classifier, forget, anchors=anchors, seed=3, checkpoint=place, progress=notes)
+    last = int(whole.history[-1]["step"])
+    assert notes[-1] == (last, method.max_steps, f"going on after step {last}, the last")
+    for run in (again, ended):
+        assert run.classifier.digest() == whole.classifier.digest()
+        assert [other.digest() for other in run.other.values()] == [
+            other.digest() for other in whole.other.values()
+        ]
+        assert run.history == whole.history
+        assert (run.ending, run.chosen) == (whole.ending, whole.chosen)
 
 
 def test_the_adaptive_run_of_these_tests_has_something_to_keep(classifier, forget, anchors):
@@ -238,6 +243,9 @@ def other_shape(state):
         lambda state: state.update(step=7),
         lambda state: state.update(step=-1),
         lambda state: state.update(step=4.0),
+        lambda state: state.update(step=7, ending=["forgotten"]),
+        lambda state: state.update(step=7, ending=["won", "all is well"]),
+        lambda state: state.update(step=8, ending=["forgotten", "forgotten: all"]),
         lambda state: state.update(history=[]),
         lambda state: state.update(history=[{"step": 0.0}, {"step": 5.0}]),
         lambda state: state.update(history=[{"step": 0.0, "loss": "none"}]),
@@ -356,6 +364,19 @@ def test_it_is_written_now_and_then_and_less_often_where_that_is_slow(tmp_path, 
     later = [b - a for a, b in pairwise(written[2:])]
     assert later
     assert all(61 < gap < 64 for gap in later)
+
+
+def test_the_end_of_short_steps_is_not_saved(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    place = Checkpoint(tmp_path, {"seed": "0"})
+    place.restore(9)
+    now[0] = checkpoint.WORTH - 1
+    place.end([{"step": 0.0}, {"step": 1.0}], ("forgotten", "forgotten: all"))
+    assert not place.path.exists()
+    now[0] += 1
+    place.end([{"step": 0.0}, {"step": 1.0}], ("forgotten", "forgotten: all"))
+    assert place.path.exists()
 
 
 def test_what_comes_too_late_to_be_kept_is_refused(tmp_path):
@@ -479,7 +500,7 @@ def test_a_run_on_disk_keeps_its_state_until_all_is_written(
     assert resumable(out)
     notes = Notes()
     row = record(request, out, notes)
-    assert notes == [(6, 7, "going on after step 6")]
+    assert notes == [(7, 7, "going on after step 7, the last")]
     assert row["unlearned_digest"] == whole["unlearned_digest"]
     assert row["seconds_total"] >= row["seconds_unlearn"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from stakes.errors import InputError, first_line
 from stakes.files import read_own, write_bytes
+from stakes.rows import Outcome
 from stakes.training import distributed
 from stakes.training.precision import has_bfloat16
 
 EVERY = 30.0  # seconds between two savings; one that takes s > 1 seconds waits s times as long
+WORTH = 5.0  # seconds of steps that are worth saving at their end, whenever the last saving was
 DIGEST = hashlib.sha256().digest_size
 
 
@@ -79,6 +81,7 @@ class Checkpoint:
     Attributes:
         path: of the file; None without a folder.
         digest: of the job.
+        ending: what :meth:`end` was given, once :meth:`restore` has found a finished loop.
     """
 
     def __init__(self, folder: str | Path | None = None, job: Mapping[str, str] | None = None):
@@ -87,7 +90,8 @@ class Checkpoint:
         name = f"state-{self.digest[:16]}.pt"
         self.path = None if folder is None else Path(folder) / name
         self._things: list[Stateful] = []
-        self._due = 0.0
+        self.ending: Sequence[str] = ()
+        self._due = self._worth = 0.0
         self._begun = False
 
     def keep(self, *things: Stateful) -> None:
@@ -108,11 +112,25 @@ class Checkpoint:
         start = time.monotonic()
         if self.path is None or start < self._due or not distributed.is_writer():
             return
-        content = self._packed(step, history)
-        with suppress(OSError, InputError):
-            self._write(self.path, content)
+        self._write(self.path, self._packed(step, history))
         now = time.monotonic()
         self._due = now + EVERY * max(1.0, now - start)
+
+    def end(self, history: list[dict[str, float]], ending: Sequence[str]) -> None:
+        """Write the state after the last step, so that a second start takes none.
+
+        A few seconds of steps are not worth it.
+
+        Args:
+            history: of all steps.
+            ending: how they ended: a value of :class:`stakes.rows.Outcome`, and a sentence.
+        """
+        step = int(history[-1]["step"])
+        if self.path is None or not step or not distributed.is_writer():
+            return
+        if time.monotonic() >= self._worth:
+            self.ending = ending
+            self._write(self.path, self._packed(step, history))
 
     def restore(self, max_steps: int) -> tuple[int, list[dict[str, float]], str]:
         """Set every object to its state in the file.
@@ -124,7 +142,8 @@ class Checkpoint:
             The last step done and the history up to it, or 0 and an empty one where the run starts
             over; and a note on it for the user, or none.
         """
-        self._begun, self._due = True, time.monotonic() + EVERY
+        now = time.monotonic()
+        self._begun, self._due, self._worth = True, now + EVERY, now + min(WORTH, EVERY)
         if not distributed.is_writer():
             return self._as_the_writer(b"")
         step, history, note = self._restored(max_steps)
@@ -139,12 +158,14 @@ class Checkpoint:
             return 0, [], ""
         saved = torch.load(io.BytesIO(content), weights_only=True)
         _load(self._things, saved["states"])
+        self.ending = saved["ending"]
         return saved["step"], saved["history"], ""
 
     def _packed(self, step: int, history: list[dict[str, float]]) -> bytes:
         states = [thing.state_dict() for thing in self._things]
         buffer = io.BytesIO()
-        torch.save({"job": self._job, "step": step, "history": history, "states": states}, buffer)
+        saved = {"step": step, "history": history, "ending": list(self.ending), "states": states}
+        torch.save({"job": self._job, **saved}, buffer)
         return buffer.getvalue()
 
     def _restored(self, max_steps: int) -> tuple[int, list[dict[str, float]], str]:
@@ -164,7 +185,8 @@ class Checkpoint:
             if before is not None:
                 _load(self._things, before)
             return 0, [], f"starting over: {self.path.name} cannot be used ({first_line(error)})"
-        return step, history, f"going on after step {step}"
+        self.ending = saved["ending"]
+        return step, history, f"going on after step {step}{', the last' if self.ending else ''}"
 
     def _others(self, folder: Path) -> str:
         """A note on the checkpoints of other jobs: how the last of them differs."""
@@ -181,7 +203,8 @@ class Checkpoint:
 
     @staticmethod
     def _write(path: Path, content: bytes) -> None:
-        write_bytes(path, hashlib.sha256(content).digest() + content)
+        with suppress(OSError, InputError):
+            write_bytes(path, hashlib.sha256(content).digest() + content)
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
@@ -198,9 +221,13 @@ class Checkpoint:
 
 def _possible(saved: Mapping[str, Any], max_steps: int) -> tuple[int, list[dict[str, float]]]:
     """The step and the history of a state, if a loop of so many steps can have saved them."""
-    step, history = saved["step"], saved["history"]
-    if type(step) is not int or not 0 <= step < max_steps:
+    step, history, ended = saved["step"], saved["history"], bool(saved["ending"])
+    if type(step) is not int or not 0 <= step < max_steps + ended:
         raise ValueError(f"step {step} of {max_steps}")
+    if ended:
+        outcome, sentence = saved["ending"]
+        if outcome not in set(Outcome) or not isinstance(sentence, str):
+            raise ValueError("its steps ended in no known way")
     steps = [row["step"] for row in history]
     if not steps or steps != sorted(set(steps)) or steps[0] != 0 or steps[-1] > step:
         raise ValueError("its history is not that of its step")

@@ -78,6 +78,9 @@ def minimise(
     done, history, note = checkpoint.restore(max_steps)
     if note:
         progress("interrupted run", done, max_steps, note)
+    if checkpoint.ending:
+        outcome, sentence = checkpoint.ending
+        return history, Ending(Outcome(outcome), sentence)
     record = _Record(
         history, live, monitor, schedule, max_steps, check_every, check_now, run_to_budget, progress
     )
@@ -87,7 +90,9 @@ def minimise(
             break
         if step.number < max_steps:
             checkpoint.save(step.number, record.history)
-    return record.history, record.ending()
+    ending = record.ending()
+    checkpoint.end(record.history, (ending.outcome.value, ending.sentence))
+    return record.history, ending
 
 
 @dataclass
