@@ -1,5 +1,6 @@
 """The learning rate over time, and what is undone where it was too large."""
 
+import copy
 import math
 
 import pytest
@@ -250,6 +251,47 @@ def test_the_first_settling_alone_begins_where_nearly_all_views_are_forgotten(op
     assert not schedule.settling
     assert schedule.after(50, check(2)) is GO_ON
     assert schedule.settling
+
+
+def test_a_schedule_resumes_wherever_it_was_interrupted():
+    """It backs off once, cannot again, warms up, settles, and goes back to what had settled."""
+    checks = {2: found(False, drift=0.3), 4: found(False, drift=0.3), 10: found(True)}
+    checks |= {16: found(True), 18: found(False), 20: found(False)}
+
+    def begin(weight: float) -> tuple[nn.Parameter, torch.optim.Optimizer, Schedule]:
+        parameter = nn.Parameter(torch.tensor([weight]))
+        optimizer = torch.optim.SGD([parameter], lr=1.0)
+        pace = {"warmup": 3, "settle": 1.0, "max_drift": 0.2, "backoffs": 1}
+        return parameter, optimizer, Schedule(optimizer, **pace)
+
+    def run(cut: int) -> list[tuple[float, float, Decision | None]]:
+        parameter, optimizer, schedule = begin(0.0)
+        seen = []
+        for step in range(1, 21):
+            if step == cut:
+                state = copy.deepcopy(schedule.state_dict())
+                parameter, optimizer, schedule = begin(parameter.item())
+                schedule.load_state_dict(state)
+            schedule.set(step)
+            with torch.no_grad():
+                parameter += step
+            decision = schedule.after(step, checks[step]) if step in checks else None
+            seen.append((optimizer.param_groups[0]["lr"], parameter.item(), decision))
+        assert schedule.halved_at == [2]
+        return seen
+
+    whole = run(0)
+    assert [whole[step - 1][2] for step in checks] == [
+        ROLLED_BACK,
+        GO_ON,
+        GO_ON,
+        GO_ON,
+        GO_ON,
+        DONE,
+    ]
+    assert whole[19][1] == whole[15][1]
+    for cut in range(2, 21):
+        assert run(cut) == whole, cut
 
 
 def test_backing_off_breaks_the_settling_off(optimizer):
