@@ -635,6 +635,23 @@ def test_transformers_folder_there_and_back(hf_folder, tmp_path):
     assert processor["image_mean"] == [0.5, 0.4, 0.3]
 
 
+def test_a_transformers_folder_of_pickled_weights_or_of_parts(hf_folder):
+    folder, network = hf_folder
+    wanted = Classifier.load(f"hf:{folder}").digest()
+    (folder / "model.safetensors").unlink()
+    torch.save(network.state_dict(), folder / "pytorch_model.bin")
+    assert Classifier.load(f"hf:{folder}").digest() == wanted
+    torch.save({"all": network}, folder / "pytorch_model.bin")
+    with pytest.raises(
+        InputError, match=r"pytorch_model\.bin was refused and nothing"
+    ):
+        Classifier.load(f"hf:{folder}")
+    (folder / "pytorch_model.bin").unlink()
+    network.save_pretrained(folder, max_shard_size="10KB")
+    assert (folder / "model.safetensors.index.json").is_file()
+    assert Classifier.load(f"hf:{folder}").digest() == wanted
+
+
 def test_transformers_weights_from_elsewhere_and_faults(hf_folder, tmp_path, capfd):
     folder, network = hf_folder
     torch.save(network.state_dict(), tmp_path / "w.pt")

@@ -382,6 +382,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "network returning words": (own("class net(nn.Linear):\n  def __init__(self): super().__init__(2, 2)\n  def forward(self, x): return 'cat'"), unlearn(model="own.py:net", weights=None), "without logits"),
     "network of batch statistics": (own("def net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(144, 4))"), unlearn(model="own.py:net", weights=None), "in other company"),
     "network of one value a batch": (own("def net(): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 4))"), unlearn(model="own.py:net", weights=None), "in other company|alone"),
+    "network that mixes a batch": (own("class net(nn.Module):\n  def __init__(self):\n    super().__init__()\n    self.fc = nn.Linear(192, 4)\n  def forward(self, x):\n    x = x.flatten(1)\n    return self.fc(x - x.mean(0))"), unlearn(model="own.py:net", weights=None), "in other company"),
     "network of chance": (own("class net(nn.Module):\n  def __init__(self):\n    super().__init__()\n    self.fc = nn.Linear(192, 4)\n  def forward(self, x): return self.fc(nn.functional.dropout(x.flatten(1), 0.5))"), unlearn(model="own.py:net", weights=None), "another answer each time|more than its output"),
     "network that detaches": (own("class net(nn.Module):\n  def __init__(self):\n    super().__init__()\n    self.a, self.fc = nn.Linear(192, 8), nn.Linear(8, 4)\n  def forward(self, x): return self.fc(self.a(x.flatten(1)).detach()).detach()"), unlearn(model="own.py:net", weights=None, max_steps="2"), "keeps no gradient"),
     "network of one class": (own("def net(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 1))"), unlearn(model="own.py:net", weights=None), "1 classes"),
@@ -703,7 +704,11 @@ def test_quiet_says_nothing_and_json_the_row(place, here, capsys):
     assert cli.main([*words, "--quiet", "--json"]) in (0, 3)
     out, err = capsys.readouterr()
     assert err == ""
-    assert json.loads(out)["steps"] == 1
+    row = json.loads(out)
+    assert row["steps"] == 1
+    assert row["input_size"] == "8x8"
+    for key in ("mean", "std", "preprocessing", "cpu_capability", "forget_digest"):
+        assert row[key], key
     assert cli.main([*words, "--quiet", "--overwrite"]) in (0, 3)
     assert capsys.readouterr() == ("", "")
 
