@@ -642,9 +642,7 @@ def test_a_transformers_folder_of_pickled_weights_or_of_parts(hf_folder):
     torch.save(network.state_dict(), folder / "pytorch_model.bin")
     assert Classifier.load(f"hf:{folder}").digest() == wanted
     torch.save({"all": network}, folder / "pytorch_model.bin")
-    with pytest.raises(
-        InputError, match=r"pytorch_model\.bin was refused and nothing"
-    ):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin was refused and nothing"):
         Classifier.load(f"hf:{folder}")
     (folder / "pytorch_model.bin").unlink()
     network.save_pretrained(folder, max_shard_size="10KB")
