@@ -79,7 +79,7 @@ def test_a_delivered_run_scored_again_has_the_numbers_of_its_row(name, place, ca
 
 def test_evaluate_refuses_what_does_not_belong_together(place, capsys):
     words = shlex.split(f"evaluate {source(place)} --unlearned none")
-    refused(words, "unknown model 'none'; give .*or the folder of a saved one", capsys)
+    refused(words, "--unlearned none: .*give a folder", capsys)
     write_images(Path("data"), *blobs(8, 0), ("a", "b", "c", "d"))
     words = shlex.split(f"evaluate {source(place)} --unlearned {place}/OUT")
     refused(with_options(words, data="data"), "OUT has other classes than --model stakes:", capsys)
