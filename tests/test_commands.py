@@ -18,6 +18,7 @@ from command_line import noise, ran, refused, row_of, with_options, write_images
 from conftest import CLASSES, blobs, once
 from stakes import Anchors, Classifier, load_data
 from stakes.cli import commands as cli
+from stakes.evaluation import accuracy
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +76,28 @@ def test_a_delivered_run_scored_again_has_the_numbers_of_its_row(name, place, ca
     assert again["n_test"] == 9
     refused(shlex.split(words), "--out row.json exists: give another file, or add --over", capsys)
     assert cli.main([*shlex.split(words), "--overwrite"]) == 0
+
+
+def test_an_interrupted_evaluation_resumes(place, capsys, monkeypatch):
+    """Interrupted by the retained images: those of the test set pass no network again."""
+    words = shlex.split(f"evaluate {source(place)} --unlearned {place}/OUT --eval-samples 9")
+    assert cli.main(words) == 0
+    whole, plain, passed = json.loads(capsys.readouterr().out), accuracy.score, []
+
+    def score(network, images, labels):
+        passed.append(len(images))
+        if len(passed) == 3:
+            raise KeyboardInterrupt
+        return plain(network, images, labels)
+
+    monkeypatch.setattr(accuracy, "score", score)
+    assert cli.main([*words, "--out", "row.json"]) == 130
+    assert "run the same command again to resume" in capsys.readouterr().err
+    assert passed == [9, 9, 9]
+    assert cli.main([*words, "--out", "row.json"]) == 0
+    assert passed[3:] == [9, 9]  # the retained images, before and after
+    assert json.loads(Path("row.json").read_text()) == whole
+    assert not [path.name for path in Path().iterdir() if path.name.startswith(".row")]
 
 
 def test_evaluate_refuses_what_does_not_belong_together(place, capsys):

@@ -1,13 +1,16 @@
 """``stakes evaluate``: score a delivered network again, on an auditor's own data."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from stakes.cli.delivered import check_delivered, check_there, reference_network
 from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate as score
-from stakes.files import check_file, write_text
+from stakes.evaluation.kept import Kept
+from stakes.files import check_file, hidden, write_text
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
@@ -31,7 +34,7 @@ def evaluate(
 ) -> None:
     """Score a network that was made to forget, on your own data, against the original.
 
-    Prints the row as JSON.
+    Prints the row as JSON. If interrupted, run the same command with --out again to resume.
 
     Args:
         inputs: the original network, the images it was to forget, and the data to score on.
@@ -59,7 +62,7 @@ def evaluate(
         )
     splits = loaded.splits
     test, retain = (None, None) if splits is None else (splits.test, splits.train)
-    with Terminal() as progress:
+    with _kept(out, after) as kept, Terminal() as progress:
         row, _ = score(
             before,
             after,
@@ -72,6 +75,7 @@ def evaluate(
             eval_samples=eval_samples,
             seed=inputs.seed,
             thumbnails=False,
+            kept=kept,
             progress=progress if is_writer() else silent,
         )
     row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
@@ -80,7 +84,20 @@ def evaluate(
         return
     if out is not None:
         write_text(out, json.dumps(row, indent=1) + "\n")
+        kept.clear()
     print(json.dumps(row, indent=1))
+
+
+@contextmanager
+def _kept(out: Path | None, after: Classifier) -> Iterator[Kept]:
+    """What an interruption within the block leaves beside ``out``, in a hidden folder."""
+    kept = Kept() if out is None else Kept(hidden(out, "scored"), after.digest())
+    try:
+        yield kept
+    except KeyboardInterrupt as stopped:
+        if kept.there():
+            stopped.add_note("run the same command again to resume")
+        raise
 
 
 def _without_parts(after: Classifier) -> dict[str, Classifier]:

@@ -57,7 +57,7 @@ class Kept:
         job |= {f"on {n.device}": json.dumps(surroundings(n.device)) for n in networks.values()}
         job["number of processes"] = str(distributed.count())
         self._networks = json.dumps(job, sort_keys=True)
-        self._found, self._due = self._read(self._folder), time.monotonic() + EVERY
+        self._found, self._due = self._read(), time.monotonic() + EVERY
         try:
             yield
         finally:
@@ -83,15 +83,22 @@ class Kept:
             self._write()
         return found
 
-    def clear(self) -> None:
-        """Remove the files: the result is there."""
-        for file in [] if self._folder is None else self._folder.glob(f"{self._prefix}*"):
-            file.unlink(missing_ok=True)
+    def there(self) -> list[Path]:
+        """The files that are there."""
+        return [] if self._folder is None else sorted(self._folder.glob(f"{self._prefix}*"))
 
-    def _read(self, folder: Path) -> dict[str, Answers]:
+    def clear(self) -> None:
+        """Remove the files, and the folder if nothing else is in it: the result is there."""
+        for file in self.there():
+            file.unlink(missing_ok=True)
+        if self._folder is not None:
+            with suppress(OSError):
+                self._folder.rmdir()
+
+    def _read(self) -> dict[str, Answers]:
         """The answers by batch; in every process those that the writer reads."""
         tensors: Answers = {}
-        for file in sorted(folder.glob(f"{self._prefix}*")) if distributed.is_writer() else []:
+        for file in self.there() if distributed.is_writer() else []:
             with suppress(Exception):  # whatever a file may hold
                 content = read_own(file)
                 if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
