@@ -88,6 +88,19 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(tmp_path, first, 
     assert row["processes"] == second
 
 
+def test_interrupted_scoring_resumes_in_every_process(tmp_path):
+    out, said = tmp_path / "run", tmp_path / "said"
+    for process in start(2, partial(interrupted, out, 1, "scoring retain"), tmp_path):
+        assert process.wait() == 1
+    first = said.read_text()
+    assert first.count("passed 41\n") == 4  # test images: by two networks, in two processes
+    finish(start(2, partial(interrupted, out, 0), tmp_path))
+    second = said.read_text().removeprefix(first)
+    assert "going on after step 24, the last" in second
+    assert "scoring retain 153" in second
+    assert "passed" not in second
+
+
 def test_a_process_that_dies_ends_the_other_with_one_line(tmp_path):
     words = "-m stakes unlearn --model stakes:digits_cnn --weights random --data digits --forget "
     words += f"random:8 --probe-batch 8 --settle 0 --lr 1e-30 --out {tmp_path / 'out'}"
