@@ -127,7 +127,19 @@ def test_other_images_are_scored_anew(request_, tmp_path, monkeypatch):
 
 def test_a_full_disk_stops_nothing(classifier, tmp_path, monkeypatch):
     monkeypatch.setattr(kept, "write_bytes", lambda *given: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(kept, "EVERY", 0.0)
     own, one = Kept(tmp_path, "job"), {"right": torch.ones(3)}
     with own.of({"": classifier}):
         assert own.answers("batch", lambda: one) == one
-    assert not list(tmp_path.iterdir())
+    assert not own.there()
+
+
+@pytest.mark.parametrize(("seconds", "files"), [(4.9, 0), (5.1, 1)])
+def test_what_took_seconds_is_written_at_the_end(seconds, files, classifier, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(kept.time, "monotonic", lambda: now[0])
+    own = Kept(tmp_path, "job")
+    with own.of({"": classifier}):
+        own.answers("batch", lambda: {"right": torch.ones(3)})
+        now[0] += seconds
+    assert len(own.there()) == files

@@ -19,7 +19,7 @@ from stakes.errors import InputError
 from stakes.files import read_own, write_bytes
 from stakes.models.classifier import Classifier
 from stakes.training import distributed
-from stakes.training.checkpoint import DIGEST, surroundings
+from stakes.training.checkpoint import DIGEST, WORTH, surroundings
 
 EVERY = 30.0  # seconds between two files
 Answers = dict[str, Tensor]
@@ -45,11 +45,11 @@ class Kept:
         self._networks = ""
         self._found: dict[str, Answers] = {}
         self._new: Answers = {}
-        self._due = 0.0
+        self._written = 0.0
 
     @contextmanager
     def of(self, networks: Mapping[str, Classifier]) -> Iterator[None]:
-        """Keep answers of these networks within the block; none is lost when that is left."""
+        """Keep answers of these networks within the block; an error there loses none of them."""
         if self._folder is None:
             yield
             return
@@ -57,12 +57,15 @@ class Kept:
         job |= {f"on {n.device}": json.dumps(surroundings(n.device)) for n in networks.values()}
         job["number of processes"] = str(distributed.count())
         self._networks = json.dumps(job, sort_keys=True)
-        self._found, self._due = self._read(), time.monotonic() + EVERY
+        self._found, self._written = self._read(), time.monotonic()
         try:
             yield
-        finally:
+        except BaseException:
             self._write()
-            self._found = {}
+            raise
+        if time.monotonic() >= self._written + WORTH:
+            self._write()
+        self._found, self._new = {}, {}
 
     def answers(self, batch: str, compute: Callable[[], Answers]) -> Answers:
         """The answers on a batch: from the files, else by ``compute``.
@@ -79,7 +82,7 @@ class Kept:
             return found
         found = compute()
         self._new |= {f"{key} {name}": tensor.contiguous() for name, tensor in found.items()}
-        if time.monotonic() >= self._due:
+        if time.monotonic() >= self._written + EVERY:
             self._write()
         return found
 
@@ -119,4 +122,4 @@ class Kept:
             with suppress(OSError, InputError):
                 name = f"{self._prefix}{digest.hexdigest()[:16]}"
                 write_bytes(self._folder / name, digest.digest() + content)
-        self._new, self._due = {}, time.monotonic() + EVERY
+        self._new, self._written = {}, time.monotonic()
