@@ -9,7 +9,7 @@ import torch
 from conftest import blobs
 from stakes import METHODS
 from stakes.data.images import ImageArray
-from stakes.evaluation import accuracy, kept
+from stakes.evaluation import accuracy, forgetting, kept
 from stakes.evaluation.kept import Kept
 from stakes.report import page
 from stakes.runs.folder import checkpoint_beside, resumable
@@ -77,6 +77,26 @@ def test_no_image_passes_twice(request_, tmp_path, monkeypatch):
     evidence = [(tmp_path / name / "evidence.json").read_text() for name in ("whole", "out")]
     assert evidence[0] == evidence[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_the_images_to_forget_and_their_copies_pass_once(request_, tmp_path, monkeypatch):
+    """Interrupted once the original has passed them: only the unlearned network is left."""
+    whole = record(request_, tmp_path / "whole")
+    passed, plain = [], forgetting.score
+
+    def score(network, images, labels):
+        passed.append(network.digest())
+        if len(passed) == 2:
+            raise KeyboardInterrupt
+        return plain(network, images, labels)
+
+    monkeypatch.setattr(forgetting, "score", score)
+    with pytest.raises(KeyboardInterrupt):
+        record(request_, tmp_path / "out")
+    row = record(request_, tmp_path / "out")
+    assert measured(row) == measured(whole)
+    original, unlearned = whole["weights_digest"], whole["unlearned_digest"]
+    assert passed == [original, unlearned, unlearned]
 
 
 def test_a_file_is_written_now_and_then(request_, tmp_path, monkeypatch):

@@ -14,10 +14,10 @@ from stakes.evaluation.accuracy import Row, accuracies
 from stakes.evaluation.again import duplicates, found_in_data
 from stakes.evaluation.audit import Evidence, audit
 from stakes.evaluation.examples import EXAMPLES, Structure, examples
-from stakes.evaluation.forgetting import copies_of, forget_evidence, forget_scores
+from stakes.evaluation.forgetting import forget_answers, forget_evidence, forget_scores
 from stakes.evaluation.kept import Kept
 from stakes.evaluation.reference import against, check_reference
-from stakes.evaluation.scores import REFERENCE, score
+from stakes.evaluation.scores import REFERENCE
 from stakes.evaluation.selection import select
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
@@ -62,7 +62,7 @@ def evaluate(
         thumbnails: whether the evidence holds images.
         metrics: measures of your own by their keys in the row. Each is called with a classifier
             in eval mode and without gradients, once before and once after, and returns a number.
-        kept: where answers on test and retained images are kept, so that the same call resumes
+        kept: where the networks' answers on all images are kept, so that the same call resumes
             after an interruption; the caller removes them (see :mod:`stakes.evaluation.kept`).
         progress: called with phase, steps done, steps in all and a note.
 
@@ -101,11 +101,7 @@ def evaluate(
             row, classes, samples = accuracies(
                 networks, sets, selected, forget.classes, reference, kept, progress
             )
-        scored = {
-            suffix: score(network, forget.images, forget.labels)
-            for suffix, network in networks.items()
-        }
-        copies = {suffix: copies_of(network, forget) for suffix, network in networks.items()}
+            scored, copies = forget_answers(networks, forget, kept)
         row |= forget_scores(scored, copies)
         row |= found_in_data(forget, selected.get("retain"))
         images = forget_evidence(before.class_names, forget, scored, copies, thumbnails)

@@ -1,6 +1,7 @@
 """The forget images and their altered copies after unlearning: state, depth, and evidence."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,18 @@ from torch import Tensor
 from stakes.data.decode import thumbnail
 from stakes.data.forget import ForgetSet
 from stakes.data.views import VIEWS
-from stakes.evaluation.scores import WHEN, BeforeAfter, Depth, correct, depth, percent
+from stakes.evaluation.kept import Answers, Kept
+from stakes.evaluation.scores import (
+    WHEN,
+    BeforeAfter,
+    Depth,
+    Scored,
+    correct,
+    depth,
+    percent,
+    score,
+)
+from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 
 Row = dict[str, Any]
@@ -29,18 +41,43 @@ def states(scored: BeforeAfter) -> list[str]:
     ]
 
 
+def forget_answers(
+    networks: Mapping[str, Classifier], forget: ForgetSet, kept: Kept
+) -> tuple[dict[str, Scored], dict[str, Copies]]:
+    """Score the forget images, and the depth of their altered copies of every kind in ``VIEWS``.
+
+    Args:
+        networks: by suffix, in eval mode.
+        forget: the images, on the networks' device.
+        kept: the answers of an interrupted run.
+
+    Returns:
+        Features and logits of the images, and the depth of their copies, by suffix.
+    """
+    labels = forget.labels.cpu()
+    shown = tensor_digest({"images": forget.images, "labels": labels})  # in their order
+    scored: dict[str, Scored] = {}
+    copies: dict[str, Copies] = {}
+    for suffix, network in networks.items():
+        found = kept.answers(f"forget{suffix} {shown}", partial(_answers, network, forget))
+        scored[suffix] = Scored(found["features"], found["logits"], labels)
+        copies[suffix] = {name: [depth(logits, labels) for logits in found[name]] for name in VIEWS}
+    return scored, copies
+
+
 @torch.no_grad()
-def copies_of(network: Classifier, forget: ForgetSet) -> Copies:
-    """Depth of the altered copies of the forget images, for every kind in ``VIEWS``."""
+def _answers(network: Classifier, forget: ForgetSet) -> Answers:
+    """Features and logits of the images, and logits (copies, k, c) of each kind of copy."""
 
     def logits(images: Tensor) -> Tensor:
         return torch.cat([network(batch) for batch in images.split(256)]).cpu()
 
-    labels = forget.labels.cpu()
-    return {
-        name: [depth(logits(copy), labels) for copy in view(forget.images)]
+    features, own, _ = score(network, forget.images, forget.labels)
+    copies = {
+        name: torch.stack([logits(copy) for copy in view(forget.images)])
         for name, view in VIEWS.items()
     }
+    return {"features": features, "logits": own, **copies}
 
 
 def forget_scores(scored: BeforeAfter, copies: Mapping[str, Copies]) -> Row:
