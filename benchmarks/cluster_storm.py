@@ -27,8 +27,9 @@ seeds = [0, 1, 2]
 [common]
 data = "digits"
 eval_samples = 20
-max_steps = 5
+max_steps = 3
 force = true
+images = false
 [[network]]
 name = "digits"
 model = "stakes:digits_cnn"

@@ -145,6 +145,37 @@ def test_other_images_are_scored_anew(request_, tmp_path, monkeypatch):
     assert measured(row) == measured(record(request_, tmp_path / "new"))
 
 
+def same(network):
+    pass
+
+
+def other_weights(network):
+    with torch.no_grad():
+        network.head.bias[0] += 1e-3
+
+
+def other_normalisation(network):
+    network.mean += 0.01
+
+
+def other_code(network):
+    network.head.register_forward_hook(lambda module, given, logits: 2 * logits)
+
+
+@pytest.mark.parametrize("change", [same, other_weights, other_normalisation, other_code])
+def test_answers_are_of_one_network(change, classifier, tmp_path, monkeypatch):
+    first, second = {"right": torch.ones(3)}, {"right": torch.zeros(3)}
+    own = Kept(tmp_path, "job")
+    monkeypatch.setattr(kept, "WORTH", 0.0)
+    with own.of({"": classifier}):
+        own.answers("batch", lambda: first)
+    other, again = classifier.copy(), Kept(tmp_path, "job")
+    change(other)
+    with again.of({"": other}):
+        found = again.answers("batch", lambda: second)
+    assert torch.equal(found["right"], (first if change is same else second)["right"])
+
+
 def test_a_full_disk_stops_nothing(classifier, tmp_path, monkeypatch):
     monkeypatch.setattr(kept, "write_bytes", lambda *given: (_ for _ in ()).throw(OSError("full")))
     monkeypatch.setattr(kept, "EVERY", 0.0)

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from stakes.errors import InputError
-from stakes.files import read_own, write_bytes
+from stakes.files import read_own, tensor_digest, write_bytes
 from stakes.models.classifier import Classifier
+from stakes.preprocessing import sides
 from stakes.training import distributed
 from stakes.training.checkpoint import DIGEST, WORTH, surroundings
 
@@ -49,11 +51,14 @@ class Kept:
 
     @contextmanager
     def of(self, networks: Mapping[str, Classifier]) -> Iterator[None]:
-        """Keep answers of these networks within the block; an error there loses none of them."""
+        """Keep answers of these networks within the block; an error there loses none of them.
+
+        The networks are in eval mode.
+        """
         if self._folder is None:
             yield
             return
-        job = {name: f"{network.spec} {network.digest()}" for name, network in networks.items()}
+        job = {name: _identity(network) for name, network in networks.items()}
         job |= {f"on {n.device}": json.dumps(surroundings(n.device)) for n in networks.values()}
         job["number of processes"] = str(distributed.count())
         self._networks = json.dumps(job, sort_keys=True)
@@ -123,3 +128,13 @@ class Kept:
                 name = f"{self._prefix}{digest.hexdigest()[:16]}"
                 write_bytes(self._folder / name, digest.digest() + content)
         self._new, self._written = {}, time.monotonic()
+
+
+@torch.no_grad()
+def _identity(network: Classifier) -> str:
+    """All numbers of a network, and its answers to two fixed images: its code may have changed."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, *sides(network.input_size), generator=generator)
+    features, logits = network.both(images.to(network.device))
+    numbers = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return tensor_digest({**numbers, "its features": features, "its logits": logits})
