@@ -9,6 +9,8 @@ import torch
 
 from stakes.cli import commands as cli
 from stakes.errors import InputError
+from stakes.evaluation.evaluate import evaluate
+from stakes.evaluation.own import Given, measured
 from stakes.runs.measures import own_measures, tried
 from stakes.runs.recipe import read_recipe
 
@@ -22,6 +24,9 @@ def counted(classifier, given):
 
 def words(classifier, given):
     return "many"
+
+def alone(classifier):
+    return 1.0
 
 def broken(classifier, given):
     return 1 / 0
@@ -38,13 +43,32 @@ def file(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_function_gets_the_network_and_the_data(trained, forget, test_images, train_images):
-    words = ["mine.py:confidence", "mine.py:counted"]
-    found = tried(own_measures(words, forget, test_images, train_images), trained)
+    found = own_measures(["mine.py:confidence", "mine.py:counted"])
     assert list(found) == ["confidence", "counted"]
+    given = Given(forget, test_images, train_images)
     with torch.no_grad():
-        expected = trained(forget.images).softmax(1).max(1).values.mean()
-        assert found["confidence"](trained) == pytest.approx(float(expected))
-        assert found["counted"](trained) == 80 + 160_000
+        expected = trained.eval()(forget.images).softmax(1).max(1).values.mean()
+    value = measured("confidence", found["confidence"], trained, given)
+    assert value == pytest.approx(float(expected))
+    assert measured("counted", found["counted"], trained, given) == 80 + 160_000
+
+
+def test_the_same_function_serves_evaluate(trained, forget, test_images, train_images):
+    found = own_measures(["mine.py:confidence", "mine.py:counted"])
+    data = {"test": test_images, "retain": train_images, "eval_samples": 4}
+    row, _ = evaluate(trained, trained, forget, metrics=found, thumbnails=False, **data)
+    assert row["confidence"] == row["confidence_before"] > 0
+    assert row["counted"] == 80 + 160_000
+
+
+@pytest.mark.parametrize("measure", [lambda classifier: 1.0, lambda *, given: 1.0, 3])
+def test_what_cannot_be_called_with_both_is_refused_before_scoring(measure, trained, forget):
+    def scored(*_: object) -> None:
+        raise AssertionError("scored before it was refused")
+
+    with pytest.raises(InputError, match="metric mine") as caught:
+        evaluate(trained, trained, forget, metrics={"mine": measure}, progress=scored)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +80,13 @@ def test_a_function_gets_the_network_and_the_data(trained, forget, test_images, 
         (["mine.py:value"], ("value",)),
         (["mine.py:words"], ("words", "str")),
         (["mine.py:broken"], ("mine.py", "ZeroDivisionError")),
+        (["mine.py:alone"], ("alone", "(classifier, given)")),
         (["mine.py:confidence"] * 2, ("confidence", "twice")),
     ],
 )
 def test_what_is_no_measure_is_refused_in_one_line(words, parts, trained, forget):
     with pytest.raises(InputError) as caught:
-        tried(own_measures(words, forget), trained)
+        tried(own_measures(words), trained, Given(forget))
     assert all(part in str(caught.value) for part in parts), caught.value
     assert "\n" not in str(caught.value)
 

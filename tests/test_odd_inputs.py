@@ -546,7 +546,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "measure that exits": (*measure("def f(c, g): raise SystemExit(0)"), "ended the program"),
     "measure of words": (*measure("def f(c, g): return 'good'"), "gives str; return a number"),
     "measure of an endless number": (*measure("def f(c, g): return 10**5000"), "gives int; return a number"),
-    "measure twice": ({"m.py": "def f(c, g): return 1"}, unlearn(metric="m.py:f") + " --metric m.py:f", "is there twice"),
+    "measure twice": ({"m.py": "def f(c, g): return 1"}, unlearn(metric="m.py:f") + " --metric m.py:f", "appears twice"),
     "measure called like ours": ({"m.py": "def acc_forget(c, g): return 1"}, unlearn(metric="m.py:acc_forget") + " --force", "the row has acc_forget already"),
     "measure called like the steps": ({"m.py": "def steps(c, g): return 1"}, unlearn(metric="m.py:steps") + " --force", "the row has steps already"),
     "method in no file": ({}, unlearn(method="m.py:Mine"), "m.py: no such file"),

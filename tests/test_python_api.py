@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 from conftest import Tiny
 from stakes import METHODS, Classifier, ForgetSet, InputError, NegGrad, evaluate, frame
+from stakes.evaluation.own import Given
 
 ONE_STEP = NegGrad(max_steps=1)
 NUMBERS = ("acc_test", "acc_test_before", "acc_retain", "n_test", "n_retain", "forget_flip")
@@ -130,10 +131,10 @@ def test_retained_data_of_another_type_is_refused(classifier, forget):
 def test_measures_of_ones_own_stand_in_the_row(classifier, forget, test_images):
     seen = []
 
-    def first_logit(network: Classifier) -> float:
+    def first_logit(network: Classifier, given: Given) -> float:
         seen.append(network.training)
         with torch.no_grad():
-            return network(forget.images)[0, 0]
+            return network(given.forget.images)[0, 0]
 
     after = classifier.copy()
     nn.init.zeros_(after.head.weight)

@@ -69,7 +69,7 @@ def evaluate(
             loaded.forget,
             test=test,
             retain=retain,
-            metrics=own_measures(metric, loaded.forget, test, retain),
+            metrics=own_measures(metric),
             other=_without_parts(after),
             reference=reference_network(reference, before),
             eval_samples=eval_samples,

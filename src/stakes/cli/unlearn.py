@@ -7,6 +7,7 @@ from stakes.cli.delivered import check_delivered, reference_network
 from stakes.cli.summary import announce, print_json, summary
 from stakes.data.surrogates import Surrogates
 from stakes.errors import InputError, quoted
+from stakes.evaluation.own import Given
 from stakes.methods import Method, method_class
 from stakes.models.agreement import compared
 from stakes.models.specs import RANDOM
@@ -115,8 +116,8 @@ def _request(
     test, retain = (None, None) if splits is None else (splits.test, splits.train)
     reference = reference_network(options.reference, loaded.classifier)
     surrogates = _surrogates(options, loaded, inputs.seed)
-    # Each measure is tried once before anything long begins.
-    metrics = own_measures(options.metric, loaded.forget, test, retain)
+    metrics = own_measures(options.metric)
+    tried(metrics, loaded.classifier, Given(loaded.forget, test, retain))
     asked = {
         "dataset": inputs.data,
         "forget": inputs.forget,
@@ -136,7 +137,7 @@ def _request(
         eval_samples=options.eval_samples,
         thumbnails=options.images,
         force=options.force or str(inputs.weights) == RANDOM,
-        metrics=tried(metrics, loaded.classifier),
+        metrics=metrics,
         asked=asked | words,
     )
 

@@ -1,9 +1,8 @@
 """Score a network before and after unlearning: one flat row of numbers, and its evidence."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from stakes.data.adapter import Data, as_images
@@ -16,6 +15,7 @@ from stakes.evaluation.audit import Evidence, audit
 from stakes.evaluation.examples import EXAMPLES, Structure, examples
 from stakes.evaluation.forgetting import forget_answers, forget_evidence, forget_scores
 from stakes.evaluation.kept import Kept
+from stakes.evaluation.own import Given, Measure, check_measures, measured
 from stakes.evaluation.reference import against, check_reference
 from stakes.evaluation.scores import REFERENCE
 from stakes.evaluation.selection import select
@@ -37,7 +37,7 @@ def evaluate(
     selected: Mapping[str, Drawn] | None = None,
     structure: Structure | None = None,
     thumbnails: bool = True,
-    metrics: Mapping[str, Callable[[Classifier], float]] | None = None,
+    metrics: Mapping[str, Measure] | None = None,
     kept: Kept | None = None,
     progress: Progress = silent,
 ) -> tuple[Row, Evidence]:
@@ -60,8 +60,9 @@ def evaluate(
             it was called before.
         structure: the stakes, for examples of affinities before and after.
         thumbnails: whether the evidence holds images.
-        metrics: measures of your own by their keys in the row. Each is called with a classifier
-            in eval mode and without gradients, once before and once after, and returns a number.
+        metrics: measures of your own by their keys in the row. Each is called with a copy of a
+            classifier, in eval mode, and :class:`stakes.evaluation.own.Given`: ``forget``,
+            ``test`` and ``retain``. Without gradients, it returns a number for each classifier.
         kept: where the networks' answers on all images are kept, so that the same call resumes
             after an interruption; the caller removes them (see :mod:`stakes.evaluation.kept`).
         progress: called with phase, steps done, steps in all and a note.
@@ -75,8 +76,8 @@ def evaluate(
 
     Raises:
         InputError: an argument of another type; labels outside the classes; a reference with
-            other classes; a metric under the key of another measure; a damaged image; or
-            ``eval_samples`` below 1.
+            other classes; a metric under the key of another measure, with other arguments, or
+            that fails or gives no number; a damaged image; or ``eval_samples`` below 1.
     """
     before = Classifier.require(before, "the network before")
     after = Classifier.require(after, "the network after")
@@ -84,6 +85,7 @@ def evaluate(
     forget.check(after.num_classes)
     if reference is not None:
         check_reference(Classifier.require(reference, "the reference"), after)
+    check_measures(metrics or {})
     side = forget.images.shape[-1]
     sets = {
         name: None if data is None else as_images(data, size=side, prefix=name)
@@ -107,7 +109,7 @@ def evaluate(
         images = forget_evidence(before.class_names, forget, scored, copies, thumbnails)
         audited, evidence = audit(after, forget, scored, **samples, progress=progress)
         row |= audited | against(reference, forget, scored, samples)
-        row |= _own(metrics or {}, networks, row)
+        row |= _own(metrics or {}, networks, Given(forget, **sets), row)
         shown: Evidence = {key: [] for key in EXAMPLES}
         if thumbnails:
             try:
@@ -118,22 +120,19 @@ def evaluate(
     return row, {"classes": classes, "forget": images, "duplicates": twins, **evidence, **shown}
 
 
-@torch.no_grad()
 def _own(
-    metrics: Mapping[str, Callable[[Classifier], float]],
-    networks: Mapping[str, Classifier],
-    row: Row,
+    metrics: Mapping[str, Measure], networks: Mapping[str, Classifier], given: Given, row: Row
 ) -> Row:
     """The user's own measures of each network, under their keys with its suffix.
 
     Raises:
-        InputError: a key that another measure has.
+        InputError: a key that another measure has; or a measure that fails or gives no number.
     """
     taken = [key for key in metrics if key in row]
     if taken:
         raise InputError(f"metrics: {taken[0]} is measured already; give yours another key")
     return {
-        key + suffix: float(measure(network))
+        key + suffix: measured(key, measure, network, given)
         for key, measure in metrics.items()
         for suffix, network in networks.items()
     }

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from stakes.evaluation.audit import Evidence
 from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.examples import Structure
 from stakes.evaluation.kept import Kept
+from stakes.evaluation.own import Measure, check_measures
 from stakes.evaluation.selection import select
 from stakes.files import tensor_digest, write_bytes, write_text
 from stakes.methods import Method, Unlearned, method_name
@@ -76,7 +77,7 @@ class Request:
     eval_samples: int | None = None
     thumbnails: bool = True
     force: bool = False
-    metrics: Mapping[str, Callable[[Classifier], float]] = field(default_factory=dict)
+    metrics: Mapping[str, Measure] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -205,7 +206,8 @@ def _write(
 
 
 def _check_metrics(request: Request) -> None:
-    """Refuse, before the work, measures under names that the row has for something else."""
+    """Refuse, before the work, measures that cannot be called, or under names of the row."""
+    check_measures(request.metrics)
     taken = {*METRICS, *DERIVED, *COST, *_asked(request), *environment(request.classifier.device)}
     for name in request.metrics:
         if name in taken | OUTCOME or name.startswith(("seconds_", "chosen_", "n_")):
