@@ -47,8 +47,8 @@ class StructGuardPaper(PGDFields):
     weighting: Literal["sum", "share"] = hyper(
         "sum", "L_del + L_ret as printed, or each times its share of the images", "share: code"
     )
-    deletion_loss: losses.DeletionLoss = hyper("ce", "L_del", "Sec. 3.3: ce")
-    retention_loss: losses.RetentionLoss = hyper("ce", "L_ret", "Sec. 3.3: ce")
+    deletion_loss: losses.DeletionLoss = hyper("ce", "loss L_del", "Sec. 3.3: ce")
+    retention_loss: losses.RetentionLoss = hyper("ce", "loss L_ret", "Sec. 3.3: ce")
     align_weight: float = hyper(1.0, "weight of L_align", "paper: 1")
     align_loss: losses.StructuralLoss = hyper("cosine", "how structures are compared", "Table 6")
     align_over: losses.AlignOver = hyper(
