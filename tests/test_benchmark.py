@@ -19,6 +19,7 @@ from stakes.errors import InputError
 from stakes.runs import benchmark, process
 from stakes.runs.benchmark import bench, share_out
 from stakes.runs.folder import checkpoint_beside
+from stakes.runs.process import Look
 from stakes.runs.recipe import read_recipe
 from stakes.runs.runner import Runner, read_record, unfinished
 
@@ -219,6 +220,8 @@ def test_the_estimate_takes_the_cells_most_alike(tmp_path, make):
     lines._seconds = [(cells[0], 10.0), (cells[1], 30.0)]
     assert [lines._expected(cell) for cell in cells] == [10.0, 30.0, 10.0, 30.0]
     assert lines._time_left() == "; 2 left, about 20.0 s"
+    lines._looks = {cells[1].name: Look(30.0, 0.0, ""), cells[2].name: Look(4.0, 0.0, "")}
+    assert lines._time_left() == "; 2 left, about 18.0 s"  # what has ended is not still running
     lines._seconds = [(cells[0], 10.0)]
     assert lines._expected(cells[1]) == 10.0
 

@@ -385,6 +385,6 @@ def test_a_run_from_the_command_to_the_page(place, tmp_path, monkeypatch, capsys
     assert scores["forget_digest"] == row["forget_digest"]
     refused(
         shlex.split(f"evaluate {plain} --input-size 8 --unlearned OUT"),
-        "unlearned with --transform .*service.py:prepare, which a saved file does not start",
+        r"^(?!.*\.png).*unlearned with --transform .*service\.py:prepare.*add the same --transform",
         capsys,
     )

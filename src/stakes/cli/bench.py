@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from stakes.errors import InputError
 from stakes.runs.cell import own_metrics
-from stakes.runs.columns import check_columns
+from stakes.runs.columns import check_columns, over
 from stakes.runs.recipe import read_recipe
 from stakes.runs.recipe_file import shipped_recipes
 from stakes.runs.words import Place, Switch, Text, Whole
@@ -36,8 +36,8 @@ def bench(
         settings: key=value for each {key} in the recipe, such as data=/path/to/images; repeatable
         only: run only the cells with these values of network, method, k or seed, such as
             k=16,seed=0,method=l2ul; repeatable
-        columns: columns of the tables: +mia_forget,-drift_probes adds and drops columns, keys
-            without a sign replace the default ones
+        columns: columns of the tables: +mia_forget,-drift_probes adds to and drops from those of
+            the recipe, keys without a sign replace them
         jobs: cells to run at once; by default one per GPU, else one per four cores if there are at
             least eight, else one
         threads: threads of each cell; by default its share of the cores
@@ -53,7 +53,7 @@ def bench(
         raise InputError("--set takes key=value, such as --set data=/path/to/images")
     found = read_recipe(recipe, {key: value for key, _, value in pairs})
     if columns is not None:
-        keys = [key.strip() for key in columns.split(",")]
+        keys = over(found.columns, [key.strip() for key in columns.split(",")])
         found = replace(found, columns=check_columns(keys, own_metrics(found.cells)))
     return run_bench(
         found,

@@ -231,8 +231,8 @@ def unavailable(held: Mapping[str, Any]) -> Unavailable:
     """The reader of a card that names code, which a card does not start."""
     name = held["transform"]
     advice = (
-        f"this network was unlearned with --transform {name}, which a saved file does not start; "
-        "if you trust that code name it again, or choose with --resize"
+        f"this network was unlearned with --transform {name}, code that a saved file does not "
+        "start: if you trust it, add the same --transform (--resize would read other pixels)"
     )
     return Unavailable(str(name), held, advice)
 

@@ -60,6 +60,18 @@ def check_columns(words: Sequence[str], own: Iterable[str] = ()) -> list[str]:
     return list(words)
 
 
+def over(recipe: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The recipe's words with the command line's over them: one word a key, the last counts.
+
+    >>> over(["+mine", "-steps"], ["+steps"]), over(["+mine"], ["acc_test"])
+    (['+mine', '+steps'], ['acc_test'])
+    """
+    if any(word[:1] not in "+-" for word in words):
+        return list(words)
+    keys = {word[1:] for word in words}
+    return [word for word in recipe if word.lstrip("+-") not in keys] + list(words)
+
+
 def columns(filled: Collection[str], words: Collection[str] = ()) -> list[str]:
     """The columns for a reader: by default all but those that nothing fills, or nobody asked for.
 

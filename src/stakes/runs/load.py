@@ -15,7 +15,7 @@ from stakes.data.forget_words import parse_forget
 from stakes.errors import InputError, check_seed
 from stakes.models.agreement import Agreement, agreement
 from stakes.models.classifier import Classifier
-from stakes.models.transforms import own_transform
+from stakes.models.transforms import Unavailable, own_transform
 from stakes.preprocessing import sides
 from stakes.runs.class_names import are_said, class_names
 from stakes.runs.inputs import Inputs, NetworkInputs
@@ -113,6 +113,8 @@ def load_network(
     if own is None:
         words = {name: getattr(inputs, name) for name in WORDS}
         classifier.preprocessing = as_chosen(classifier, delivered, words)
+    if isinstance(classifier.preprocessing, Unavailable) and inputs.data not in DATASETS:
+        raise InputError(classifier.preprocessing.advice)  # before any image seems to be at fault
     if found is None:
         return LoadedNetwork(classifier, None)
     splits = found.splits(

@@ -146,7 +146,7 @@ class Runner:
             if time.monotonic() - heard > HEARTBEAT:
                 heard = time.monotonic()
                 for name, look in looks.items():
-                    self._say(f"{name}: {_used(look)}; {look.last}")
+                    self._say(f"{name}: {_used(look)}" + (f"; {look.last}" if look.last else ""))
                 if pending and not looks:
                     self._say(f"{len(pending)} cells wait for a place to run")
 
@@ -197,7 +197,8 @@ class Runner:
         left = [cell for cell in self.todo if cell not in self.done]
         if not left:
             return ""
-        spent = sum(look.seconds for look in self._looks.values())
+        running = {cell.name for cell in left}
+        spent = sum(look.seconds for name, look in self._looks.items() if name in running)
         needed = max(sum(self._expected(cell) for cell in left) - spent, 0.0)
         at_once = max(1, min(self._at_once, len(left)))
         return f"; {len(left)} left, about {_span(needed / at_once)}"
