@@ -9,7 +9,7 @@ import torch
 
 from stakes.anchors.anchors import Anchors
 from stakes.anchors.sources import made_from_network, resolve_anchors
-from stakes.data.datasets import Splits, find_data
+from stakes.data.datasets import DATASETS, Splits, find_data
 from stakes.data.forget import ForgetSet
 from stakes.data.forget_words import parse_forget
 from stakes.errors import InputError, check_seed
