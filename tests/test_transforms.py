@@ -234,7 +234,7 @@ def test_a_card_names_the_code_and_never_starts_it(tmp_path):
     assert loaded.input_size == 12
     assert loaded.preprocessing.describe() == spec
     assert loaded.preprocessing.card() == {"transform": spec}
-    with pytest.raises(InputError, match=r"unlearned with --transform .*service\.py:make, which"):
+    with pytest.raises(InputError, match=r"unlearned with --transform .*service\.py:make, code"):
         loaded.preprocessing(odd(20, 20))
 
 
