@@ -1,6 +1,7 @@
 """Measures of the user's own, from a file to the row and the table."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stakes.cli import commands as cli
 from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.own import Given, measured
+from stakes.rows import own_keys
 from stakes.runs.measures import own_measures, tried
 from stakes.runs.recipe import read_recipe
 
@@ -94,10 +96,16 @@ def test_what_is_no_measure_is_refused_in_one_line(words, parts, trained, forget
 def test_it_stands_in_the_row_before_and_after(capsys):
     words = "unlearn --model stakes:digits_cnn --weights random --data digits --forget random:2"
     words += " --method neggrad --max-steps 1 --eval-samples 5 --metric mine.py:confidence"
-    assert cli.main(shlex.split(words + " --quiet --out OUT")) in (0, 3)
+    assert cli.main(shlex.split(words + " --out OUT")) in (0, 3)
+    said = capsys.readouterr().out
     row = json.loads(Path("OUT/row.json").read_text())
     assert 0 < row["confidence_before"] < 1
     assert 0 < row["confidence"] < 1
+    assert own_keys(row) == ["confidence"]
+    numbers = [f"{row[key]:.4g}" for key in ("confidence_before", "confidence")]
+    assert re.search(rf"^confidence +{numbers[0]} +-> +{numbers[1]}$", said, re.MULTILINE)
+    *_, table = Path("OUT/report.html").read_text().split("Your own measures")
+    assert re.findall(r">([\d.]+)</td>", table.split("</table>")[0]) == numbers
 
 
 RECIPE = """

@@ -249,6 +249,15 @@ def printed_in(table: str) -> dict[str, Metric]:
     return {key: metric for key, metric in everything.items() if table in metric.printed}
 
 
+def own_keys(row: Mapping[str, Any]) -> list[str]:
+    """The keys of measures of the user's own: measured before and after, and none of ours.
+
+    >>> own_keys({"acc_test_before": 90.0, "acc_test": 89.0, "mine_before": 1.5, "mine": 1.0})
+    ['mine']
+    """
+    return [key for key in row if f"{key}_before" in row and key not in METRICS]
+
+
 class Outcome(StrEnum):
     """How a run ended: ``outcome`` in its row, where ``stop_reason`` says it in a sentence."""
 

@@ -9,6 +9,7 @@ from stakes.data.folders import left_out
 from stakes.errors import some
 from stakes.evaluation.again import found_in_words
 from stakes.preprocessing import in_words
+from stakes.rows import own_keys
 from stakes.runs.load import Loaded
 from stakes.texts import expanded, say
 
@@ -30,13 +31,19 @@ def announce(loaded: Loaded, data: str | None) -> None:
 
 
 def summary(row: dict[str, Any]) -> str:
-    """The main numbers, a line each."""
+    """The main numbers, and the measures of the user's own, a line each."""
     steps = row["steps"]
 
     def change(key: str) -> str:
         before, after = row[f"{key}_before"], row[key]
         return "not measured" if after is None else f"{before:6.2f} % -> {after:6.2f} %"
 
+    def plain(value: float | None) -> str:
+        return "not measured" if value is None else f"{value:6.4g}"
+
+    own = [
+        f"{key:<27} {plain(row[f'{key}_before'])}   -> {plain(row[key])}" for key in own_keys(row)
+    ]
     found = found_in_words(row)
     return "\n".join(
         [
@@ -45,6 +52,7 @@ def summary(row: dict[str, Any]) -> str:
             f"test accuracy               {change('acc_test')}",
             f"retained accuracy           {change('acc_retain')}",
             f"altered copies recognised   {change('forget_views')}",
+            *own,
             *([found] if found else []),
         ]
     )

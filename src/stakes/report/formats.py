@@ -99,6 +99,15 @@ def setting(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def four_digits(value: float | None) -> str:
+    """A number of unknown unit and size, to four digits, with a true minus sign.
+
+    >>> four_digits(-0.98765), four_digits(12), four_digits(None)
+    ('−0.9877', '12', 'not measured')
+    """
+    return NOT_MEASURED if value is None else f"{value:.4g}".replace("-", "−")
+
+
 def moment(value: object) -> object:
     """A recorded time without its fractions; whatever is no time stays as it is.
 
@@ -154,6 +163,7 @@ FORMATS: dict[str, Callable[..., Any]] = {
     "setting": setting,
     "margin": margin,
     "moment": moment,
+    "four_digits": four_digits,
     "measured": measured,
     "small": formatted(".4f"),
     "whole": formatted(",.0f"),

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from stakes.report.records import Record, Row, minus, number, thumbnail
-from stakes.rows import Outcome
+from stakes.rows import Outcome, own_keys
 
 CLASSES = 20
 
@@ -86,6 +86,12 @@ class RunFolder:
     def change(self, key: str) -> float | None:
         """After minus before, in percentage points."""
         return minus(self.number(key), self.number(f"{key}_before"))
+
+    @property
+    def own(self) -> list[tuple[str, float | None, float | None]]:
+        """(key, before, after) of the measures of the user's own."""
+        keys = own_keys(self.row)
+        return [(key, self.number(f"{key}_before"), self.number(key)) for key in keys]
 
     def count(self, key: str) -> int | None:
         """A percentage of the forget images as a number of images."""
