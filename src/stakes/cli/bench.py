@@ -35,7 +35,7 @@ def bench(
         out: folder of the benchmark
         settings: key=value for each {key} in the recipe, such as data=/path/to/images; repeatable
         only: run only the cells with these values of network, method, k or seed, such as
-            k=16,seed=0,method=l2ul; repeatable
+            k=16,seed=0,method=l2ul; given twice, the cells of either
         columns: columns of the tables: +mia_forget,-drift_probes adds to and drops from those of
             the recipe, keys without a sign replace them
         jobs: cells to run at once; by default one per GPU, else one per four cores if there are at

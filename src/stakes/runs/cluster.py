@@ -142,6 +142,7 @@ def _local(places: Sequence[Mapping[str, str]]) -> Iterator[Any]:
                 "env": dict(place),
                 "resources": {"GPU": 1} if "CUDA_VISIBLE_DEVICES" in place else {},
                 "dashboard": False,
+                "silence_logs": logging.WARNING,  # a worker notes each time it is asked
             },
         }
         for i, place in enumerate(places)
