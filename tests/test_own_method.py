@@ -55,7 +55,9 @@ def test_by_class_by_file_and_by_entry_point(package):
     by_class = method_class("gentlepackage.methods:Gentle")
     assert by_class.title == "Gentle"
     assert method_class("gentle") is by_class
-    assert method_class(f"{package}/gentlepackage/methods.py:Gentle").title == "Gentle"
+    by_file = method_class(f"{package}/gentlepackage/methods.py:Gentle")
+    assert by_file.title == "Gentle"
+    assert method_name(by_file()) == ("methods.py:Gentle", None)
     assert method_name(by_class()) == ("gentle", None)
 
 
@@ -88,12 +90,15 @@ def test_what_is_no_method_is_refused(name, said, package):
         method_class(name)
 
 
-def test_the_command_runs_it_with_its_own_options(package, tmp_path):
+@pytest.mark.parametrize("name", ["gentle", "site/gentlepackage/methods.py:Gentle"])
+def test_the_command_runs_it_with_its_own_options(name, package, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = "unlearn --model stakes:digits_cnn --weights random --data digits --forget random:4"
     out = tmp_path / "out"
-    more = ["--method", "gentle", "--strength", "0.25", "--max-steps", "2", "--eval-samples", "4"]
+    more = ["--method", name, "--strength", "0.25", "--max-steps", "2", "--eval-samples", "4"]
     code = main([*words.split(), *more, "--no-images", "--quiet", "--out", str(out)])
     assert code in (0, 3)
     row = json.loads((out / "row.json").read_text())
-    assert (row["method"], row["method_title"]) == ("gentle", "Gentle")
+    assert (row["method"], row["method_title"]) == (name, "Gentle")
+    assert (f"<dd>{name}</dd>" in (out / "report.html").read_text()) == (":" in name)
     assert (row["method_strength"], row["method_max_steps"]) == (0.25, 2)

@@ -1,5 +1,6 @@
 """``stakes unlearn``: the command that makes a network forget."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +80,8 @@ def unlearn(
     quiet = quiet or not is_writer()
     if not quiet:
         announce(loaded, inputs.data)
-    request = _request(chosen, inputs, loaded, options, preset=preset, command=command_line)
+    words = {"method": method, "preset": preset, "command": command_line}
+    request = _request(chosen, inputs, loaded, options, words)
     with passing_at_most(options.micro_batch):
         if dry_run:
             _forecast(request, out, overwrite, json)
@@ -109,9 +111,13 @@ def _check(chosen: Method, name: str, inputs: Inputs, options: RunOptions) -> No
 
 
 def _request(
-    method: Method, inputs: Inputs, loaded: Loaded, options: RunOptions, **words: str | None
+    method: Method,
+    inputs: Inputs,
+    loaded: Loaded,
+    options: RunOptions,
+    words: Mapping[str, str | None],
 ) -> Request:
-    """What the run is asked for; ``words`` of the command line go into its row."""
+    """What the run is asked for; ``words`` of the command line go into its row as given."""
     splits = loaded.splits
     test, retain = (None, None) if splits is None else (splits.test, splits.train)
     reference = reference_network(options.reference, loaded.classifier)
@@ -138,7 +144,7 @@ def _request(
         thumbnails=options.images,
         force=options.force or str(inputs.weights) == RANDOM,
         metrics=metrics,
-        asked=asked | words,
+        asked={**asked, **words},
     )
 
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from stakes.errors import InputError
 from stakes.methods.base import Method
-from stakes.models.own_code import run_file, theirs
+from stakes.models.own_code import PREFIX, run_file, theirs
 from stakes.texts import expanded
 
 GROUP = "stakes.methods"
@@ -54,8 +54,14 @@ def _is_dataclass(kind: type[Method]) -> bool:
 
 
 def own_name(kind: type[Method]) -> str:
-    """The name of a method that is not ours: its entry point, else where it is written."""
-    place = f"{kind.__module__}:{kind.__qualname__}"
+    """The name of a method that is not ours: its entry point, else where it is written.
+
+    Of a file that was run, that is ``file.py:Class``, without its folder.
+    """
+    code = kind.__module__
+    if code.startswith(PREFIX):
+        code = f"{code.removeprefix(PREFIX)}.py"
+    place = f"{code}:{kind.__qualname__}"
     for name, point in installed().items():
         if f"{point.module}:{point.attr}" == place:
             return name

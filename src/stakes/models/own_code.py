@@ -13,6 +13,7 @@ from stakes.errors import InputError, first_line
 from stakes.texts import check_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
+PREFIX = "stakes_own_"  #: of the modules that files become: their names are nobody else's
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 
 
@@ -25,7 +26,7 @@ def run_file(path: Path, option: str = "--model") -> ModuleType:
         InputError: no such file, or it fails.
     """
     check_file(path, option)
-    found = importlib.util.spec_from_file_location(f"stakes_own_{path.stem}", path)
+    found = importlib.util.spec_from_file_location(PREFIX + path.stem, path)
     if found is None or found.loader is None:
         raise InputError(f"{path} is not a Python file; give path/to/file.py:factory")
     module = importlib.util.module_from_spec(found)
