@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 import stakes
-from stakes import Classifier, demo, load_data
+from stakes import Classifier, demo, load_data, rows
 from stakes.anchors import encoders
 from stakes.anchors.descriptions import read_descriptions
 from stakes.cli.commands import main, make_app
 from stakes.data import datasets
+from stakes.evaluation.scores import depth
 from stakes.methods import probing
 from stakes.models.transforms import own_transform
 from stakes.runs.recipe import read_recipe
@@ -245,7 +246,7 @@ def test_every_room_is_on_the_picture_of_the_architecture():
 
 @pytest.mark.slow
 def test_parts_of_ones_own_work_as_the_page_adds_them(tmp_path, monkeypatch, capsys):
-    measure, data, _, encoder, _ = blocks("extend", "python")
+    measure, data, _, encoder, *_ = blocks("extend", "python")
     entries = [line.strip().rstrip(",") for line in blocks("extend", "python")[2::2]]
     monkeypatch.chdir(tmp_path)
     added = {}
@@ -265,6 +266,16 @@ def test_parts_of_ones_own_work_as_the_page_adds_them(tmp_path, monkeypatch, cap
     row = json.loads(Path("OUT/row.json").read_text())
     assert row["confidence"] > 0
     assert row["n_test"] == 50
+
+
+def test_a_measure_of_every_run_is_an_entry_and_a_line():
+    entry, line = blocks("extend", "python")[-2:]
+    ((key, metric),) = eval("{" + entry + "}", {**vars(rows)}).items()
+    assert metric.heading
+    assert metric.latex  # which the tables of a benchmark need
+    assert {"bench", "runs"} < {*metric.printed}
+    own = depth(torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 1.0]]), torch.tensor([0, 1]))
+    assert eval("{" + line + "}", {"own": own, "suffix": "_before"}) == {f"{key}_before": 2.0}
 
 
 # add-a-method.md
