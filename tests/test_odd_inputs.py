@@ -283,7 +283,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "an option of another program": ({}, unlearn(epochs="3"), "did you mean --max-steps"),
     "an option near in spelling": ({}, unlearn(max_step="3"), "did you mean --max-steps"),
     "an option near to nothing": ({}, unlearn(verbosity="3"), "--help lists the options"),
-    "an option of another method": ({}, unlearn(saliency="1"), "it is one of salun: add --method"),
+    "an option of another method": ({}, unlearn(saliency="1"), "of salun: add --method"),
     "an option twice": ({}, unlearn() + " --seed 1 --seed 2", "--seed is given twice"),
     "a value that is missing": ({}, unlearn() + " --seed", "--seed needs a value"),
     "a stray word": ({}, unlearn() + " stray", "stray belongs to no option"),
