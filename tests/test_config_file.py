@@ -1,4 +1,4 @@
-"""Every option of ``stakes unlearn`` means the same in a ``--config`` file as on the command line."""
+"""Each option of ``stakes unlearn`` means the same in a file as on the command line."""
 
 import dataclasses
 import inspect

@@ -1,6 +1,7 @@
 """Encoders, with tiny models built from configs and tokenizers made here: no network."""
 
 import importlib
+import io
 import json
 import socket
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from stakes.anchors import encoders
 from stakes.anchors.encoder import Encoder
 from stakes.anchors.encoders import ENCODERS, load_clip, load_sbert, load_siglip
+from stakes.cli import commands
 from stakes.errors import InputError
 from stakes.files import file_digest
 
@@ -344,3 +346,21 @@ def test_message_without_transformers(
     for kind in KINDS:
         with pytest.raises(InputError, match=r'pip install "stakes\[text\]"'):
             ENCODERS[kind](folders[kind])
+
+
+def test_code_in_a_folder_is_not_run_even_where_something_answers_yes(
+    tmp_path, monkeypatch, capsys
+):
+    folder, ran = tmp_path / "enc", tmp_path / "ran"
+    folder.mkdir()
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass C: ...\n")
+    config = {"model_type": "mine", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.C"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\ny\n" * 50))  # as in `yes | stakes ...`
+    words = f"anchors --descriptions digits --encoder-path {folder} --encoder sbert"
+    assert commands.main([*words.split(), "--out", str(tmp_path / "a.safetensors")]) == 2
+    assert not ran.exists()
+    said = capsys.readouterr()
+    assert "y/N" not in said.out + said.err
+    assert "enc" in said.err
