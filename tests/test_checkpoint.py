@@ -336,7 +336,7 @@ def test_a_file_that_cannot_be_used_is_told_and_replaced(
     assert again.history == SHORT(classifier, forget, anchors=anchors).history
     notes.clear()
     SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
-    assert notes == [(6, 7, "going on after step 6")]
+    assert notes == [(7, 7, "going on after step 7, the last")]
 
 
 def test_a_state_that_cannot_be_written_stops_nothing(classifier, forget, anchors, place):

@@ -267,7 +267,7 @@ def test_what_is_put_there_during_the_run_stays(request_, tmp_path, monkeypatch)
     (out / "row.json").unlink()
     said = Said()
     record(request_, out, said)
-    assert said == ["going on after step 2"]
+    assert said == ["going on after step 3, the last"]
 
 
 def test_folders_named_like_run_files_are_kept(request_, tmp_path):
@@ -457,11 +457,11 @@ def test_a_disk_that_is_full_at_every_checkpoint_costs_no_result(request_, tmp_p
     wanted = record(request_, tmp_path / "whole")["unlearned_digest"]
     tried = []
 
-    def full(self, path, content):
+    def full(path, content):
         tried.append(path)
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint.Checkpoint, "_write", full)
+    monkeypatch.setattr(checkpoint, "write_bytes", full)
     assert record(request_, tmp_path / "OUT")["unlearned_digest"] == wanted
     assert tried
     assert check_manifest(tmp_path / "OUT")
