@@ -123,4 +123,5 @@ def hardware(device: str) -> str:
     """The machine in words, for the head of a table."""
     told = environment(torch.device(device))
     name = told["accelerator"] or told["cpu"] or platform.machine()
-    return f"{name}, {told['threads']} threads, torch {told['version_torch']}, {told['date'][:10]}"
+    threads = f"{told['threads']} thread{'s' if told['threads'] > 1 else ''}"
+    return f"{name}, {threads}, torch {told['version_torch']}, {told['date'][:10]}"

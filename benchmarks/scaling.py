@@ -82,7 +82,7 @@ def profile() -> None:
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     good = [row for row in rows if "seconds_step" in row]
     axes = [axis for axis in AXES if any(row["axis"] == axis for row in good)]
@@ -98,11 +98,18 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 bars = [[m - low for m, (low, _) in zip(middle, ends, strict=True)],
                         [high - m for m, (_, high) in zip(middle, ends, strict=True)]]  # fmt: skip
                 plot.errorbar(values, middle, bars, fmt="o-", ms=3, capsize=2)
-                plot.set(xscale="log", yscale="log")
+                plot.set_xscale("log")
                 plot.set_xticks(values, [f"{value:,}" for value in values], rotation=90)
                 plot.xaxis.set_minor_locator(NullLocator())
-                plot.yaxis.set_minor_formatter(NullFormatter())
                 plot.grid(alpha=0.25)
+            top = plots[0, column]
+            top.set_yscale("log")
+            low, high = top.get_ylim()
+            top.set_ylim(low / 2, high * 2)
+            top.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            top.yaxis.set_major_formatter("{x:g}")
+            top.yaxis.set_minor_locator(NullLocator())
+            plots[1, column].set_ylim(bottom=0)
             whole = axis == "scored"
             plots[0, column].set_ylabel("seconds in all" if whole else "seconds a step")
             plots[1, column].set_ylabel("peak memory, MiB")
@@ -111,7 +118,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def table(rows: list[dict[str, Any]], on: str) -> str:
-    lines = [f"{NETWORK}, k = {K}, {SIDE} pixels, 10 classes, but for the axis. {on}", ""]
+    lines = [
+        f"{NETWORK}, k = {K}, {SIDE} pixels, 10 classes, except for what is on the axis. {on}",
+        "",
+    ]
     lines += ["Medians of n processes, the least and the greatest in brackets.", ""]
     lines += ["| axis | value | n | seconds a step | peak memory, MiB | passes, % |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]
