@@ -119,7 +119,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def table(rows: list[dict[str, Any]], on: str) -> str:
     lines = [
-        f"{NETWORK}, k = {K}, {SIDE} pixels, 10 classes, except for what is on the axis. {on}",
+        f"{NETWORK}, k = {K}, {SIDE} pixels, 10 classes, except on the axis. {on}",
         "",
     ]
     lines += ["Medians of n processes, the least and the greatest in brackets.", ""]
