@@ -15,6 +15,7 @@ from torch import nn
 from checks import found
 from stakes import METHODS, StructGuard, progress
 from stakes.anchors.anchors import Anchors
+from stakes.files import DIGEST
 from stakes.methods import StructGuardPaper
 from stakes.methods.structguard import default
 from stakes.progress import Stopwatch
@@ -23,7 +24,7 @@ from stakes.runs.record import Request, record
 from stakes.training import checkpoint
 from stakes.training.adaptive import AdaptiveMargin
 from stakes.training.batches import Batches
-from stakes.training.checkpoint import DIGEST, Checkpoint
+from stakes.training.checkpoint import Checkpoint
 from stakes.training.schedule import Schedule
 
 pytestmark = pytest.mark.slow

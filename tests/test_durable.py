@@ -461,7 +461,7 @@ def test_a_disk_that_is_full_at_every_checkpoint_costs_no_result(request_, tmp_p
         tried.append(path)
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint, "write_bytes", full)
+    monkeypatch.setattr(checkpoint, "write_sealed", full)
     assert record(request_, tmp_path / "OUT")["unlearned_digest"] == wanted
     assert tried
     assert check_manifest(tmp_path / "OUT")

@@ -177,7 +177,7 @@ def test_answers_are_of_one_network(change, classifier, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_stops_nothing(classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(kept, "write_bytes", lambda *given: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(kept, "write_sealed", lambda *given: (_ for _ in ()).throw(OSError("full")))
     monkeypatch.setattr(kept, "EVERY", 0.0)
     own, one = Kept(tmp_path, "job"), {"right": torch.ones(3)}
     with own.of({"": classifier}):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 #: As the umask has it: for files that hold nothing personal, such as anchors.
 SHARED_FILE = 0o666
+DIGEST = hashlib.sha256().digest_size  # bytes before the content of a sealed file
 LONGEST_NAME = 255  # bytes, on all usual file systems
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor wait for a FIFO
 CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # folders of some network file systems
@@ -212,6 +213,25 @@ def read_own(path: Path) -> bytes:
         if open_to_all or not (stat.S_ISREG(found.st_mode) and ours(found)):
             raise PermissionError(errno.EPERM, "somebody else may have written it", str(path))
         return file.read()
+
+
+def write_sealed(path: str | Path, content: bytes) -> None:
+    """Write ``content`` in one step, after its SHA-256, for :func:`read_sealed`."""
+    write_bytes(path, hashlib.sha256(content).digest() + content)
+
+
+def read_sealed(path: Path) -> bytes:
+    """What :func:`write_sealed` wrote, from a regular file of one's own.
+
+    Raises:
+        OSError: it cannot be read, or somebody else may have written it.
+        ValueError: it is damaged.
+    """
+    whole = read_own(path)
+    digest, content = whole[:DIGEST], whole[DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("it is damaged")
+    return content
 
 
 def private(path: str, flags: int) -> int:

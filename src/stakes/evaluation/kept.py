@@ -17,11 +17,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from stakes.errors import InputError
-from stakes.files import read_own, tensor_digest, write_bytes
+from stakes.files import read_sealed, tensor_digest, write_sealed
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import sides
 from stakes.training import distributed
-from stakes.training.checkpoint import DIGEST, WORTH, surroundings
+from stakes.training.checkpoint import WORTH, surroundings
 
 EVERY = 30.0  # seconds between two files
 Answers = dict[str, Tensor]
@@ -108,9 +108,7 @@ class Kept:
         tensors: Answers = {}
         for file in self.there() if distributed.is_writer() else []:
             with suppress(Exception):  # whatever a file may hold
-                content = read_own(file)
-                if hashlib.sha256(content[DIGEST:]).digest() == content[:DIGEST]:
-                    tensors |= load(content[DIGEST:])
+                tensors |= load(read_sealed(file))
         if distributed.count() > 1:
             tensors = load(distributed.from_writer(save(tensors)))
         found: dict[str, Answers] = {}
@@ -122,11 +120,9 @@ class Kept:
     def _write(self) -> None:
         """Write what is new; if that fails, such as on a full disk, scoring continues."""
         if self._folder is not None and self._new and distributed.is_writer():
-            content = save(self._new)
-            digest = hashlib.sha256(content)
+            first = next(iter(self._new))  # begins with the digest of its batch
             with suppress(OSError, InputError):
-                name = f"{self._prefix}{digest.hexdigest()[:16]}"
-                write_bytes(self._folder / name, digest.digest() + content)
+                write_sealed(self._folder / f"{self._prefix}{first[:16]}", save(self._new))
         self._new, self._written = {}, time.monotonic()
 
 

@@ -21,14 +21,13 @@ import torch
 from torch import Tensor
 
 from stakes.errors import InputError, first_line
-from stakes.files import read_own, write_bytes
+from stakes.files import read_sealed, write_sealed
 from stakes.rows import Outcome
 from stakes.training import distributed
 from stakes.training.precision import has_bfloat16
 
 EVERY = 30.0  # seconds between two savings; one that takes s > 1 seconds waits s times as long
 WORTH = 5.0  # seconds of steps that are worth saving at their end, whenever the last saving was
-DIGEST = hashlib.sha256().digest_size
 
 
 class Stateful(Protocol):
@@ -204,16 +203,14 @@ class Checkpoint:
     @staticmethod
     def _write(path: Path, content: bytes) -> None:
         with suppress(OSError, InputError):
-            write_bytes(path, hashlib.sha256(content).digest() + content)
+            write_sealed(path, content)
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
-        content = read_own(path)
-        if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
-            raise ValueError("it is damaged")
+        content = read_sealed(path)
         with warnings.catch_warnings():  # about pickle protocols: the error below says it
             warnings.simplefilter("ignore")
-            saved = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
+            saved = torch.load(io.BytesIO(content), weights_only=True)
         if not isinstance(saved, dict) or "job" not in saved:
             raise ValueError("it is something else")
         return saved
