@@ -75,7 +75,13 @@ def now(device: torch.device) -> float:
 def network(spec: str, side: int, classes: int, device: str) -> Classifier:
     names = tuple(f"class {i}" for i in range(classes))
     return Classifier.load(
-        spec, class_names=names, num_classes=classes, input_size=side, device=device, seed=0
+        spec,
+        weights="random",
+        class_names=names,
+        num_classes=classes,
+        input_size=side,
+        device=device,
+        seed=0,
     )
 
 

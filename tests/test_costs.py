@@ -20,6 +20,10 @@ def test_a_cost_is_of_the_steps_asked_for():
     assert 0 < found["share_passes"] <= 100
 
 
+def test_networks_of_timm_are_made_with_random_weights():
+    assert costs.network("timm:resnet10t", 32, 10, "cpu").weights == "random (seed 0)"
+
+
 def test_large_networks_are_measured_on_any_device(tmp_path, monkeypatch, capsys):
     words = ["--networks", "stakes:digits_cnn", "no:such", "--k", "4", "--side", "16"]
     words += ["--steps", "2", "--probe-batch", "8", "--device", "cpu"]
