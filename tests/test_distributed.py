@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from cluster_storm import free_port
 from command_line import Forked, forked, wait_until
 from stakes.cli import commands as cli
-from stakes.methods import Fisher, NegGrad
+from stakes.methods import Fisher, NegGrad, StructGuard
 from stakes.training import distributed
-from two_processes import METHODS, compare, interrupted, network
+from stakes.training.sharding import sharded
+from two_processes import METHODS, compare, divided, interrupted, network
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +72,18 @@ def test_two_processes_reach_the_weights_of_one(both, name):
             assert together["row"][key] == pytest.approx(value, rel=1e-3, abs=1e-3), key
         else:
             assert together["row"][key] == value, key
+
+
+def test_divided_weights_reach_those_of_one_process(both, tmp_path):
+    finish(start(2, partial(divided, tmp_path), tmp_path))
+    for name in ("exact", "deep", "views"):
+        found, one = load_file(tmp_path / name), load_file(both[0] / f"{name}.safetensors")
+        torch.testing.assert_close(found, one, rtol=0, atol=1e-5)
+    for rank in (0, 1):
+        shares = json.loads((tmp_path / f"shares-{rank}").read_text())
+        assert sum(name.endswith("gradient") for name in shares) >= 4
+        assert set(shares.values()) == {0.5}, shares
+    assert not list(tmp_path.glob("state-*"))  # one process has only a part of the state
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
@@ -131,6 +144,14 @@ def test_what_cannot_be_divided_is_refused_by_name(monkeypatch, capsys, classifi
     with pytest.raises(ValueError, match="add --batch-norm eval"):
         NegGrad(batch_norm="train").check_processes(classifier)
     NegGrad(batch_norm="eval").check_processes(classifier)
+    with sharded(), pytest.raises(ValueError, match="NegGrad cannot divide its weights"):
+        NegGrad(batch_norm="eval").check_processes(classifier)
+    monkeypatch.undo()
+    with sharded(), pytest.raises(ValueError, match="start the command with torchrun"):
+        StructGuard().check_processes(classifier)
+    words = "unlearn --model stakes:digits_cnn --weights random --data digits --forget random:8"
+    assert cli.main([*words.split(), "--out", "out", "--shard"]) == 2
+    assert "start the command with torchrun" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["demo"]) == 2
     assert "torchrun is for stakes unlearn and evaluate" in capsys.readouterr().err

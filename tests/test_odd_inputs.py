@@ -582,6 +582,8 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "reference of other classes": (card(class_names=["a", "b", "c", "d"]), unlearn(reference="net") + " --force", "has other classes"),
     "passes of no image": ({}, unlearn(micro_batch="0"), "--micro-batch 0: give 1 to"),
     "passes of endlessly many": ({}, unlearn(micro_batch="9" * 30), "--micro-batch 9+: give 1 to"),
+    "weights divided by one process": ({}, unlearn() + " --shard", "start the command with torchrun"),
+    "weights divided by another method": ({}, unlearn(method="neggrad") + " --shard", "NegGrad cannot divide its weights"),
     "a dry run over a file": ({"OUT/mine.txt": "x"}, unlearn() + " --dry-run", "is not empty"),
     # where the result goes
     "out not empty": ({"OUT/mine.txt": "x"}, unlearn(), "is not empty"),

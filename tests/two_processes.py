@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from conftest import CLASSES, Tiny, blobs
+from conftest import CLASSES, blobs
 from stakes import Classifier, ForgetSet
 from stakes.anchors.anchors import Anchors
 from stakes.data.images import ImageArray
@@ -20,7 +20,7 @@ from stakes.methods import L2UL, NegGrad, StructGuard, probing
 from stakes.report import page
 from stakes.runs.folder import checkpoint_beside
 from stakes.runs.record import Request, record
-from stakes.training import checkpoint, distributed
+from stakes.training import checkpoint, distributed, sharding
 
 SHORT = {"max_steps": 24, "probe_batch": 15, "patience": 4, "precision": "float32"}
 METHODS = {
@@ -32,10 +32,18 @@ METHODS = {
 }
 
 
+def blocks() -> nn.Module:
+    """A small network in blocks, which are put together one at a time where weights are divided."""
+    first = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    second = [nn.Conv2d(8, 8, 3, padding=1, stride=2), nn.BatchNorm2d(8), nn.ReLU()]
+    end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, len(CLASSES))]
+    return nn.Sequential(nn.Sequential(*first), nn.Sequential(*second), *end)
+
+
 def network() -> Classifier:
     """Trained a little in the same way in every process."""
     torch.manual_seed(0)
-    classifier = Classifier.wrap(Tiny(), class_names=CLASSES, input_size=8)
+    classifier = Classifier.wrap(blocks(), class_names=CLASSES, input_size=8)
     images, labels = blobs(160, 0)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=0.02)
     classifier.train()
@@ -78,6 +86,31 @@ def compare(out: Path) -> None:
             steps = [step["loss"] for step in result.history[1:]]
             summary = {"row": row, "losses": steps, "end": result.stop_reason}
             (out / f"{name}.json").write_text(json.dumps(summary))
+
+
+def divided(out: Path) -> None:
+    """The weights where they are divided, and the shares of them that each process holds."""
+    probing.INVERTED, probing.INVERSION_STEPS = 16, 5
+    plain, shares = sharding.whole, {}
+
+    def whole(network: Classifier, like: Classifier) -> Classifier:
+        for name, weight in network.body.named_parameters():
+            for what, tensor in (("", weight), (" gradient", weight.grad)):
+                if tensor is not None:
+                    shares[name + what] = tensor.to_local().numel() / tensor.numel()
+        return plain(network, like)
+
+    sharding.whole = whole
+    for name in ("exact", "deep", "views"):
+        asked = request(METHODS[name])
+        with sharding.sharded():
+            result = asked.method(
+                asked.classifier, asked.forget, anchors=asked.anchors, seed=0, checkpoint=out
+            )
+        if distributed.is_writer():
+            state = result.classifier.state_dict()
+            save_file({key: value.contiguous() for key, value in state.items()}, out / name)
+    (out / f"shares-{distributed.shard(2).start}").write_text(json.dumps(shares))
 
 
 def interrupted(out: Path, after: int, stop: str = "unlearning") -> None:

@@ -25,6 +25,7 @@ from stakes.runs.words import MACHINE, OUTPUT, TO_FORGET, Place, Switch
 from stakes.sidecar import Sidecar
 from stakes.training.distributed import count, is_writer
 from stakes.training.micro import passing_at_most
+from stakes.training.sharding import sharded
 
 NONE_GIVEN = RunOptions()
 MOST_IMAGES = 10**9  # that pass at once
@@ -82,7 +83,7 @@ def unlearn(
         announce(loaded, inputs.data)
     words = {"method": method, "preset": preset, "command": command_line}
     request = _request(chosen, inputs, loaded, options, words)
-    with passing_at_most(options.micro_batch):
+    with passing_at_most(options.micro_batch), sharded(options.shard):
         if dry_run:
             _forecast(request, out, overwrite, json)
             return 0
@@ -101,6 +102,10 @@ def _check(chosen: Method, name: str, inputs: Inputs, options: RunOptions) -> No
     rows = options.micro_batch
     if rows is not None and not 1 <= rows <= MOST_IMAGES:
         raise InputError(f"--micro-batch {quoted(rows)}: give 1 to {MOST_IMAGES} images")
+    if options.shard:
+        chosen.check_shard()
+        if rows is not None:
+            raise InputError("--shard and --micro-batch: give one of them")
     if options.surrogates is not None or options.sidecar is not None:
         chosen.check_surrogates()
     if options.surrogates is not None and options.sidecar is not None:

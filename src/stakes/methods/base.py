@@ -19,7 +19,7 @@ from stakes.methods.fields import check, check_names, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
-from stakes.training import distributed
+from stakes.training import distributed, sharding
 from stakes.training.losses import deletion_ce
 from stakes.training.structure import MapKind
 
@@ -38,6 +38,7 @@ class Method(ABC):
         uses_surrogates: whether it can hold surrogate data; other methods refuse any.
         divisible: whether its steps can be divided among processes: their gradients by weights are
             all taken by the loop (see :mod:`stakes.training.distributed`).
+        shardable: whether its weights can be divided too (see :mod:`stakes.training.sharding`).
 
     Raises:
         InputError: no such hyper-parameter, a value of another type, out of bounds or not one of
@@ -48,6 +49,7 @@ class Method(ABC):
     needs_retain: ClassVar[bool] = False
     uses_surrogates: ClassVar[bool] = False
     divisible: ClassVar[bool] = False
+    shardable: ClassVar[bool] = False
 
     def __new__(cls, **given: Any) -> Self:
         """Refuse unknown names before the dataclass does, which knows no nearest one."""
@@ -89,7 +91,7 @@ class Method(ABC):
             checkpoint: a folder for the state of the loop, one file for each job. If an
                 interrupted call with the same arguments left its file there, this call resumes from
                 it, to the same bits. Remove the file, ``result.checkpoint``, once the result is
-                safe.
+                safe. None is written where weights are divided.
             progress: called with phase, steps done, steps in all and a note.
 
         Raises:
@@ -115,7 +117,7 @@ class Method(ABC):
             task.take_retained(as_images(retain), getattr(self, "retain_samples", 0))
         if surrogates is not None:
             task.take_surrogates(surrogates, classifier.preprocessing, seed)
-        if checkpoint is not None:
+        if checkpoint is not None and not sharding.is_wanted():
             task.go_on_from(checkpoint, self, seed)
         result: object = self.unlearn(task)
         if not isinstance(result, Unlearned):  # of a method that is not ours
@@ -132,6 +134,8 @@ class Method(ABC):
 
     def check_processes(self, classifier: Classifier) -> None:
         """Refuse, with an InputError, several processes where steps cannot be divided."""
+        if sharding.is_wanted():
+            self.check_shard()
         if distributed.count() == 1:
             return
         if not self.divisible:
@@ -144,6 +148,15 @@ class Method(ABC):
                 f"{self.title} normalises by the statistics of whole batches (batch_norm train), "
                 "which several processes cannot: add --batch-norm eval, or start it without "
                 "torchrun"
+            )
+
+    def check_shard(self) -> None:
+        """Refuse, with an InputError, to divide weights where that cannot be."""
+        if not self.shardable:
+            raise InputError(f"{self.title} cannot divide its weights: leave out --shard")
+        if distributed.count() == 1:
+            raise InputError(
+                "--shard divides the weights among processes: start the command with torchrun"
             )
 
     @abstractmethod

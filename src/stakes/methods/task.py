@@ -26,6 +26,7 @@ from stakes.models.classifier import Classifier
 from stakes.preprocessing import Reader
 from stakes.progress import Progress, Stopwatch, silent
 from stakes.rows import Outcome
+from stakes.training import sharding
 from stakes.training.batches import Batches
 from stakes.training.checkpoint import Checkpoint, surroundings
 from stakes.training.criteria import EXACT, Goal
@@ -109,6 +110,10 @@ class Task:
     ) -> None:
         self.original = classifier.copy().eval().requires_grad_(False)
         self.live = classifier.copy().eval()
+        self._given, self._sharded = classifier, sharding.is_wanted()
+        if self._sharded:
+            sharding.shard(self.original)
+            sharding.shard(self.live)
         self.forget = forget.in_one_order().to(classifier.device)
         self._retain: Images | None = None
         self.surrogates: Surrogates | None = None
@@ -289,8 +294,11 @@ class Task:
 
     def result(self, history: History, ending: Ending, **more: Any) -> Unlearned:
         """Wrap up: the live network, in eval mode, unless ``more`` names another classifier."""
+        classifier = more.pop("classifier", self.live)
+        if self._sharded:
+            classifier = sharding.whole(self.live, self._given)
         return Unlearned(
-            classifier=more.pop("classifier", self.live).eval(),
+            classifier=classifier.eval(),
             history=history,
             ending=ending,
             seconds=self._stopwatch.seconds,

@@ -118,3 +118,6 @@ class RunOptions:
     micro_batch: Annotated[Whole | None, MACHINE] = None
     """images per pass through the network, to save memory; the result is the same up to rounding,
     and a step takes about a third longer"""
+    shard: Annotated[Switch, MACHINE] = False
+    """with torchrun: divide weights, gradients and the optimiser's state among the processes, for a
+    network whose training does not fit one device; structguard only, and without resuming"""

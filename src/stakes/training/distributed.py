@@ -8,7 +8,7 @@ would. No loss therefore needs to know of it, whether it is a mean over images o
 Let W processes compute the same loss L. Seen from process r, only its own rows depend on the body's
 weights; the gradient of these rows is multiplied by W, so that the mean of the gradients over the
 processes, which the step takes as ``DistributedDataParallel`` does, is dL/dw for the weights of the
-body as it is for all others.
+body as it is for all others. The weights themselves are divided by :mod:`stakes.training.sharding`.
 """
 
 import os
@@ -107,10 +107,13 @@ def shard(n: int) -> slice:
 
 
 def mean_over_all(gradients: Iterable[Tensor | None]) -> None:
-    """Make each tensor the mean over the processes, in place; all of them in one transfer."""
+    """Make each tensor the mean over the processes, in place; all of them in one transfer.
+
+    The gradients of divided weights are so already (see :mod:`stakes.training.sharding`).
+    """
     if count() == 1:
         return
-    found = [gradient for gradient in gradients if gradient is not None]
+    found = [g for g in gradients if g is not None and not hasattr(g, "full_tensor")]
     flat = torch.cat([gradient.reshape(-1) for gradient in found])
     with _peers_checked():
         dist.all_reduce(flat)
@@ -220,6 +223,6 @@ def _peers_checked() -> Iterator[None]:
 
 
 __all__ = [
-    "alone", "asked_for", "count", "from_writer", "is_alone", "is_writer", "joined", "local_rank",
-    "mean_over_all", "shard", "stepping", "wait_for_all",
+    "alone", "asked_for", "count", "from_writer", "is_alone", "is_writer", "joined",
+    "local_rank", "mean_over_all", "shard", "stepping", "wait_for_all",
 ]  # fmt: skip

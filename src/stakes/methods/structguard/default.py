@@ -10,6 +10,7 @@ from stakes.methods.probing import ProbeFields
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task, Unlearned
 from stakes.rows import Outcome
+from stakes.training import sharding
 from stakes.training.criteria import CRITERIA, CriterionName
 from stakes.training.loop import Ending, History, minimise
 from stakes.training.losses import DeletionLoss, RetentionLoss, StructuralLoss
@@ -52,6 +53,7 @@ class StructGuard(ProbeFields):
     title: ClassVar[str] = "STRUCTGUARD"
     uses_surrogates: ClassVar[bool] = True
     divisible: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     criterion: CriterionName = hyper(
         "exact",
@@ -127,7 +129,9 @@ class StructGuard(ProbeFields):
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; gives the history, how it ended, and what the run chose."""
         parameters = task.trainable().values()
-        optimizer = torch.optim.Adam(parameters, lr=self.lr)
+        # PyTorch's faster way takes no mixture of divided weights and whole ones, as in the head.
+        foreach = False if sharding.is_wanted() else None
+        optimizer = torch.optim.Adam(parameters, lr=self.lr, foreach=foreach)
         task.live.train(self.batch_norm == "train")
         monitor = task.monitor(
             views=WATCHED_VIEWS if CRITERIA[self.criterion].views else 0,

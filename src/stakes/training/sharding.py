@@ -1,0 +1,87 @@
+"""Weights divided among processes: for networks whose training does not fit one device.
+
+Each block of a network's body is put together from all processes right before it passes images,
+and taken apart right after. Its gradient is averaged and divided in the same way, and so is the
+state of the optimiser (``torch.distributed.fsdp.fully_shard``; Zhao et al., "PyTorch FSDP:
+Experiences on Scaling Fully Sharded Data Parallel", VLDB 2023). The head stays whole everywhere:
+losses read it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from stakes.models.classifier import Classifier
+from stakes.training import distributed
+
+LEAST = 0.01  # of a body's weights: smaller parts are put together with what surrounds them
+
+
+_state = {"wanted": False}
+
+
+@contextmanager
+def sharded(wanted: bool = True) -> Iterator[None]:
+    """Within the block, methods divide the weights that they change and compare with."""
+    before, _state["wanted"] = _state["wanted"], wanted
+    try:
+        yield
+    finally:
+        _state["wanted"] = before
+
+
+def is_wanted() -> bool:
+    """Whether methods are to divide weights now."""
+    return _state["wanted"]
+
+
+def shard(classifier: Classifier) -> None:
+    """Divide the weights of a classifier's body among the processes, in place.
+
+    A block is an element of an ``nn.Sequential`` or ``nn.ModuleList``; whatever is in none is put
+    together for the whole pass.
+    """
+    from torch.distributed.device_mesh import init_device_mesh  # only here: slow to import
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(classifier.device.type, (distributed.count(),))
+    body = classifier.body.to(memory_format=torch.contiguous_format)  # other layouts are refused
+    for block in reversed(blocks(body)):  # inner ones first
+        fully_shard(block, mesh=mesh)
+    fully_shard(body, mesh=mesh, reshard_after_forward=True)
+
+
+def blocks(body: nn.Module) -> list[nn.Module]:
+    """The parts of a network that are put together one at a time, outer ones first.
+
+    >>> body = nn.Sequential(nn.Sequential(nn.Linear(9, 9), nn.ReLU()), nn.Linear(9, 9))
+    >>> [type(block).__name__ for block in blocks(body)]
+    ['Linear', 'Linear']
+    """
+    holders = (nn.Sequential, nn.ModuleList)
+    least = LEAST * _count(body)
+    return [
+        element
+        for holder in body.modules()
+        if isinstance(holder, holders)
+        for element in holder
+        if not isinstance(element, holders) and _count(element) >= max(1, least)
+    ]
+
+
+@torch.no_grad()
+def whole(divided: Classifier, like: Classifier) -> Classifier:
+    """A copy of ``like`` with the weights and buffers of ``divided``; in every process."""
+    made = like.copy()
+    own = dict(made.named_parameters()) | dict(made.named_buffers())
+    for name, value in [*divided.named_parameters(), *divided.named_buffers()]:
+        full: Any = getattr(value, "full_tensor", None)
+        own[name].copy_(value if full is None else full())
+    return made
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
