@@ -3,6 +3,7 @@
     python benchmarks/gpu.py OUT                                  # within 25 minutes
     python benchmarks/gpu.py OUT --steps 2 --device cpu --k 16    # anywhere
     python benchmarks/gpu.py OUT --processes 1 2 4                # strong scaling, too
+    python benchmarks/gpu.py OUT --processes 2 4 --shard          # with divided weights
     python benchmarks/gpu.py OUT --recipe cifar10-resnet18 --set data=... --set weights=...
 
 For ResNet-50, ViT-B/16 and ConvNeXt-T at 224 pixels with random weights: seconds a step, peak
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from costs import cost, hardware
-from stakes.training import distributed
+from stakes.training import distributed, sharding
 
 NETWORKS = ("timm:resnet50", "timm:vit_base_patch16_224", "timm:convnext_tiny")
 KS = (16, 64, 256)
@@ -38,13 +39,14 @@ def main() -> None:
     parser.add_argument("--probe-batch", type=int, default=None)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--processes", nargs="*", type=int, default=())
+    parser.add_argument("--shard", action="store_true")
     parser.add_argument("--recipe")
     parser.add_argument("--set", dest="settings", action="append", default=[])
     parser.add_argument("--budget", type=float, default=BUDGET)
     parser.add_argument("--point", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.point:
-        with distributed.joined():  # alone, without torchrun
+        with distributed.joined(), sharding.sharded(asked.shard):  # alone, without torchrun
             found = cost(**json.loads(asked.point))
             if distributed.is_writer():
                 print(json.dumps(found))
@@ -86,6 +88,7 @@ def measured(asked: argparse.Namespace, spec: str, k: int, processes: int) -> di
         point["probe_batch"] = asked.probe_batch
     words = [__file__, str(asked.out), "--point", json.dumps(point)]
     if processes > 1:
+        words += ["--shard"] * asked.shard
         words = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *words]
     ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]

@@ -414,7 +414,7 @@ def test_a_preset_in_a_file(base, no_page, capsys):
         ("--eval-samples 0", "eval_samples=0: score at least 1 image"),
         ("--max-memory 0.000001", "6 forget images of 8x8 need .* MiB, the budget is"),
         ("--max-memory -1", "--max-memory -1.0: give a number of GiB above 0"),
-        ("--device foo", "--device foo: there is no such device; give cpu, cuda, cuda:1 or auto"),
+        ("--device foo", "--device foo: there is no such device; give cpu, cuda, cuda:1, mps, xpu"),
         ("--anchors digits", "no anchor for blue, .*: these anchors are for the 10 classes 0, 1"),
         ("--anchors nowhere", "there are no anchors nowhere: give digits"),
         ("--config none.toml", "--config none.toml: no such file"),

@@ -13,6 +13,7 @@ from stakes.anchors import anchor_file, sources
 from stakes.anchors.sources import resolve_anchors
 from stakes.data import datasets
 from stakes.methods import NegGrad
+from stakes.models.checks import usable_device
 from stakes.runs.inputs import Inputs, NetworkInputs
 from stakes.runs.load import load, load_network, pick_device
 
@@ -245,6 +246,12 @@ def test_devices():
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert pick_device("auto") == torch.device(expected)
     assert pick_device("cpu") == torch.device("cpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="--device cuda:1 cannot be used here "):
-            pick_device("cuda:1")
+    absent = ["meta", "hpu", "xla"]
+    absent += ["cuda:1"] * (not torch.cuda.is_available())
+    absent += ["mps"] * (not torch.backends.mps.is_available())
+    absent += ["xpu"] * (not torch.xpu.is_available())
+    for name in absent:
+        with pytest.raises(InputError, match=f"--device {name} cannot be used here "):
+            pick_device(name)
+        with pytest.raises(InputError, match=f"device '{name}' cannot be used: "):
+            usable_device(name)

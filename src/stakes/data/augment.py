@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stakes.data.transfer import to_device
+
 
 def mixed(
     images: Tensor,
@@ -21,7 +23,7 @@ def mixed(
     images give any number of them, so they cannot be memorised as fixed probes are. The larger
     ``least``, the further they are from views of a single image. With ``labels`` (k,) half of the
     mixtures are of two images of one class, which lie near that class. Draws come from the CPU
-    generator, so a seed means the same on every device.
+    generator, so a seed means the same on every device; labels on the CPU spare waiting for one.
 
     >>> x = torch.rand(3, 3, 8, 8)
     >>> mixed(x, 5, torch.Generator().manual_seed(0)).shape
@@ -37,8 +39,13 @@ def mixed(
     height, width = images.shape[2:]
     share = torch.rand(count, 1, 1, 1, generator=generator) * (1 - 2 * least) + least
     low, high = max(0.3, least**0.5), min(0.8, (1 - least) ** 0.5)
-    box = _boxes(count, height, width, low, high, generator)
+    sides = low + (high - low) * torch.rand(count, 2, generator=generator)
+    corners = torch.rand(count, 2, generator=generator) * (1 - sides)
     use_box = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(share)
+    share, sides, corners, use_box = (
+        to_device(part, images.device) for part in (share, sides, corners, use_box)
+    )
+    box = _boxes(height, width, sides, corners)
     weight = (use_box * box + (1 - use_box) * share).to(images)
     return torch.lerp(first, second, weight)
 
@@ -60,10 +67,11 @@ def jitter(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tenso
     theta[:, 0, 0] = flip * scale
     theta[:, 1, 1] = scale
     theta[:, :, 2] = move
-    chosen = images[indices.to(images.device)]
+    chosen = images[to_device(indices, images.device)]
     if not count:
         return chosen
-    grid = F.affine_grid(theta.to(images), list(chosen.shape), align_corners=False)
+    theta = to_device(theta, images.device).to(images)
+    grid = F.affine_grid(theta, list(chosen.shape), align_corners=False)
     return F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
 
 
@@ -107,10 +115,10 @@ def whole_pixels(images: Tensor, generator: torch.Generator) -> Tensor:
     """
     count, (height, width) = len(images), images.shape[2:]
     reach = max(1, min(height, width) // 8)
-    mirrored = (torch.rand(count, generator=generator) < 0.5).to(images.device)
+    mirrored = to_device(torch.rand(count, generator=generator) < 0.5, images.device)
     far = torch.randint(1, reach + 1, (count, 2), generator=generator)
     back = torch.randint(0, 2, (count, 2), generator=generator) * 2 - 1
-    start = (reach + far * back).to(images.device)
+    start = to_device(reach + far * back, images.device)
     turned = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     framed = F.pad(turned, (reach,) * 4, mode="reflect")
     rows = start[:, :1] + torch.arange(height, device=images.device)
@@ -134,10 +142,10 @@ def rotate_recolour(images: Tensor, generator: torch.Generator) -> Tensor:
     quarters = torch.randint(1, 4, (count,), generator=generator)
     if height != width:
         quarters = torch.full_like(quarters, 2)
-    recoloured = images.gather(1, order.to(images.device).expand_as(images))
+    recoloured = images.gather(1, to_device(order, images.device).expand_as(images))
     made = recoloured
     for turn in quarters.unique().tolist():
-        chosen = (quarters == turn).to(images.device)[:, None, None, None]
+        chosen = to_device(quarters == turn, images.device)[:, None, None, None]
         made = torch.where(chosen, recoloured.rot90(turn, (2, 3)), made)
     return made
 
@@ -146,14 +154,10 @@ def _draw(size: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.randint(0, size, (count,), generator=generator)
 
 
-def _boxes(
-    count: int, height: int, width: int, low: float, high: float, generator: torch.Generator
-) -> Tensor:
-    """Masks (count, 1, h, w) of one random box each, its sides that share of the image's."""
-    sides = low + (high - low) * torch.rand(count, 2, generator=generator)
-    corners = torch.rand(count, 2, generator=generator) * (1 - sides)
-    rows = (torch.arange(height) + 0.5) / height
-    columns = (torch.arange(width) + 0.5) / width
+def _boxes(height: int, width: int, sides: Tensor, corners: Tensor) -> Tensor:
+    """Masks (n, 1, h, w) of one box each: sides and corners (n, 2) are shares of the image's."""
+    rows = (torch.arange(height, device=sides.device) + 0.5) / height
+    columns = (torch.arange(width, device=sides.device) + 0.5) / width
     inside_rows = (rows >= corners[:, :1]) & (rows < corners[:, :1] + sides[:, :1])
     inside_columns = (columns >= corners[:, 1:]) & (columns < corners[:, 1:] + sides[:, 1:])
     return (inside_rows[:, :, None] & inside_columns[:, None, :]).float()[:, None]

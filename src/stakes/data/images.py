@@ -182,14 +182,28 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Stream (images, labels) of at most ``batch_size`` at a time; all of them without indices.
 
+    The next images are decoded while these are used: two batches are held at once.
+
     >>> images = ImageArray(torch.zeros(5, 3, 2, 2, dtype=torch.uint8), [0, 1, 2, 3, 4])
     >>> [labels.tolist() for _, labels in batches(images, [4, 0, 2], 2)]
     [[4, 0], [2]]
     """
     chosen = list(range(len(images))) if indices is None else _listed(indices)
-    for start in range(0, len(chosen), batch_size):
-        part = chosen[start : start + batch_size]
-        yield images.load(part), images.labels[part]
+    parts = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+    if not parts:
+        return
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(_loaded, images, parts[0])
+        for part, following in zip(parts, [*parts[1:], []], strict=True):
+            pixels = loading.result()
+            if following:
+                loading = pool.submit(_loaded, images, following)
+            yield pixels, images.labels[part]
+
+
+@torch.no_grad()  # of each thread its own
+def _loaded(images: Images, part: list[int]) -> Tensor:
+    return images.load(part)
 
 
 def _shrunk(pixels: Tensor, size: int) -> Tensor:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from stakes.data.augment import jitter, whole_pixels
+from stakes.data.transfer import to_device
 
 
 def random_view(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -26,7 +27,7 @@ def random_view(images: Tensor, generator: torch.Generator) -> Tensor:
     """
     everyone = torch.arange(len(images))
     blurred, sharp = jitter(images, everyone, generator), whole_pixels(images, generator)
-    half = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    half = to_device(torch.rand(len(images), generator=generator) < 0.5, images.device)
     return perturb_pixels(torch.where(half[:, None, None, None], blurred, sharp), generator)
 
 
@@ -44,13 +45,19 @@ def perturb_pixels(images: Tensor, generator: torch.Generator) -> Tensor:
     strength = torch.rand(count, generator=generator)
     noise = torch.randn(images.shape, generator=generator) * (0.06 * strength)[:, None, None, None]
     light = (1 + (2 * strength - 1) / 3)[:, None, None, None]
+    noise, light = (to_device(part, images.device).to(images) for part in (noise, light))
     made = images
-    for value, view in {0: images + noise.to(images), 1: images * light.to(images)}.items():
-        made = torch.where((kind == value).to(made.device)[:, None, None, None], view, made)
+    for value, view in {0: images + noise, 1: images * light}.items():
+        chosen = to_device(kind == value, images.device)[:, None, None, None]
+        made = torch.where(chosen, view, made)
     made = made.clamp(0, 1)
-    for i in (kind == 2).nonzero()[:, 0].tolist():
-        quality = int(30 + 66 * strength[i])
-        made[i : i + 1] = jpeg(made[i : i + 1], quality)[0]
+    compressed = (kind == 2).nonzero()[:, 0]
+    if len(compressed):
+        places = to_device(compressed, made.device)
+        shown = made[places].cpu()  # all at once: the codec is on the CPU
+        quality = [int(30 + 66 * strength[i]) for i in compressed]
+        parts = [jpeg(one[None], q)[0] for one, q in zip(shown, quality, strict=True)]
+        made[places] = to_device(torch.cat(parts), made.device)
     return made
 
 

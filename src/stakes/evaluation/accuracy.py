@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stakes.data.images import Images, batches
 from stakes.data.retain import Drawn
+from stakes.data.transfer import to_device
 from stakes.evaluation.audit import AUDITED, Sample
 from stakes.evaluation.kept import Answers, Kept
 from stakes.evaluation.scores import (
@@ -148,7 +149,7 @@ def _answers(
     found: Answers = {}
     for suffix, network in {**audited, **networks}.items():
         assert network is not None
-        scored = score(network, pixels.to(network.device), truth)
+        scored = score(network, to_device(pixels, network.device), truth)
         if suffix in networks:
             found[f"right{suffix}"] = correct(scored.logits, truth)
         if suffix in audited:

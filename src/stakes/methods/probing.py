@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stakes.data.augment import mixed, rotate_recolour
+from stakes.data.transfer import to_device
 from stakes.data.views import perturb_pixels
 from stakes.errors import InputError
 from stakes.methods.adversarial import attacked
@@ -36,7 +37,8 @@ class ProbeBatch(NamedTuple):
 
     def at(self, indices: Tensor) -> "ProbeBatch":
         """Those at the indices."""
-        return ProbeBatch(*(column[indices.to(column.device)] for column in self))
+        there = to_device(indices, self.images.device)
+        return ProbeBatch(*(column[there] for column in self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +103,11 @@ class ProbeSource:
         self.kind, self.why = self._chosen(hold_copies)
         self._hold_copies = hold_copies
         # What is mixed, and the least share of the second image.
-        self._mixed = task.forget.images, task.forget.labels, UNEVEN if hold_copies else EVEN
+        labels = task.forget.labels.cpu()  # once: draws are made there
+        self._mixed = task.forget.images, labels, UNEVEN if hold_copies else EVEN
         if self.kind == "inverted":
-            self._mixed = (*self._inverted(), UNEVEN)
+            inverse, classes = self._inverted()
+            self._mixed = inverse, classes.cpu(), UNEVEN
         self.fixed = self._made_once()
         half = {"pgd": 0, "both": settings.probe_batch // 2}
         self._fresh = 0 if settings.pool else half.get(self.kind, settings.probe_batch)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stakes.data.augment import flip_and_crop
 from stakes.data.images import Images, batches
+from stakes.data.transfer import to_device
 from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.training.steps import Terms
@@ -111,7 +112,9 @@ def retained_batches(
     """Shuffled batches (images, labels) of the retained data, epoch after epoch, without end."""
     images = task.retain if images is None else images
     device, indices = task.live.device, task.batches(len(images), batch_size)
-    return ((images.load(i).to(device), images.labels[i].to(device)) for i in indices)
+    return (
+        (to_device(images.load(i), device), to_device(images.labels[i], device)) for i in indices
+    )
 
 
 def retained_in_order(
@@ -122,7 +125,7 @@ def retained_in_order(
     for number, (images, labels) in enumerate(batches(task.retain, batch_size=batch_size)):
         if phase:
             task.progress(phase, number * batch_size, count)
-        yield images.to(device), labels.to(device)
+        yield to_device(images, device), to_device(labels, device)
 
 
 def union_batches(
@@ -146,8 +149,9 @@ def union_batches(
 
     def batch(places: Tensor) -> tuple[Tensor, Tensor]:
         given, retained = places[places < size], places[places >= size]
-        shown = [first[given % len(first)], images.load(retained - size).to(device)]
-        return torch.cat(shown), torch.cat([given, retained]).to(device)
+        loaded = to_device(images.load(retained - size), device)
+        shown = [first[to_device(given % len(first), device)], loaded]
+        return torch.cat(shown), to_device(torch.cat([given, retained]), device)
 
     return (batch(places) for places in task.batches(size + len(images), batch_size))
 

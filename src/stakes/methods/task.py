@@ -108,12 +108,9 @@ class Task:
         progress: Progress = silent,
         anchor_map: MapKind = "auto",
     ) -> None:
-        self.original = classifier.copy().eval().requires_grad_(False)
-        self.live = classifier.copy().eval()
         self._given, self._sharded = classifier, sharding.is_wanted()
-        if self._sharded:
-            sharding.shard(self.original)
-            sharding.shard(self.live)
+        self.original = self._copied(classifier).requires_grad_(False)
+        self.live = self._copied(classifier)
         self.forget = forget.in_one_order().to(classifier.device)
         self._retain: Images | None = None
         self.surrogates: Surrogates | None = None
@@ -131,6 +128,13 @@ class Task:
         ).to(self.original.head.weight)  # networks come in double precision too
         self._monitor_generator = torch.Generator().manual_seed(seed + 1)
         self._monitor_probes = mixed(self.forget.images, MONITOR_PROBES, self._monitor_generator)
+
+    def _copied(self, classifier: Classifier) -> Classifier:
+        """A copy in eval mode; divided before the next one is made, where weights are."""
+        made = classifier.copy().eval()
+        if self._sharded:
+            sharding.shard(made)
+        return made
 
     @property
     def retain(self) -> Images:

@@ -85,8 +85,10 @@ def check_size(input_size: int | Size) -> None:
 def usable_device(device: str | torch.device) -> torch.device:
     """The device, if this machine has it."""
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # the latter: built without CUDA
+        made = torch.zeros(1, device=device)
+        made.cpu()  # what has no data cannot be read
+        return made.device
+    except (RuntimeError, AssertionError, ImportError) as error:  # whatever it is built without
         raise InputError(
             f"device {str(device)!r} cannot be used: {first_line(error)}; "
             "give cpu, or one that torch has here"

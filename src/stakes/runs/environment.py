@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from stakes.training import distributed
+from stakes.training.devices import device_name, most_held
 
 PACKAGES = ("stakes", "torch", "torchvision", "timm", "numpy", "safetensors")
 
@@ -24,7 +25,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "version_python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(device),
-        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "accelerator": device_name(device),
         "cpu": _cpu(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # it changes the bits
         "cores": os.cpu_count(),
@@ -36,8 +37,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def peak_memory_mb(device: torch.device) -> float:
     """Most memory held at once, in MiB: of the process, or of the accelerator where one is used."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type != "cpu":
+        return most_held(device) / 2**20
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / 2**20
     import resource  # only here: not every system has it

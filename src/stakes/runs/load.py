@@ -166,11 +166,11 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(
-            f"--device {name}: there is no such device; give cpu, cuda, cuda:1 or auto"
+            f"--device {name}: there is no such device; give cpu, cuda, cuda:1, mps, xpu or auto"
         ) from error
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise InputError(
             f"--device {name} cannot be used here ({reason}); give cpu or auto"

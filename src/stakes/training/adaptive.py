@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from stakes.data.transfer import to_device
 from stakes.training.checkpoint import State
 
 FEW = 0.05  # of the forget images; with more recognised, the features are held too tightly
@@ -46,7 +47,7 @@ class AdaptiveMargin(State):
 
     def see(self, indices: Tensor, lead: Tensor) -> None:
         """Note a step's batch: the true classes' lead (b,) in the images at ``indices``."""
-        self._lead[indices.to(self._lead.device)] = lead.detach()
+        self._lead[to_device(indices, self._lead.device)] = lead.detach()
         self.known = known = int((~(self._lead < 0)).sum()) / len(self._lead)
         if known < self._fewest or known == 0:
             self._fewest, self._waited = min(known, self._fewest), 0

@@ -24,6 +24,7 @@ from stakes.errors import InputError, first_line
 from stakes.files import read_sealed, write_sealed
 from stakes.rows import Outcome
 from stakes.training import distributed
+from stakes.training.devices import device_name
 from stakes.training.precision import has_bfloat16
 
 EVERY = 30.0  # seconds between two savings; one that takes s > 1 seconds waits s times as long
@@ -254,10 +255,7 @@ def surroundings(device: torch.device) -> dict[str, str]:
     code = hashlib.sha256()
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         code.update(file.read_bytes())
-    if device.type == "cuda":
-        kind = torch.cuda.get_device_name(device)
-    else:
-        kind = str(torch.backends.cpu.get_cpu_capability())
+    kind = device_name(device) or str(torch.backends.cpu.get_cpu_capability())
     return {
         "version of stakes": code.hexdigest(),
         "version of PyTorch": str(torch.__version__),

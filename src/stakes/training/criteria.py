@@ -75,7 +75,7 @@ class Goal:
         found = self.lead(logits, labels)
         if self.towards is None:
             return found
-        towards = self.towards if pick is None else self.towards[pick.to(self.towards.device)]
+        towards = self.towards if pick is None else self.towards[pick]
         return torch.maximum(found, -margins(logits, towards))
 
 

@@ -7,6 +7,7 @@ Experiences on Scaling Fully Sharded Data Parallel", VLDB 2023). The head stays 
 losses read it.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,9 @@ def sharded(wanted: bool = True) -> Iterator[None]:
     """Within the block, methods divide the weights that they change and compare with."""
     before, _state["wanted"] = _state["wanted"], wanted
     try:
-        yield
+        with warnings.catch_warnings():  # nothing changes features in place, of which it warns
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+            yield
     finally:
         _state["wanted"] = before
 

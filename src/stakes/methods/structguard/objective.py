@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from stakes.data.transfer import to_device
 from stakes.data.views import random_view
 from stakes.methods.probing import ProbeBatch, ProbeSource, joined
 from stakes.methods.structguard.surrogates import SurrogateProbes
@@ -92,7 +93,9 @@ class Objective:
         probes = self._draw_probes()
         batch = next(self._batches)
         started = batch < self._started(step)
-        pick, waiting = batch[started], batch[~started]
+        pick, waiting = (
+            to_device(part, task.forget.labels.device) for part in (batch[started], batch[~started])
+        )
         if len(waiting):
             probes = joined([probes, self.probes.answers(self._with_copies(waiting))])
         labels = task.forget.labels[pick]
@@ -149,7 +152,7 @@ class Objective:
         """The deletion loss of logits (n, c) that belong to the forget images at ``pick`` (n,)."""
         towards = None
         if self.targets is not None and self.goal.lead is margins and self.goal.towards is None:
-            towards = self.targets[pick.to(self.targets.device)]
+            towards = self.targets[pick]
         lead = goal.of(logits, labels, pick)
         push = Push(logits, labels, lead, self.balance.margin, towards)
         return DELETION[self.settings.deletion_loss](push)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stakes.data.augment import mixed
 from stakes.data.surrogates import Surrogates
+from stakes.data.transfer import to_device
 from stakes.data.views import random_view
 from stakes.methods.probing import ProbeBatch, joined
 from stakes.methods.task import Task
@@ -64,7 +65,7 @@ class SurrogateProbes:
 
     def _held(self, count: int) -> ProbeBatch:
         indices = self._drawn(count)
-        there = indices.to(self._logits.device)
+        there = to_device(indices, self._logits.device)
         logits = self._logits[there]
         return ProbeBatch(self._images(indices), logits.argmax(1), self._features[there], logits)
 
@@ -74,7 +75,9 @@ class SurrogateProbes:
         )
 
     def _images(self, indices: Tensor) -> Tensor:
-        return self._given.images(indices).to(self._task.stakes)
+        return to_device(self._given.images(indices), self._task.stakes.device).to(
+            self._task.stakes
+        )
 
 
 def weights(features: Tensor, logits: Tensor, near: Tensor) -> Tensor:
