@@ -15,7 +15,7 @@ from stakes.data import datasets
 from stakes.methods import NegGrad
 from stakes.models.checks import usable_device
 from stakes.runs.inputs import Inputs, NetworkInputs
-from stakes.runs.load import load, load_network, pick_device
+from stakes.runs.load import load, load_images, load_network, pick_device
 
 
 def inputs(place: Path, **changes) -> Inputs:
@@ -163,8 +163,8 @@ def test_a_delivered_network_is_scored_as_it_was_unlearned(place, tmp_path):
     first = load(inputs(place, resize="squash", crop_share=0.5)).classifier
     first.save(tmp_path / "out")
     for delivered in (tmp_path / "out", tmp_path / "out" / "model.safetensors"):
-        assert load(inputs(place), delivered).classifier.preprocessing == first.preprocessing
-    other = load(inputs(place, resize="pad"), tmp_path / "out").classifier.preprocessing
+        assert load_images(inputs(place), delivered).classifier.preprocessing == first.preprocessing
+    other = load_images(inputs(place, resize="pad"), tmp_path / "out").classifier.preprocessing
     assert other.resize == "pad"
 
 
@@ -240,6 +240,13 @@ def test_the_seed_draws_the_forget_set(place):
 def test_what_cannot_be_used(changes, message, place):
     with pytest.raises(InputError, match=message):
         load(inputs(place, **changes))
+
+
+def test_scoring_makes_no_anchors(place, monkeypatch):
+    monkeypatch.setattr(sources, "prototypes", None)  # it would pass 512 images
+    assert len(load_images(inputs(place, anchors="prototypes")).forget) > 0
+    with pytest.raises(TypeError):
+        load(inputs(place, anchors="prototypes"))
 
 
 def test_devices():

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from conftest import blobs
 from stakes import METHODS
 from stakes.data.images import ImageArray
-from stakes.evaluation import accuracy, forgetting, kept
+from stakes.evaluation import accuracy, audit, forgetting, kept
 from stakes.evaluation.kept import Kept
 from stakes.report import page
 from stakes.runs.folder import checkpoint_beside, resumable
@@ -97,6 +98,36 @@ def test_the_images_to_forget_and_their_copies_pass_once(request_, tmp_path, mon
     assert measured(row) == measured(whole)
     original, unlearned = whole["weights_digest"], whole["unlearned_digest"]
     assert passed == [original, unlearned, unlearned]
+
+
+def test_finished_audits_are_not_repeated(request_, tmp_path, monkeypatch):
+    """Interrupted after five of seven: only relearning, the longest, and what follows are left."""
+    whole = record(request_, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        record(request_, tmp_path / "out", stop_in("looking for traces", 5))
+    measured_now = []
+    for name in ("membership", "features", "retrieval", "answers", "likeness", "relearning"):
+        plain = getattr(audit, f"audit_{name}")
+
+        def watched(*given, name=name, plain=plain):
+            measured_now.append(name)
+            return plain(*given)
+
+        monkeypatch.setattr(audit, f"audit_{name}", watched)
+    row = record(request_, tmp_path / "out")
+    assert measured_now == ["relearning"]
+    assert measured(row) == measured(whole)
+    assert row["audits_failed"] is None
+    evidence = [(tmp_path / name / "evidence.json").read_text() for name in ("whole", "out")]
+    assert evidence[0] == evidence[1]
+
+
+def test_audits_of_other_images_are_repeated(request_, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        record(request_, tmp_path / "out", stop_in("looking for traces", 7))
+    fewer = replace(request_, eval_samples=300)
+    whole = record(fewer, tmp_path / "whole")
+    assert measured(record(fewer, tmp_path / "out")) == measured(whole)
 
 
 def test_a_file_is_written_now_and_then(request_, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
 from stakes.runs.inputs import Inputs
-from stakes.runs.load import load
+from stakes.runs.load import load_images
 from stakes.runs.measures import own_measures
 from stakes.runs.threads import fit_threads
 from stakes.runs.words import EVIDENCE, NETWORK, OUTPUT, Place, Switch, Whole
@@ -51,7 +51,7 @@ def evaluate(
     check_delivered(Path(inputs.model))
     check_there(unlearned, "--unlearned")
     check_delivered(unlearned)
-    loaded = load(inputs, unlearned)
+    loaded = load_images(inputs, unlearned)
     fit_threads(loaded.classifier)
     before = loaded.classifier
     after = _reload(unlearned, before)

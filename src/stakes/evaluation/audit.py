@@ -8,6 +8,7 @@ import torch
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.errors import first_line
+from stakes.evaluation.kept import Kept
 from stakes.evaluation.knowledge import (
     LINEAR_PROBES,
     STEPS,
@@ -20,6 +21,7 @@ from stakes.evaluation.knowledge import (
 from stakes.evaluation.membership import FOLDS, SCORES, answer_scores, learned_scores, separation
 from stakes.evaluation.retrieval import Retrieval, retrieve, retrieve_among
 from stakes.evaluation.scores import WHEN, BeforeAfter, correct, percent
+from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.rows import METRICS
@@ -65,6 +67,7 @@ def audit(
     *,
     test: Sample | None = None,
     retain: Sample | None = None,
+    kept: Kept | None = None,
     progress: Progress = silent,
 ) -> tuple[Row, Evidence]:
     """Run every audit. An audit that fails counts as not measured and does not end the run.
@@ -75,13 +78,13 @@ def audit(
         scored: features and logits of the forget images, before and after.
         test: images of no training set.
         retain: retained training images.
+        kept: where the results of an interrupted run are.
         progress: called with phase, steps done, steps in all and a note.
 
     Returns:
         The row, with None for what was not measured, and the evidence: parts of what
         :func:`stakes.evaluation.evaluate.evaluate` returns.
     """
-    progress("looking for traces", 0, 1)
     unseen, retained = (None if sample is None else sample.scored for sample in (test, retain))
     row: Row = {
         "n_audit_test": len(unseen[""].labels) if unseen else 0,
@@ -98,17 +101,30 @@ def audit(
     }
     evidence: Evidence = {}
     failed = []
-    for name, measure in audits.items():
+    kept, given = kept or Kept(), _digest(forget, scored, unseen, retained)
+    for done, (name, measure) in enumerate(audits.items()):
+        progress("looking for traces", done, len(audits))
         try:
-            numbers, evidence[name] = measure()
+            numbers, evidence[name] = kept.values(f"{name} {given}", measure)
         except Exception as error:  # no reason to lose the run: it counts as not measured
             failed.append(f"{name} ({first_line(error)})")
             keys = [key for key in METRICS if key.startswith(BEGINNINGS[name])]
             numbers, evidence[name] = dict.fromkeys(key + s for key in keys for s in WHEN), []
         row |= numbers
     row["audits_failed"] = "; ".join(failed) or None
-    progress("looking for traces", 1, 1, f"not measured: {'; '.join(failed)}" if failed else "")
+    note = f"not measured: {'; '.join(failed)}" if failed else ""
+    progress("looking for traces", len(audits), len(audits), note)
     return row, {name: evidence[name] for name in ("membership", "consistency")}
+
+
+def _digest(forget: ForgetSet, *sets: BeforeAfter | None) -> str:
+    """Of all that the audits read, besides the networks."""
+    found = {"images": forget.images}
+    for number, scored in enumerate(sets):
+        for suffix, answers in (scored or {}).items():
+            columns = answers._asdict().items()
+            found |= {f"{number}{suffix} {name}": values for name, values in columns}
+    return tensor_digest(found)
 
 
 def audit_membership(

@@ -104,10 +104,12 @@ def evaluate(
                 networks, sets, selected, forget.classes, reference, kept, progress
             )
             scored, copies = forget_answers(networks, forget, kept)
+            audited, evidence = audit(
+                after, forget, scored, **samples, kept=kept, progress=progress
+            )
         row |= forget_scores(scored, copies)
         row |= found_in_data(forget, selected.get("retain"))
         images = forget_evidence(before.class_names, forget, scored, copies, thumbnails)
-        audited, evidence = audit(after, forget, scored, **samples, progress=progress)
         row |= audited | against(reference, forget, scored, samples)
         row |= _own(metrics or {}, networks, Given(forget, **sets), row)
         shown: Evidence = {key: [] for key in EXAMPLES}

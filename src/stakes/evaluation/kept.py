@@ -2,7 +2,7 @@
 
 Answers belong to a batch, known by the pixels and labels up to its end, and to everything else
 that their bits depend on. A second start therefore reads the images again, since they may have
-changed, but passes none through a network that has passed already.
+changed, but passes none through a network that has passed already. What an audit found is kept too.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -90,6 +91,22 @@ class Kept:
         if time.monotonic() >= self._written + EVERY:
             self._write()
         return found
+
+    def values(self, name: str, compute: Callable[[], Any]) -> Any:
+        """As :meth:`answers`, of anything that JSON can hold.
+
+        Args:
+            name: of the values, with a digest of all that they are computed from.
+            compute: gives them.
+        """
+        if self._folder is None:
+            return compute()
+
+        def packed() -> Answers:
+            text = bytearray(json.dumps(compute()).encode())
+            return {"json": torch.frombuffer(text, dtype=torch.uint8)}
+
+        return json.loads(self.answers(name, packed)["json"].numpy().tobytes())
 
     def there(self) -> list[Path]:
         """The files that are there."""

@@ -33,17 +33,34 @@ class LoadedNetwork:
 
 
 @dataclass(frozen=True)
-class Loaded(LoadedNetwork):
-    """What :class:`Inputs` name."""
+class LoadedImages(LoadedNetwork):
+    """What :class:`Inputs` name, but for the anchors."""
 
     forget: ForgetSet
-    anchors: Anchors
     agreement: Agreement | None
     """with the user's own transform on the images to forget; None without one"""
 
 
-def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
+@dataclass(frozen=True)
+class Loaded(LoadedImages):
+    """What :class:`Inputs` name."""
+
+    anchors: Anchors
+
+
+def load(inputs: Inputs) -> Loaded:
     """Load and check everything, so that nothing fails once the long work has begun.
+
+    Raises:
+        InputError: one line saying what was wrong, where, and what to do.
+    """
+    found, anchors = _load(inputs, None)
+    resolved = resolve_anchors(found.classifier, anchors, found.forget, inputs.seed)
+    return Loaded(**vars(found), anchors=resolved)
+
+
+def load_images(inputs: Inputs, delivered: Path | None = None) -> LoadedImages:
+    """As :func:`load`, where anchors are of no use but to name the classes.
 
     Args:
         inputs: the options.
@@ -53,6 +70,10 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
     Raises:
         InputError: one line saying what was wrong, where, and what to do.
     """
+    return _load(inputs, delivered)[0]
+
+
+def _load(inputs: Inputs, delivered: Path | None) -> tuple[LoadedImages, Anchors | str | None]:
     most, anchors = _most_bytes(inputs.max_memory), _naming_anchors(inputs)
     names = anchors.class_names if isinstance(anchors, Anchors) else None
     network = load_network(inputs, delivered, names)
@@ -67,11 +88,10 @@ def load(inputs: Inputs, delivered: Path | None = None) -> Loaded:
         read=classifier.preprocessing,
         max_bytes=most,
     )
-    resolved = resolve_anchors(classifier, anchors, forget, inputs.seed)
     agreed = None
     if inputs.transform is not None:
         agreed = agreement(classifier, originals(forget, inputs.forget, train))
-    return Loaded(classifier, splits, forget, resolved, agreed)
+    return LoadedImages(classifier, splits, forget, agreed), anchors
 
 
 def load_network(
@@ -83,7 +103,7 @@ def load_network(
 
     Args:
         inputs: the options.
-        delivered: see :func:`load`.
+        delivered: see :func:`load_images`.
         names: the classes, where the options do not say them.
 
     Raises:
