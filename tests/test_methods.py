@@ -1,13 +1,17 @@
 """One table of behaviour that every method must pass."""
 
 import dataclasses
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from stakes import METHODS, ForgetSet, InputError, StructGuard
+from stakes import METHODS, Classifier, ForgetSet, InputError, StructGuard
 from stakes.methods import PRESETS, StructGuardPaper, StructGuardReference, probing
+from stakes.methods.task import Unlearned
 from stakes.rows import Outcome
 from stakes.training import checkpoint
 from stakes.training.checkpoint import Checkpoint
@@ -17,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 QUICK = {"probes_per_image": 3, "pgd_iterations": 20, "eps": 2.0, "batch_norm": "eval"}
 DEFAULT = {
-    "lr": 5e-3, "depth": 2 / 3, "feature_weight": 1, "probe_batch": 32, "patience": 4,
+    "lr": 2e-2, "depth": 2 / 3, "feature_weight": 1, "probe_batch": 32, "patience": 4,
     "settle": 0.2,
 }  # fmt: skip
 VIEWS = {
@@ -26,11 +30,12 @@ VIEWS = {
 }  # fmt: skip
 FEW = {"views_needed": 0.7, "probe_batch": 16}
 PAPER = QUICK | {"importance_probes": 8, "max_steps": 1000}
+SHORT = 6  # steps of a run that is only compared with another
 SMALL = {"retain_samples": 96, "retain_batch": 32}
 VARIANTS = {
     "structguard": StructGuard(max_steps=600, **DEFAULT),
     "structguard views": StructGuard(max_steps=600, **DEFAULT | VIEWS | FEW),
-    "structguard paper": StructGuardPaper(lr=0.005, **PAPER),
+    "structguard paper": StructGuardPaper(lr=0.02, **PAPER),
     "structguard paper, shares": StructGuardPaper(
         lr=0.02,
         weighting="share",
@@ -38,22 +43,22 @@ VARIANTS = {
         projector_start="random",
         **PAPER | {"probes_per_image": 1},
     ),
-    "structguard reference": StructGuardReference(lr=0.005, probe_batch=7, **QUICK),
-    "structguard projected": StructGuardPaper(lr=0.005, deploy="projected", **PAPER),
+    "structguard reference": StructGuardReference(lr=0.02, probe_batch=7, **QUICK),
+    "structguard projected": StructGuardPaper(lr=0.02, deploy="projected", **PAPER),
     "structguard both": StructGuard(probes="both", **DEFAULT),
-    "l2ul": METHODS["l2ul"](lr=0.01, **QUICK | {"batch_norm": "train"}),
-    "adv": METHODS["adv"](lr=0.01, **QUICK | {"batch_norm": "train"}),
+    "l2ul": METHODS["l2ul"](lr=0.03, **QUICK | {"batch_norm": "train"}),
+    "adv": METHODS["adv"](lr=0.03, **QUICK | {"batch_norm": "train"}),
     "neggrad": METHODS["neggrad"](lr=0.003),
     "rawp": METHODS["rawp"](),
     "fisher": METHODS["fisher"](alpha=1e-6, alpha_max=1.0, max_steps=30),
     "random_label": METHODS["random_label"](lr=0.01, epochs=0),
     "boundary_shrink": METHODS["boundary_shrink"](lr=0.01, epochs=0),
     "boundary_expand": METHODS["boundary_expand"](lr=1e-3, epochs=0, batch_norm="eval"),
-    "delete": METHODS["delete"](lr=0.01, epochs=0),
+    "delete": METHODS["delete"](lr=0.03, epochs=0),
     "esc": METHODS["esc"](max_steps=100),
-    "negmerge": METHODS["negmerge"](lr=0.01),
+    "negmerge": METHODS["negmerge"](lr=0.01, tune_steps=8),
     "npo": METHODS["npo"](lr=0.01),
-    "amun": METHODS["amun"](decay=1, epochs=0, max_steps=60),
+    "amun": METHODS["amun"](decay=1, epochs=0, max_steps=20, pgd_iterations=20),
     "jit": METHODS["jit"](samples=4, epochs=0, max_steps=60),
     "mu_mis": METHODS["mu_mis"](lr=5e-4, recovery=100, max_steps=90),
     "lookup": METHODS["lookup"](),
@@ -66,7 +71,7 @@ VARIANTS = {
     ),
     "ssd": METHODS["ssd"](retain_samples=96, alpha=1.0, dampening=0.1),
     "scrub": METHODS["scrub"](lr=0.05, forget_batch=1, epochs=9, max_epochs=9, **SMALL),
-    "unsir": METHODS["unsir"](noise_images=32, noise_copies=4, **SMALL),
+    "unsir": METHODS["unsir"](noise_images=32, noise_copies=4, noise_steps=10, **SMALL),
     "lotus": METHODS["lotus"](
         lr=0.01, epochs=20, unseen_accuracy=1.0, augment=False, retain_samples=96, retain_batch=8
     ),
@@ -83,33 +88,65 @@ UNFORCED = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _few_inverted(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _few_inverted():
     """Inversion is most of the time of a run with the criterion of views; a little does here."""
-    monkeypatch.setattr(probing, "INVERTED", 64)
-    monkeypatch.setattr(probing, "INVERSION_STEPS", 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probing, "INVERTED", 64)
+        patch.setattr(probing, "INVERSION_STEPS", 10)
+        yield
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(scope="module", params=VARIANTS)
 def variant(request):
+    """One after the other, so that the tests of a variant follow each other and share its runs."""
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def method(variant):
     return VARIANTS[variant]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def given(method, train_images):
     """Retained data for the methods that need it: all training data, the forget set among it."""
     return {"retain": train_images} if method.needs_retain else {}
 
 
+@pytest.fixture(scope="module")
+def short_run(method, trained, forget, anchors, given):
+    """A few steps with seed 5, for the tests that compare another run with it."""
+    return shortened(method, SHORT)(trained, forget, anchors=anchors, seed=5, **given)
+
+
+class Whole(NamedTuple):
+    """A run to its end, and what it was given."""
+
+    network: Classifier
+    images: ForgetSet
+    result: Unlearned
+
+
+@pytest.fixture(scope="module")
+def whole(trained, forget, anchors, train_images):
+    """Give a variant's run with seed 0, made once; nobody may change it."""
+
+    @cache
+    def run(name):
+        method = VARIANTS[name]
+        given = {"retain": train_images} if method.needs_retain else {}
+        network, images = trained.copy(), replace(forget, images=forget.images.clone())
+        result = method(network, images, anchors=anchors, seed=0, **given)
+        return Whole(network, images, result)
+
+    return run
+
+
 def shortened(method, steps):
     """The method with another budget, if it takes steps."""
     named = {item.name for item in dataclasses.fields(method)}
-    return dataclasses.replace(method, **({"max_steps": steps} if "max_steps" in named else {}))
+    return replace(method, **({"max_steps": steps} if "max_steps" in named else {}))
 
 
 def test_every_method_is_in_the_table():
@@ -117,12 +154,8 @@ def test_every_method_is_in_the_table():
     assert {type(method) for method in VARIANTS.values()} == set(METHODS.values()) | presets
 
 
-def test_it_forgets_and_leaves_its_input_bit_identical(
-    variant, method, classifier, forget, anchors, given
-):
-    before = {name: value.clone() for name, value in classifier.state_dict().items()}
-    images = forget.images.clone()
-    result = method(classifier, forget, anchors=anchors, seed=0, **given)
+def test_it_forgets_and_leaves_its_input_bit_identical(variant, whole, trained, forget):
+    network, images, result = whole(variant)
     logits = result.classifier(forget.images)
     known = logits.argmax(1) == forget.labels
     assert (result.ending == FORGOTTEN) == (not known.any())
@@ -130,12 +163,12 @@ def test_it_forgets_and_leaves_its_input_bit_identical(
     assert result.history[-1]["forget_accuracy"] == pytest.approx(100 * known.float().mean().item())
     if variant not in UNFORCED:
         assert not known.any()
-    after = classifier.state_dict()
+    before, after = trained.state_dict(), network.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert torch.equal(forget.images, images)
-    assert result.classifier.digest() != classifier.digest()
+    assert torch.equal(images.images, forget.images)
+    assert result.classifier.digest() != trained.digest()
     rise = F.cross_entropy(logits, forget.labels) - F.cross_entropy(
-        classifier(forget.images), forget.labels
+        trained(forget.images), forget.labels
     )
     if variant != "finetune":
         assert rise > 0
@@ -143,11 +176,10 @@ def test_it_forgets_and_leaves_its_input_bit_identical(
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(
-    variant, method, classifier, forget, anchors, given, tmp_path, monkeypatch
+    variant, method, short_run, classifier, forget, anchors, given, tmp_path, monkeypatch
 ):
-    short, file, notes = shortened(method, 6), tmp_path / "state", []
+    short, file, notes = shortened(method, SHORT), tmp_path / "state", []
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
-    whole = short(classifier, forget, anchors=anchors, seed=5, **given)
 
     def report(phase, done, total, note=""):
         notes.append(note)
@@ -170,26 +202,24 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         classifier, forget, anchors=anchors, seed=5, checkpoint=file, progress=report, **given
     )
     assert "going on after step 2" in notes
-    assert again.classifier.digest() == whole.classifier.digest()
-    assert again.history == whole.history
+    assert again.classifier.digest() == short_run.classifier.digest()
+    assert again.history == short_run.history
 
 
 def test_the_same_seed_gives_the_same_weights_and_global_randomness_has_no_part(
-    method, classifier, forget, anchors, given
+    method, short_run, classifier, forget, anchors, given
 ):
-    state = torch.random.get_rng_state()
-    short = shortened(method, 6)
-    first = short(classifier, forget, anchors=anchors, seed=5, **given)
-    assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(7)
-    second = short(classifier, forget, anchors=anchors, seed=5, **given)
-    assert first.classifier.digest() == second.classifier.digest()
-    assert first.history == second.history
+    state = torch.random.get_rng_state()
+    again = shortened(method, SHORT)(classifier, forget, anchors=anchors, seed=5, **given)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert again.classifier.digest() == short_run.classifier.digest()
+    assert again.history == short_run.history
 
 
 def test_frozen_parameters_stay_bit_identical(method, classifier, forget, anchors, given):
     classifier.body.conv1.requires_grad_(False)
-    result = shortened(method, 10)(classifier, forget, anchors=anchors, seed=0, **given)
+    result = shortened(method, 2)(classifier, forget, anchors=anchors, seed=0, **given)
     assert torch.equal(result.classifier.body.conv1.weight, classifier.body.conv1.weight)
     if isinstance(method, METHODS["lookup"]):  # it changes nothing
         return
@@ -215,7 +245,7 @@ def test_batchnorm_statistics_move_in_train_mode_alone(
         assert not any(moved(classifier, after))
         return
     for mode in ("eval", "train"):
-        short = dataclasses.replace(method, batch_norm=mode, max_steps=2)
+        short = replace(method, batch_norm=mode, max_steps=2)
         after = short(classifier, forget, anchors=anchors, **given).classifier
         if variant == "retrain" and mode == "eval":  # those of a fresh network
             assert all(
@@ -231,12 +261,13 @@ def test_the_default_never_moves_batchnorm_statistics():
     assert StructGuard().batch_norm == "eval"
 
 
-def test_the_order_of_the_forget_set_changes_nothing(method, classifier, forget, anchors, given):
+def test_the_order_of_the_forget_set_changes_nothing(
+    method, short_run, classifier, forget, anchors, given
+):
     turned = ForgetSet(forget.images.flip(0), forget.labels.flip(0), forget.names[::-1])
-    short = shortened(method, 4)
-    first = short(classifier, forget, anchors=anchors, seed=0, **given)
-    second = short(classifier, turned, anchors=anchors, seed=0, **given)
-    assert first.classifier.digest() == second.classifier.digest()
+    short = shortened(method, SHORT)
+    again = short(classifier, turned, anchors=anchors, seed=5, **given)
+    assert again.classifier.digest() == short_run.classifier.digest()
 
 
 def test_a_single_image_can_be_forgotten(variant, method, classifier, forget, anchors, given):
@@ -261,11 +292,11 @@ def test_impossible_settings_are_refused():
         METHODS["l2ul"](lr=float("nan"))
 
 
-def test_both_paths_are_returned_and_differ(classifier, forget, anchors):
-    direct = VARIANTS["structguard paper"](classifier, forget, anchors=anchors)
+def test_both_paths_are_returned_and_differ(whole, forget):
+    direct = whole("structguard paper").result
     assert direct.classifier.projector is None
     assert list(direct.other) == ["projected"]
-    projected = VARIANTS["structguard projected"](classifier, forget, anchors=anchors)
+    projected = whole("structguard projected").result
     assert projected.classifier.projector is not None
     assert list(projected.other) == ["direct"]
     assert projected.other["direct"].projector is None
@@ -273,24 +304,24 @@ def test_both_paths_are_returned_and_differ(classifier, forget, anchors):
     assert not torch.equal(logits, projected.other["direct"](forget.images))
 
 
-def test_structure_holds_better_with_the_alignment_than_by_neggrad(classifier, forget, anchors):
-    held = VARIANTS["structguard"](classifier, forget, anchors=anchors)
-    lost = VARIANTS["neggrad"](classifier, forget, anchors=anchors)
+def test_structure_holds_better_with_the_alignment_than_by_neggrad(whole):
+    held, lost = whole("structguard").result, whole("neggrad").result
     assert held.history[-1]["drift"] < lost.history[-1]["drift"]
 
 
-def test_terms_can_be_switched_off(classifier, forget, anchors):
-    bare = StructGuard(**DEFAULT | {"align_weight": 0, "feature_weight": 0})
+def test_terms_can_be_switched_off(whole, classifier, forget, anchors):
+    off = {"align_weight": 0, "feature_weight": 0, "max_steps": 2}
+    bare = StructGuard(**DEFAULT | off)
     names = bare(classifier, forget, anchors=anchors).history[-1].keys()
     assert {name for name in names if name.startswith("term_")} == {
         "term_deletion",
         "term_retention",
     }
-    full = VARIANTS["structguard paper"](classifier, forget, anchors=anchors).history[-1]
+    full = whole("structguard paper").result.history[-1]
     assert {"term_alignment", "term_regularisation", "term_elastic_net"} <= full.keys()
 
 
-def test_seconds_are_told_by_phase(classifier, forget, anchors):
-    result = VARIANTS["structguard paper"](classifier, forget, anchors=anchors)
+def test_seconds_are_told_by_phase(whole):
+    result = whole("structguard paper").result
     assert set(result.seconds) == {"probes", "importance", "unlearn"}
     assert all(spent > 0 for spent in result.seconds.values())
