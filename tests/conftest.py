@@ -1,15 +1,18 @@
 """Tiny networks and images that every test can afford; real data where it lies beside."""
 
+import gc
 import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+# There is a worker for each core: more threads than one would wait for each other. Before torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from filelock import FileLock
-from hypothesis import settings
 from torch import nn
 
 from stakes import Classifier, ForgetSet
@@ -17,13 +20,16 @@ from stakes.anchors.anchors import Anchors
 from stakes.data.datasets import DATASETS, Splits
 from stakes.data.images import ImageArray
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
-settings.load_profile("untimed")
 # Tests that a script starts in the background ignore SIGINT, and so would all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 CLASSES = ("red", "green", "blue", "grey")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is loaded by now stays: the collector of garbage need not look at it again."""
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -115,6 +121,17 @@ def few_digits(monkeypatch) -> None:
 def no_page(monkeypatch) -> None:
     """Drawing the report takes longer than such a run: not where nobody looks at it."""
     monkeypatch.setattr("stakes.report.page.write_report", lambda folders, out: out.touch())
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Drawing is most of a page's time: no lines for those who look at words alone."""
+    from matplotlib.figure import Figure
+
+    def blank(figure, out, **options) -> None:
+        out.write('<svg viewBox="0 0 1 1">\n</svg>')
+
+    monkeypatch.setattr(Figure, "savefig", blank)
 
 
 @pytest.fixture(scope="session")

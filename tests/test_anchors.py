@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from properties import given
+from properties import strategies as st
 from stakes.anchors import encoders as module
 from stakes.anchors.anchors import Anchors
 from stakes.anchors.descriptions import SHIPPED, read_descriptions

@@ -1,36 +1,38 @@
 """The demonstration, shortened: every method has its run, and one page compares them."""
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from stakes import InputError, demo, load_data
 from stakes.cli import commands as cli
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+LITTLE = {
+    "structguard": {"probe_batch": 16},
+    "l2ul": {"probes_per_image": 1, "pgd_iterations": 5},
+    "neggrad": {},
+}
 
 
 @pytest.fixture(autouse=True)
 def _short(few_digits, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     short = {
-        name: dataclasses.replace(
-            method, max_steps=2, **({"probes_per_image": 1} if name == "l2ul" else {})
-        )
-        for name, method in demo.RUNS.items()
+        name: replace(method, max_steps=2, **LITTLE[name]) for name, method in demo.RUNS.items()
     }
-    short["structguard"] = dataclasses.replace(short["structguard"], probe_batch=16)
     monkeypatch.setattr(demo, "RUNS", short)
-    monkeypatch.setattr(demo, "EPOCHS", 16)
+    monkeypatch.setattr(demo, "EPOCHS", 10)
 
 
 def test_the_page_compares_every_method(capsys):
     assert cli.main(["demo"]) == 0
     out, err = capsys.readouterr()
     assert out == "report  demo/report.html\n"
-    assert "training: 80/80" in err
+    assert "training: 50/50" in err
     assert "STRUCTGUARD: unlearning: 2/2" in err
     assert {path.name for path in Path("demo").iterdir()} == {
         "manifest.json",
@@ -54,13 +56,15 @@ def test_it_appears_whole_or_not_at_all_and_replaces_only_its_own(monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(demo, "RUNS", {"neggrad": demo.RUNS["neggrad"]})
+    network = demo.train(load_data("digits", size=demo.SIZE).train, tuple("0123456789"))
+    monkeypatch.setattr(demo, "train", lambda *_: network)
     out = Path("demo")
     with monkeypatch.context() as patch:
         patch.setattr(demo, "write_report", stop)
         with pytest.raises(KeyboardInterrupt):
             demo.run_demo(out)
     assert list(Path.cwd().iterdir()) == []
-    monkeypatch.setattr(demo, "RUNS", {"neggrad": demo.RUNS["neggrad"]})
     demo.run_demo(out)
     with pytest.raises(InputError, match=r"demo is not empty: .*--overwrite"):
         demo.run_demo(out)
@@ -74,9 +78,8 @@ def test_it_appears_whole_or_not_at_all_and_replaces_only_its_own(monkeypatch):
     assert demo.run_demo(out, overwrite=True) == out / "report.html"
 
 
-def test_training_is_repeatable_and_touches_no_global_randomness():
-    import torch
-
+def test_training_is_repeatable_and_touches_no_global_randomness(monkeypatch):
+    monkeypatch.setattr(demo, "EPOCHS", 2)
     splits = load_data("digits", size=demo.SIZE)
     state = torch.random.get_rng_state()
     seen = []
@@ -86,4 +89,4 @@ def test_training_is_repeatable_and_touches_no_global_randomness():
     again = demo.train(splits.train, splits.class_names, 0, lambda *words: None)
     assert first.digest() == again.digest()
     assert not first.training
-    assert seen[-1] == ("training", 80, 80)
+    assert seen[-1] == ("training", 10, 10)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
+from properties import given, settings
+from properties import strategies as st
 from stakes.data.datasets import load_data
 from stakes.data.digests import pixel_digests
 from stakes.data.duplicates import Finder

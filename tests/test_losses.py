@@ -3,12 +3,12 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import entropy, wasserstein_distance
 from torch.nn import functional as F
 
+from properties import given
+from properties import strategies as st
 from stakes import StructGuard
 from stakes.methods import StructGuardPaper
 from stakes.training import losses

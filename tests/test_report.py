@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from browser import chromium, opened
@@ -259,14 +258,9 @@ def drawn() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _undrawn(request, monkeypatch) -> None:
-    """Drawing is most of a page's time: no lines for those who look at words alone."""
-
-    def blank(figure, out, **options) -> None:
-        out.write('<svg viewBox="0 0 1 1">\n</svg>')
-
+def _undrawn(request) -> None:
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(Figure, "savefig", blank)
+        request.getfixturevalue("undrawn")
 
 
 def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):

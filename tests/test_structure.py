@@ -1,9 +1,9 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from properties import given
+from properties import strategies as st
 from stakes.models.projector import Projector
 from stakes.training.structure import affinities, drift, place_anchors
 
