@@ -102,6 +102,7 @@ def test_it_ends_with_the_first_step_that_leaves_no_image_recognised(method, pla
 
 @pytest.mark.parametrize("method", [Adv, L2UL])
 def test_it_ends_after_101_passes_over_the_probes(method, small, ten):
-    still = method(lr=1e-9, probe_batch=70, pgd_iterations=1)(small, ten, seed=SEED)
-    assert still.history[-1]["step"] == 101 * 3  # 200 probes
+    few = {"probes_per_image": 2, "probe_batch": 11, "pgd_iterations": 1}
+    still = method(lr=1e-9, **few)(small, ten, seed=SEED)
+    assert still.history[-1]["step"] == 101 * 2  # 20 probes
     assert still.stop_reason.startswith("step budget")

@@ -22,13 +22,19 @@ def attack(network, image, label):
         moved, done = (image + offset).clamp(0, 1), done + 1
 
 
+@pytest.fixture(scope="module")
+def attacked(trained, forget):
+    """The nearest adversarial examples and their classes, found one by one."""
+    network, data = trained.copy().double().eval(), forget.in_one_order()
+    found = [attack(network, x, y) for x, y in zip(data.images, data.labels, strict=True)]
+    return torch.stack([x for x, _ in found]), torch.tensor([y for _, y in found])
+
+
 @pytest.mark.parametrize("batch", [128, 4])
-def test_five_steps_of_amun(network, forget, batch):
+def test_five_steps_of_amun(attacked, network, forget, batch):
     assert AMUN().forget_batch == 128
     result = AMUN(forget_batch=batch, max_steps=5)(network, forget, seed=3)
-    data, slow, original = forget.in_one_order(), network.copy().train(), network.copy().eval()
-    found = [attack(original, x, y) for x, y in zip(data.images, data.labels, strict=True)]
-    images, targets = torch.stack([x for x, _ in found]), torch.tensor([y for _, y in found])
+    (images, targets), slow = attacked, network.copy().train()
     optimizer = PlainSGD(slow.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     batches = index_batches(6, batch, torch.Generator().manual_seed(3))
     steps = int(result.history[-1]["step"])  # it ends where all is forgotten

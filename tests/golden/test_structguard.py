@@ -12,8 +12,14 @@ from golden.by_hand import SEED, apart, pgd_by_hand
 from stakes.methods import StructGuardPaper, StructGuardReference
 
 ITERATIONS = 5  # of PGD: once a target is reached, its gradient is mostly rounding
-QUICK = {"pgd_iterations": ITERATIONS, "max_steps": 7, "probe_batch": 80, "forget_batch": 6}
-STEPS = 7  # 200 probes in three batches: the second pass is over, the third begun
+EACH = 5  # probes of an image
+PROBES = 10 * EACH
+BATCH = 20  # three to a pass: after seven steps the second pass is over, the third begun
+STEPS = 7
+QUICK = {
+    "pgd_iterations": ITERATIONS, "max_steps": STEPS, "probes_per_image": EACH,
+    "probe_batch": BATCH, "forget_batch": 6,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -101,11 +107,11 @@ def test_seven_steps_of_the_authors_code(plain, small, ten, stakes, anchored):
 
     projector, generator = random_projector(8)
     probes, targets = pgd_by_hand(
-        small, ten, eps=3.0, per_image=20, iterations=ITERATIONS, generator=generator
+        small, ten, eps=3.0, per_image=EACH, iterations=ITERATIONS, generator=generator
     )
     start = {n: p.detach().clone() for n, p in plain.named_parameters()}
     in_train_mode = small.copy().train()
-    turns, beside = batches_in_turn(200, 80), batches_in_turn(10, 6)
+    turns, beside = batches_in_turn(PROBES, BATCH), batches_in_turn(10, 6)
     importance = None
     for step in range(STEPS):
         now, now_f = next(turns), next(beside)
@@ -124,7 +130,7 @@ def test_seven_steps_of_the_authors_code(plain, small, ten, stakes, anchored):
                     old = structure(in_train_mode.features(batch), stakes)
                 return -mean_cosine(old, structure(projector(plain.features(batch)), stakes))
 
-            parts = [(lambda b=b: drift(b), len(b)) for b in probes.split(80)]
+            parts = [(lambda b=b: drift(b), len(b)) for b in probes.split(BATCH)]
             importance = importance_by_hand(plain, parts)
         if step % 3 == 2:
             loss = loss + held_by_hand(plain, start, importance)
@@ -144,7 +150,7 @@ def test_seven_steps_of_the_authors_code(plain, small, ten, stakes, anchored):
 @pytest.mark.parametrize("weighting", ["sum", "share"])
 def test_seven_steps_of_the_printed_equations(weighting, plain, small, ten, stakes, anchored):
     method = StructGuardPaper(
-        **QUICK, weighting=weighting, importance_probes=200, importance_every=3
+        **QUICK, weighting=weighting, importance_probes=PROBES, importance_every=3
     )
     assert (method.lr, method.projector_lr, method.eps) == (0.005, 1e-3, 3.0)
     result = method(small, ten, anchors=anchored, seed=SEED)
@@ -156,11 +162,11 @@ def test_seven_steps_of_the_printed_equations(weighting, plain, small, ten, stak
         projector[2].weight.copy_(torch.cat([eye, -eye], dim=1))
         projector[0].bias.zero_()
         projector[2].bias.zero_()
-    probes, targets = pgd_by_hand(small, ten, eps=3.0, per_image=20, iterations=ITERATIONS)
+    probes, targets = pgd_by_hand(small, ten, eps=3.0, per_image=EACH, iterations=ITERATIONS)
     with torch.no_grad():
         s_ori = structure(small.features(probes), stakes)
     psi_ori = {n: p.detach().clone() for n, p in plain.named_parameters()}
-    turns, beside = batches_in_turn(200, 80), batches_in_turn(10, 6)
+    turns, beside = batches_in_turn(PROBES, BATCH), batches_in_turn(10, 6)
     importance = None
     for step in range(STEPS):
         now, now_f = next(turns), next(beside)
@@ -179,7 +185,7 @@ def test_seven_steps_of_the_printed_equations(weighting, plain, small, ten, stak
                 now = structure(projector(plain.features(probes[i : i + 1])), stakes)
                 return -mean_cosine(s_ori[i : i + 1], now)
 
-            parts = [(lambda i=i: single(i), 1) for i in range(200)]
+            parts = [(lambda i=i: single(i), 1) for i in range(PROBES)]
             importance = importance_by_hand(plain, parts)
             plain.train()
         if importance is not None:
