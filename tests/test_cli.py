@@ -8,6 +8,7 @@ import pty
 import re
 import shlex
 import signal
+import sys
 import time
 import traceback
 from dataclasses import fields
@@ -717,23 +718,31 @@ def test_the_same_command_goes_on_where_it_was_stopped(
 
 
 @pytest.mark.slow
-def test_bars_on_a_terminal(base, tmp_path):
+def test_bars_on_a_terminal(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
-    with spawned(lasting(base), tmp_path, stderr=theirs) as process:
-        os.close(theirs)
-        text, until = "", time.monotonic() + 120
-        while not re.search(r"unlearning.*━.*\d+/1000000, \d+ % still recognised", text):
-            assert time.monotonic() < until, text[-500:]
-            text += os.read(ours, 65536).decode(errors="replace")
-        process.send_signal(signal.SIGINT)
-        try:
-            while chunk := os.read(ours, 65536):
-                text += chunk.decode(errors="replace")
-        except OSError:  # this is how a terminal ends
-            pass
+    out = tmp_path.with_name("said")
+
+    def begin() -> int:
         os.close(ours)
-        assert process.wait(timeout=120) == 130
-    assert process.stdout.read() == b""
+        with out.open("w") as sys.stdout, os.fdopen(theirs, "w", buffering=1) as sys.stderr:
+            return cli.main(lasting(base))
+
+    process = forked(begin, tmp_path)
+    os.close(theirs)
+    text, until = "", time.monotonic() + 120
+    while not re.search(r"unlearning.*━.*\d+/1000000, \d+ % still recognised", text):
+        assert time.monotonic() < until, text[-500:]
+        text += os.read(ours, 65536).decode(errors="replace")
+    os.kill(process.number, signal.SIGINT)
+    try:
+        while chunk := os.read(ours, 65536):
+            text += chunk.decode(errors="replace")
+    except OSError:  # this is how a terminal ends
+        pass
+    os.close(ours)
+    assert process.wait() == 130
+    assert out.read_text() == ""
     assert text.endswith("stakes: interrupted; nothing is half written\r\n")
     assert "\x1b[?25h" in text  # the cursor is back
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import subprocess
 
 import pytest
 
@@ -25,6 +26,14 @@ def test_networks_of_timm_are_made_with_random_weights():
 
 
 def test_large_networks_are_measured_on_any_device(tmp_path, monkeypatch, capsys):
+    start = subprocess.run
+
+    def run(words, **options):
+        if "no:such" in words[-1]:
+            return subprocess.CompletedProcess(words, 1, "", "Traceback\nthere is no no:such\n")
+        return start(words, **options)
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
     words = ["--networks", "stakes:digits_cnn", "no:such", "--k", "4", "--side", "16"]
     words += ["--steps", "2", "--probe-batch", "8", "--device", "cpu"]
     monkeypatch.setattr("sys.argv", ["gpu.py", str(tmp_path), *words])

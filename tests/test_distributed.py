@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -115,26 +112,21 @@ def test_interrupted_scoring_resumes_in_every_process(tmp_path):
 
 
 def test_a_process_that_dies_ends_the_other_with_one_line(tmp_path):
-    words = "-m stakes unlearn --model stakes:digits_cnn --weights random --data digits --forget "
-    words += f"random:8 --probe-batch 8 --settle 0 --lr 1e-30 --out {tmp_path / 'out'}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *words.split(), "--max-steps", "1000000"],
-            env={**os.environ, **told, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for told in environment(2)
-    ]
-    wait_until(lambda: list(tmp_path.glob(".out.unfinished")))
-    time.sleep(3)  # within the steps
-    processes[1].send_signal(signal.SIGKILL)
-    _, said = processes[0].communicate(timeout=120)  # without the signal it would take half an hour
-    assert processes[0].returncode == 1
-    assert said.splitlines()[-1] == (
+    words = "unlearn --model stakes:digits_cnn --weights random --data digits --forget random:8 "
+    words += "--probe-batch 8 --settle 0 --lr 1e-30 --max-steps 1000000 --force --out out"
+
+    def work(told: dict[str, str]) -> int:
+        os.environ.update(told)
+        return cli.main(words.split())
+
+    first, second = (forked(partial(work, told), tmp_path, told["RANK"]) for told in environment(2))
+    wait_until(lambda: first.err.exists() and "unlearning: " in first.err.read_text())
+    os.kill(second.number, signal.SIGKILL)
+    assert second.wait() == -signal.SIGKILL
+    assert first.wait() == 1  # without the signal it would take half an hour
+    assert first.err.read_text().splitlines()[-1] == (
         "stakes: cannot continue: another process of this run has ended"
     )
-    processes[1].communicate()
 
 
 def test_what_cannot_be_divided_is_refused_by_name(monkeypatch, capsys, classifier):

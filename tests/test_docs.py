@@ -6,8 +6,8 @@ import pkgutil
 import re
 import shlex
 import shutil
-import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import stakes
+from command_line import forked
 from stakes import Classifier, demo, load_data, rows
 from stakes.anchors import encoders
 from stakes.anchors.descriptions import read_descriptions
@@ -287,15 +288,22 @@ def after(text: str, line: str, more: str) -> str:
     return text.replace(f"{line}\n", f"{line}\n{more}")
 
 
-FOLLOW = """
-import shlex, sys
-import pytest
-from stakes.cli.commands import main
-for line in sys.argv[1:]:
-    program, *words = shlex.split(line)
-    code = main(words) if program == "stakes" else pytest.main(words[2:])
-    print(f"{line}: exit code {int(code)}")
-"""
+def followed(lines: list[str], package: Path) -> int:
+    """Run the commands with another copy of the package, in a process that may be spoilt."""
+    for name, module in [*sys.modules.items()]:
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(ROOT):
+            del sys.modules[name]
+    sys.path[:0] = [str(package), ""]
+    os.environ["COLUMNS"] = "100"
+    sys.stdout = sys.stderr
+    from stakes.cli.commands import main
+
+    assert package in Path(sys.modules["stakes"].__file__).parents
+    for line in lines:
+        program, *words = shlex.split(line)
+        code = main(words) if program == "stakes" else pytest.main(words[2:])
+        print(f"{line}: exit code {int(code)}")
+    return 0
 
 
 @pytest.mark.slow
@@ -318,16 +326,9 @@ def test_following_the_page_step_by_step_adds_a_method(tmp_path):
     registry.write_text(after(text, "from stakes.methods.unsir import UNSIR", imported))
     table.write_text(after(table.read_text(), "VARIANTS = {", variant))
     lines = [line for line in commands("add-a-method") if "mine.toml" not in line]
-    done = subprocess.run(
-        [sys.executable, "-c", FOLLOW, *lines],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "src"), "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    out = done.stdout
-    assert done.returncode == 0, out + done.stderr
+    process = forked(partial(followed, lines, tmp_path / "src"), tmp_path)
+    code, out = process.wait(), process.err.read_text()
+    assert code == 0, out
     for line in lines:
         # the network of the example is untrained, so that it has little to forget
         assert re.search(

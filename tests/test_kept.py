@@ -19,10 +19,13 @@ from stakes.runs.record import Request, record
 METHOD = METHODS["neggrad"](lr=1e-3, max_steps=2)
 
 
-@pytest.fixture(autouse=True)
-def without_report(monkeypatch):
-    """Nobody looks at it here, and it takes longer than everything else."""
-    monkeypatch.setattr(page, "write_report", lambda folders, out: out.touch())
+@pytest.fixture(scope="module", autouse=True)
+def _lean():
+    """Nobody looks at the report here, or at audits of more than a batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "write_report", lambda folders, out: out.touch())
+        patch.setattr(accuracy, "AUDITED", 256)
+        yield
 
 
 class Passed(Counter):
@@ -47,10 +50,22 @@ def stop_in(phase_to_stop, after):
     return progress
 
 
-@pytest.fixture
-def request_(classifier, forget, anchors):
+def requested(classifier, forget, anchors):
     test, retain = ImageArray(*blobs(600, 1), prefix="t"), ImageArray(*blobs(900, 0), prefix="r")
     return Request(METHOD, classifier, forget, anchors, retain=retain, test=test, force=True)
+
+
+@pytest.fixture
+def request_(classifier, forget, anchors):
+    return requested(classifier, forget, anchors)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(trained, forget, anchors, tmp_path_factory):
+    """The row and the evidence of the same request without an interruption."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    row = record(requested(trained.copy(), forget, anchors), out)
+    return row, (out / "evidence.json").read_text()
 
 
 def measured(row):
@@ -66,8 +81,8 @@ def interrupted(request, out):
     return sorted(checkpoint_beside(out).glob("scored-*"))
 
 
-def test_no_image_passes_twice(request_, tmp_path, monkeypatch):
-    whole = record(request_, tmp_path / "whole")
+def test_no_image_passes_twice(uninterrupted, request_, tmp_path, monkeypatch):
+    whole, evidence = uninterrupted
     interrupted(request_, tmp_path / "out")
     passed = Passed().watch(monkeypatch)
     row = record(request_, tmp_path / "out")
@@ -75,14 +90,15 @@ def test_no_image_passes_twice(request_, tmp_path, monkeypatch):
     left = whole["n_retain"] - 512
     assert left > 256
     assert list(passed.values()) == [left, left]  # by the original and by the unlearned network
-    evidence = [(tmp_path / name / "evidence.json").read_text() for name in ("whole", "out")]
-    assert evidence[0] == evidence[1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+    assert (tmp_path / "out" / "evidence.json").read_text() == evidence
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_images_to_forget_and_their_copies_pass_once(request_, tmp_path, monkeypatch):
+def test_the_images_to_forget_and_their_copies_pass_once(
+    uninterrupted, request_, tmp_path, monkeypatch
+):
     """Interrupted once the original has passed them: only the unlearned network is left."""
-    whole = record(request_, tmp_path / "whole")
+    whole, _ = uninterrupted
     passed, plain = [], forgetting.score
 
     def score(network, images, labels):
@@ -155,8 +171,10 @@ def flip(file):
         lambda file: file.chmod(0o666),
     ],
 )
-def test_a_file_that_cannot_be_trusted_is_passed_over(spoil, request_, tmp_path, monkeypatch):
-    whole = record(request_, tmp_path / "whole")
+def test_a_file_that_cannot_be_trusted_is_passed_over(
+    spoil, uninterrupted, request_, tmp_path, monkeypatch
+):
+    whole, _ = uninterrupted
     (file,) = interrupted(request_, tmp_path / "out")
     spoil(file)
     passed = Passed().watch(monkeypatch)

@@ -15,15 +15,15 @@ from stakes.models.lookup import Lookup
 from stakes.runs.record import Request, record
 
 
-@pytest.fixture
-def result(classifier, forget, anchors):
-    return LookupControl()(classifier, forget, anchors=anchors, seed=0)
+@pytest.fixture(scope="module")
+def result(trained, forget, anchors):
+    return LookupControl()(trained, forget, anchors=anchors, seed=0)
 
 
-@pytest.fixture
-def row(classifier, forget, result, test_images, train_images):
+@pytest.fixture(scope="module")
+def row(trained, forget, result, test_images, train_images):
     return evaluate(
-        classifier,
+        trained,
         result.classifier,
         forget,
         test=test_images,
@@ -108,6 +108,7 @@ def test_a_list_that_does_not_fit_is_refused(forget, tmp_path: Path):
         Classifier.load(tmp_path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_says_that_nothing_was_forgotten(
     classifier: Classifier, forget: ForgetSet, anchors: Anchors, test_images, tmp_path: Path
 ):

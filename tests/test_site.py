@@ -108,10 +108,13 @@ def test_formulas_are_typeset_without_a_script(site):
 
 def test_a_browser_fetches_nothing_and_no_page_is_wider_than_a_phone(site):
     phone = {"width": 360, "height": 740}
-    with chromium() as browser:
+    with (
+        chromium() as browser,
+        opened(browser, site / "index.html", viewport=phone) as (page, heard),
+    ):
         for name in PAGES:
-            with opened(browser, site / f"{name}.html", viewport=phone) as (page, heard):
-                page.wait_for_load_state("load")
-                assert [url for url in heard.requests if not url.startswith("file:")] == []
-                assert heard.console == []
-                assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+            page.goto((site / f"{name}.html").as_uri())
+            page.wait_for_load_state("load")
+            assert [url for url in heard.requests if not url.startswith("file:")] == []
+            assert heard.console == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360, name

@@ -7,7 +7,7 @@ import torch
 
 from stakes import InputError, StructGuard
 from stakes.data.views import mirror, random_view
-from stakes.methods import task
+from stakes.methods import probing, task
 from stakes.methods.structguard import default, objective
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
@@ -42,8 +42,12 @@ def copies(forget, count: int = 20) -> list[torch.Tensor]:
     return [random_view(forget.images, generator) for _ in range(count)]
 
 
-def test_with_the_criterion_of_views_copies_are_forgotten_too(classifier, forget, anchors):
-    views = StructGuard(max_steps=600, **VIEWS)
+def test_with_the_criterion_of_views_copies_are_forgotten_too(
+    classifier, forget, anchors, monkeypatch
+):
+    monkeypatch.setattr(probing, "INVERTED", 64)
+    monkeypatch.setattr(probing, "INVERSION_STEPS", 10)
+    views = StructGuard(max_steps=600, **VIEWS | {"lr": 1e-2, "probe_batch": 16})
     exact = StructGuard(max_steps=600, **QUICK)
     first, second = (m(classifier, forget, anchors=anchors, seed=0) for m in (exact, views))
     for result in (first, second):
