@@ -13,12 +13,23 @@ from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainFields, retained_in_order
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
+from stakes.rows import Outcome
+from stakes.training.checkpoint import State
 from stakes.training.dependence import foci
-from stakes.training.loop import FORGOTTEN, complete
+from stakes.training.loop import FORGOTTEN, Ending, History, complete
 
 NEARBY = 1e-3  # step of SGD to the second point at which a gradient is taken
 
 Gradients = dict[str, Tensor]
+
+
+class Tally(State):
+    """What the steps add up to: accuracy on retained data, steps undone, filters moved."""
+
+    saved = ("known", "undone", "filters")
+
+    def __init__(self, known: float) -> None:
+        self.known, self.undone, self.filters = known, 0, 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,35 +72,57 @@ class LCODEC(RetainFields):
 
     def unlearn(self, task: Task) -> Unlearned:
         """Take a step for one forget image after another."""
-        monitor, live = task.monitor(), task.live
-        history = [{"step": 0.0} | monitor.check(live).row()]
+        live = task.live
         with task.timed("importance"):
             whole = two_gradients(live, lambda: gradients(live, retained_in_order(task)))
-            known = accuracy(live, retained_in_order(task))
+            tally = Tally(accuracy(live, retained_in_order(task)))
         count = min(len(task.forget), self.max_steps or len(task.forget))
-        undone, filters = 0, 0
         with task.timed("unlearn"):
-            for place in range(count):
-                image, label = task.forget.images[[place]], task.forget.labels[[place]]
-                slices = self._slices(task, image, label)
-                before = {n: p.detach().clone() for n, p in task.trainable().items()}
-                self._step(task, image, label, slices, whole)
-                left = accuracy(live, retained_in_order(task))
-                if known - left > self.max_drop:
-                    put_back(live, before)
-                    undone += 1
-                else:
-                    known = left
-                filters += sum(len(rows) for rows in slices.values())
-                history.append({"step": place + 1.0} | monitor.check(live).row())
-                task.progress("unlearning", place + 1, count)
-        still = history[-1]["forget_accuracy"]
-        done = complete(f"a step for each of {count} images", still)
+            history, ending = self._images(task, whole, tally, count)
         return task.result(
             history,
-            done if still else FORGOTTEN,
-            chosen={"filters_an_image": filters / count, "steps_taken_back": undone},
+            ending,
+            chosen={"filters_an_image": tally.filters / count, "steps_taken_back": tally.undone},
         )
+
+    def _images(
+        self, task: Task, whole: tuple[Gradients, Gradients], tally: Tally, count: int
+    ) -> tuple[History, Ending]:
+        """The steps of the first ``count`` forget images, from the one a checkpoint reached."""
+        monitor, saved = task.monitor(), task.checkpoint
+        saved.keep(task.live, tally)
+        done, history, note = saved.restore(count)
+        task.progress("interrupted run" if note else "unlearning", done, count, note)
+        if saved.ending:
+            outcome, sentence = saved.ending
+            return history, Ending(Outcome(outcome), sentence)
+        history = history or [{"step": 0.0} | monitor.check(task.live).row()]
+        for place in range(done, count):
+            self._image(task, place, whole, tally)
+            history.append({"step": place + 1.0} | monitor.check(task.live).row())
+            task.progress("unlearning", place + 1, count)
+            if place + 1 < count:
+                saved.save(place + 1, history)
+        still = history[-1]["forget_accuracy"]
+        ending = complete(f"a step for each of {count} images", still) if still else FORGOTTEN
+        saved.end(history, (ending.outcome.value, ending.sentence))
+        return history, ending
+
+    def _image(
+        self, task: Task, place: int, whole: tuple[Gradients, Gradients], tally: Tally
+    ) -> None:
+        """The step of one forget image, undone if it costs too much."""
+        image, label = task.forget.images[[place]], task.forget.labels[[place]]
+        slices = self._slices(task, image, label)
+        before = {n: p.detach().clone() for n, p in task.trainable().items()}
+        self._step(task, image, label, slices, whole)
+        left = accuracy(task.live, retained_in_order(task))
+        if tally.known - left > self.max_drop:
+            put_back(task.live, before)
+            tally.undone += 1
+        else:
+            tally.known = left
+        tally.filters += sum(len(rows) for rows in slices.values())
 
     def _slices(self, task: Task, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The filters that the loss depends on, by the name of their layer."""
