@@ -41,6 +41,15 @@ def test_all_of_a_word_must_agree(cells):
     assert cell.name == "ViT-L2UL-64-1"
 
 
+def test_a_name_spelt_exactly_means_that_name_alone():
+    cells = [
+        Cell(shown, "ViT", shown, 16, 0, {"method": "structguard"})
+        for shown in ("STRUCTGUARD", "STRUCTGUARD (deep)")
+    ]
+    assert [cell.name for cell in chosen(cells, ["method=STRUCTGUARD"])] == ["STRUCTGUARD"]
+    assert chosen(cells, ["method=structguard"]) == cells
+
+
 @pytest.mark.parametrize(
     ("word", "parts"),
     [

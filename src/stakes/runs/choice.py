@@ -17,7 +17,8 @@ def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
         cells: of a recipe.
         only: each ``key=value,...``: the cells that agree with all of it. Keys are network,
             method, k and seed; a method goes by its name in the recipe or by that of its
-            ``--method``; letters small or large. A key that is there twice means either.
+            ``--method``; letters small or large, but a name that is spelt exactly means that
+            name alone. A key that is there twice means either.
 
     Raises:
         InputError: not of this form, an unknown key or value (what there is, is listed), or
@@ -47,14 +48,15 @@ def _read(word: str, cells: Sequence[Cell]) -> dict[str, set[str]]:
         there = dict.fromkeys(name for cell in cells for name in _names(cell)[key])
         if value.lower() not in {name.lower() for name in there}:
             raise InputError(f"--only {word}: there is no {key} {value}; there is {some(there, 9)}")
-        filters.setdefault(key, set()).add(value.lower())
+        exact = any(value in _names(cell)[key][:1] for cell in cells)
+        filters.setdefault(key, set()).add(value if exact else value.lower())
     return filters
 
 
 def _agrees(cell: Cell, filters: Mapping[str, set[str]]) -> bool:
     names = _names(cell)
     return all(
-        any(name.lower() in values for name in names[key]) for key, values in filters.items()
+        any({name, name.lower()} & values for name in names[key]) for key, values in filters.items()
     )
 
 
