@@ -123,12 +123,12 @@ def main() -> None:
         lost.send_signal(signal.SIGKILL)
         print(f"the scheduler killed after {finished(sweep)} cells", flush=True)
         start = time.monotonic()
-        said = first.communicate()[1].splitlines()
-        print(f"{time.monotonic() - start:.0f} s later, code {first.returncode}: {said[-1]}")
+        lines = first.communicate()[1].splitlines()
+        print(f"{time.monotonic() - start:.0f} s later, code {first.returncode}: {lines[-1]}")
     with scheduler(port), worker(port), worker(port):
         second = bench(recipe, sweep, *cluster)
-        said = second.communicate()[1].splitlines()
-        print(f"second start, code {second.returncode}: {said[-1]}")
+        lines = second.communicate()[1].splitlines()
+        print(f"second start, code {second.returncode}: {lines[-1]}")
     differing = [a["cell"] for a, b in zip(rows(serial), rows(sweep), strict=True) if a != b]
     print(f"{finished(sweep)} cells; rows that differ from the serial run: {len(differing)}")
     sys.exit(bool(differing) or finished(sweep) < finished(serial))

@@ -127,7 +127,7 @@ def cost(
 
 def hardware(device: str) -> str:
     """The machine in words, for the head of a table."""
-    told = environment(torch.device(device))
-    name = told["accelerator"] or told["cpu"] or platform.machine()
-    threads = f"{told['threads']} thread{'s' if told['threads'] > 1 else ''}"
-    return f"{name}, {threads}, torch {told['version_torch']}, {told['date'][:10]}"
+    machine = environment(torch.device(device))
+    name = machine["accelerator"] or machine["cpu"] or platform.machine()
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    return f"{name}, {threads}, torch {machine['version_torch']}, {machine['date'][:10]}"

@@ -154,12 +154,12 @@ def main() -> None:
     files = {path.name for path in (root / "whole").iterdir()}
     for out in root.glob("run-*"):
         leftovers += [f"{out.name}/{path.name}" for path in out.iterdir() if path.name not in files]
-    told = {
+    summary = {
         "kills": phases.total(), "by phase": dict(phases), "runs": runs, "same bits": same,
         "whole": whole, "with something unfinished before the last run": between,
         "leftovers": leftovers, "seconds": round(time.monotonic() - begun),
     }  # fmt: skip
-    print(json.dumps(told, indent=1))
+    print(json.dumps(summary, indent=1))
     sys.exit(not same == whole == runs or bool(leftovers))
 
 

@@ -121,10 +121,10 @@ def command(given: Sequence[str], moments: Moments, stopped: Callable[[], None])
         os.kill(number, signal.SIGCONT)
     code = os.waitstatus_to_exitcode(status)
     with open(reading, "rb") as file:
-        told = file.read()
+        text = file.read()
     if code not in (0, 3):
         raise SystemExit(f"stakes ended with {code}")
-    return int(told)
+    return int(text)
 
 
 def run(given: Sequence[str]) -> int:
@@ -235,16 +235,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="power-cut-") as folder:
         place = Path(folder)
         prepare(place, not options.no_sync)
-        told = {kind: cuts(kind, place, options.before, draw) for kind in KINDS}
-    print(json.dumps(told, indent=1))
+        summary = {kind: cuts(kind, place, options.before, draw) for kind in KINDS}
+    print(json.dumps(summary, indent=1))
     states = {
         state
-        for one in told.values()
+        for one in summary.values()
         for part in ("before the end", "after the end")
         for state in one[part]
     }
     sound = states <= {"whole", "resumed", "begun anew"}
-    sound = sound and all(set(one["after the end"]) == {"whole"} for one in told.values())
+    sound = sound and all(set(one["after the end"]) == {"whole"} for one in summary.values())
     sys.exit(not sound)
 
 

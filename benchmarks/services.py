@@ -144,7 +144,7 @@ def recognised(service: Service, network: nn.Module, asked: list[Path], labels: 
 def on_the_square(words: list[str]) -> list[str]:
     """The same network, shown the largest centred square of an image."""
     normalised = []
-    if "--transform" in words:  # it said this too
+    if "--transform" in words:  # it has normalised the images as well
         words = words[: words.index("--transform")]
         normalised = ["--mean", ".5", ".5", ".5", "--std", ".25", ".25", ".25"]
     return [*words, *normalised, "--resize", "square"]

@@ -171,8 +171,8 @@ def left_out(asked: argparse.Namespace, splits: Splits) -> Left:
         return Left("", "", None)
     forget = parse_forget(asked.forget, splits.train, splits.class_names, asked.draw)
     name = "".join(letter if letter.isalnum() else "-" for letter in asked.forget).strip("-")
-    said = f"--forget {asked.forget} --draw {asked.draw}"
-    return Left(f"-without-{name}-draw-{asked.draw}", said, forget)
+    words = f"--forget {asked.forget} --draw {asked.draw}"
+    return Left(f"-without-{name}-draw-{asked.draw}", words, forget)
 
 
 def stored(classifier: Classifier) -> dict[str, Tensor]:
