@@ -4,13 +4,14 @@
     python benchmarks/gpu.py OUT --steps 2 --device cpu --k 16    # anywhere
     python benchmarks/gpu.py OUT --processes 1 2 4                # strong scaling, too
     python benchmarks/gpu.py OUT --processes 2 4 --shard          # with divided weights
-    python benchmarks/gpu.py OUT --recipe cifar10-resnet18 --set data=... --set weights=...
+    python benchmarks/gpu.py OUT --recipe table2-cifar10 --set data=... --set weights=...
 
 For ResNet-50, ViT-B/16 and ConvNeXt-T at 224 pixels with random weights: seconds a step, peak
 memory and the share of forward and backward passes for each k. With --processes, the same run
-divided among so many GPUs. With --recipe, that benchmark's tables are made in OUT/table. It needs
-no data for the first two, and no package but those that stakes has. OUT gets costs.jsonl and
-costs.md.
+divided among so many GPUs. With --recipe, that benchmark's tables are made in OUT/table in what is
+left of the time; the same command goes on with them. It needs no data but the recipe's, of which
+10,000 images of CIFAR-10 (24 MB) and the weights in 16 bits (22 MB) suffice, and no package but
+those that stakes has. OUT gets costs.jsonl and costs.md.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from costs import cost, hardware
+from stakes.runs.allocation import keep_freed_memory
 from stakes.training import distributed, sharding
 
 NETWORKS = ("timm:resnet50", "timm:vit_base_patch16_224", "timm:convnext_tiny")
@@ -30,6 +32,7 @@ BUDGET = 25 * 60.0  # seconds
 
 
 def main() -> None:
+    keep_freed_memory()  # as commands do
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
@@ -52,18 +55,15 @@ def main() -> None:
                 print(json.dumps(found))
         return
     asked.out.mkdir(parents=True, exist_ok=True)
-    start, rows = time.monotonic(), []
-    for spec in asked.networks:
-        for k in asked.k:
-            if time.monotonic() - start > asked.budget:
-                print(f"{spec}, k = {k}: left out, the time is up", flush=True)
-                continue
-            rows += [measured(asked, spec, k, 1)]
-    for count in asked.processes:
-        rows += [measured(asked, asked.networks[0], max(asked.k), count)]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (asked.out / "costs.jsonl").write_text(text, encoding="utf-8")
-    (asked.out / "costs.md").write_text(table(rows, hardware(asked.device)), encoding="utf-8")
+    end = time.monotonic() + asked.budget
+    points = [(spec, k, 1) for k in sorted(asked.k) for spec in asked.networks]
+    points += [(asked.networks[0], max(asked.k), count) for count in asked.processes]
+    rows, on = [], hardware(asked.device)
+    for point in points:
+        rows += [measured(asked, *point, end - time.monotonic())]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (asked.out / "costs.jsonl").write_text(text, encoding="utf-8")
+        (asked.out / "costs.md").write_text(table(rows, on), encoding="utf-8")
     print((asked.out / "costs.md").read_text(encoding="utf-8"))
     if asked.recipe:
         words = [
@@ -73,14 +73,30 @@ def main() -> None:
             "bench",
             asked.recipe,
             "--out",
-            asked.out / "table",
+            str(asked.out / "table"),
         ]
         for setting in asked.settings:
             words += ["--set", setting]
-        sys.exit(subprocess.run(words, check=False).returncode)
+        code, _, _ = run(words, end - time.monotonic(), shown=True)
+        sys.exit(code)
 
 
-def measured(asked: argparse.Namespace, spec: str, k: int, processes: int) -> dict[str, Any]:
+def run(words: list[str], seconds: float, *, shown: bool = False) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command that has so many seconds."""
+    if seconds <= 0:
+        return 1, "", "left out, the time is up"
+    try:
+        ended = subprocess.run(
+            words, capture_output=not shown, text=True, check=False, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        return 1, "", f"stopped after {seconds:.0f} s, the time is up"
+    return ended.returncode, ended.stdout or "", ended.stderr or ""
+
+
+def measured(
+    asked: argparse.Namespace, spec: str, k: int, processes: int, seconds: float
+) -> dict[str, Any]:
     """One point, in a process of its own, so that its peak memory is its own."""
     point = {"spec": spec, "k": k, "side": asked.side, "steps": asked.steps}
     point |= {"device": asked.device}
@@ -90,13 +106,13 @@ def measured(asked: argparse.Namespace, spec: str, k: int, processes: int) -> di
     if processes > 1:
         words += ["--shard"] * asked.shard
         words = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *words]
-    ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
-    lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
+    code, output, errors = run([sys.executable, *words], seconds)
+    lines = [line for line in output.splitlines() if line.startswith("{")]
     row: dict[str, Any] = {"network": spec, "k": k, "processes": processes}
-    if ended.returncode == 0 and lines:
+    if code == 0 and lines:
         row |= json.loads(lines[0])
     else:
-        row["failed"] = (ended.stderr.strip() or "no output").splitlines()[-1][:200]
+        row["failed"] = (errors.strip() or "no output").splitlines()[-1][:200]
     print(json.dumps(row), flush=True)
     return row
 

@@ -22,6 +22,7 @@ import torch
 from costs import cost, hardware, network, noise, now
 from stakes.data.images import ImageArray
 from stakes.evaluation.evaluate import evaluate
+from stakes.runs.allocation import keep_freed_memory
 from stakes.runs.environment import peak_memory_mb
 
 NETWORK, SIDE, K = "stakes:cifar_resnet20", 32, 16
@@ -139,6 +140,7 @@ def table(rows: list[dict[str, Any]], on: str) -> str:
 
 
 def main() -> None:
+    keep_freed_memory()  # as commands do
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--light", action="store_true")

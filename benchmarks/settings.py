@@ -22,6 +22,7 @@ from stakes import Classifier, ForgetSet, StructGuard, load_data
 from stakes.anchors.anchors import Anchors
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
+from stakes.runs.allocation import keep_freed_memory
 from stakes.training.steps import take_steps
 
 K = 16
@@ -138,6 +139,7 @@ def outcomes(asked: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()  # as commands do
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="stakes:cifar_resnet20")
     parser.add_argument("--side", type=int, default=32)

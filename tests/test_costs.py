@@ -44,6 +44,14 @@ def test_large_networks_are_measured_on_any_device(tmp_path, monkeypatch, capsys
     assert "| stakes:digits_cnn | 4 | 1 |" in capsys.readouterr().out
 
 
+def test_what_does_not_fit_into_the_time_is_left_out(tmp_path, monkeypatch):
+    words = ["--networks", "stakes:digits_cnn", "--k", "4", "--device", "cpu", "--budget"]
+    for budget, said in (("0", "left out"), ("1", "stopped after 1 s")):  # torch takes longer
+        monkeypatch.setattr("sys.argv", ["gpu.py", str(tmp_path), *words, budget])
+        gpu.main()
+        assert said in json.loads((tmp_path / "costs.jsonl").read_text())["failed"]
+
+
 def test_growing_costs_are_a_table_of_medians_and_a_chart(tmp_path, monkeypatch):
     took = itertools.cycle((16.0, 90.0, 15.0))
 

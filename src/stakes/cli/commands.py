@@ -20,6 +20,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from stakes.errors import InputError, shortened
+from stakes.runs.allocation import keep_freed_memory
 from stakes.texts import expanded, printable
 
 FAILED, USAGE_ERROR = 1, 2
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     # Before torch is imported: threads that wait for each other leave the cores to other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # ours, at less, is refused
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
