@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,24 +63,41 @@ def toml(name: str, value: Any) -> str:
     return f"{name} = {text}\n"
 
 
+def flat(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Option -> what it is bound to; ``config`` left out."""
+    found: dict[str, Any] = {}
+    for name, value in arguments.items():
+        found |= vars(value) if dataclasses.is_dataclass(value) else {name: value}
+    return {name: value for name, value in found.items() if name != "config"}
+
+
 def parsed(tokens: list[str]) -> dict[str, Any]:
     """What the command would be called with."""
+    tokens = ["unlearn", *tokens]
     _, bound, *_ = make_app(tokens).parse_args(tokens, exit_on_error=False, print_error=False)
-    return dict(bound.arguments)
+    return flat(bound.arguments)
 
 
-NEEDED = ("model", "forget", "out")
+NEEDS = ("model", "forget", "out")
+NEEDED = [word for key in NEEDS for word in words(key, VALUES[key])]
 
 
-@pytest.mark.parametrize("name", sorted(options()))
-def test_an_option_in_a_file_is_the_option_on_the_command_line(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    base = [word for key in NEEDED if key != name for word in words(key, VALUES[key])]
-    value = options()[name]
-    Path("o.toml").write_text(toml(name, value))
-    plain = parsed(["unlearn", *base, *words(name, value)])
-    filed = parsed(["unlearn", *base, "--config", "o.toml"])
-    filed.pop("config")
+@pytest.mark.parametrize("sign", ["_", "-"])
+def test_options_in_a_file_are_those_on_the_command_line(sign, tmp_path):
+    given = options()
+    file = tmp_path / "o.toml"
+    file.write_text("".join(toml(name.replace("_", sign), given[name]) for name in given))
+    line = [word for name in given for word in words(name, given[name])]
+    filed, plain, bare = parsed(["--config", str(file)]), parsed(line), parsed(NEEDED)
     assert filed == plain
-    if name not in NEEDED:
-        assert filed != parsed(["unlearn", *base])
+    assert filed.keys() >= given.keys()
+    assert not [name for name in given if filed[name] == bare.get(name) and name not in NEEDS]
+
+
+@pytest.mark.parametrize(("name", "value"), [("method", "neggrad"), ("preset", "paper")])
+def test_a_method_in_a_file_is_that_on_the_command_line(name, value, tmp_path):
+    file = tmp_path / "o.toml"
+    file.write_text(toml(name, value))
+    filed = parsed([*NEEDED, "--config", str(file)])
+    assert filed == parsed([*NEEDED, f"--{name}", value])
+    assert filed[name] == value

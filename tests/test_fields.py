@@ -110,35 +110,3 @@ def test_the_help_states_meaning_bounds_and_source(monkeypatch, capsys):
     assert cli.main(["unlearn", "--help-method", "neggrad"]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--momentum 0.9 momentum of SGD (public code of L2UL) a number from 0 to 1" in shown
-
-
-#: An option of `unlearn` -> a value that is not its default.
-GIVEN = {
-    "model": "stakes:digits_cnn", "forget": "random:3", "weights": "w.pt", "weights-key": "ema",
-    "data": "digits", "data-root": "root", "download": True, "classes": "c.txt",
-    "anchors": "cifar10", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input-size": "8x9",
-    "resize": "squash", "crop-share": 0.5, "interpolation": "bilinear", "device": "cpu",
-    "max-memory": 1.5, "seed": 7, "out": "OUT", "method": "structguard", "preset": "paper",
-    "eval-samples": 9, "quiet": True, "json": True, "images": False, "overwrite": True,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", GIVEN)
-def test_every_option_says_the_same_in_a_file_as_on_the_command_line(name, tmp_path):
-    def parsed(words: list[str]) -> dict:
-        _, bound, _ = cli.make_app(words).parse_args(words, exit_on_error=False, print_error=False)
-        return {key: value for key, value in bound.arguments.items() if key != "config"}
-
-    value = GIVEN[name]
-    values = value if isinstance(value, list) else [value]
-    needed = [f"--{key}={GIVEN[key]}" for key in ("model", "forget", "out") if key != name]
-    if isinstance(value, bool):
-        words = [f"--{name}" if value else f"--no-{name}"]
-    else:
-        words = [f"--{name}", *map(str, values)]
-    text = "true" if value is True else "false" if value is False else repr(value)
-    (tmp_path / "o.toml").write_text(f"{name} = {text}\n")
-    by_file = parsed(["unlearn", *needed, "--config", str(tmp_path / "o.toml")])
-    assert by_file == parsed(["unlearn", *needed, *words])
-    if name not in ("model", "forget", "out", "method"):
-        assert by_file != parsed(["unlearn", *needed])
