@@ -141,6 +141,15 @@ def forked(action: Callable[[], int], folder: Path, place: str = "") -> Forked:
         os._exit(code)
 
 
+def afresh(package: Path) -> None:
+    """Take this project's modules from another folder from now on; in a forked process."""
+    root = Path(__file__).parents[1]
+    for name, module in [*sys.modules.items()]:
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(root):
+            del sys.modules[name]
+    sys.path[:0] = [str(package), ""]
+
+
 def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
     """Wait for what another process does; fail where it does not come."""
     until = time.monotonic() + seconds

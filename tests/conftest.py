@@ -20,16 +20,12 @@ from stakes.anchors.anchors import Anchors
 from stakes.data.datasets import DATASETS, Splits
 from stakes.data.images import ImageArray
 
+gc.set_threshold(100_000, 20, 20)  # what is loaded stays: look at it less often
 # Tests that a script starts in the background ignore SIGINT, and so would all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 CLASSES = ("red", "green", "blue", "grey")
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """What is loaded by now stays: the collector of garbage need not look at it again."""
-    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

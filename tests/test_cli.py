@@ -43,6 +43,8 @@ from stakes.rows import METRICS
 from stakes.runs.sound import INCOMPLETE
 from stakes.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {
     "model.safetensors", "model.json", "row.json", "history.jsonl", "evidence.json",

@@ -6,17 +6,19 @@ seconds. ``benchmarks/cluster_storm.py`` does the same with real runs.
 
 import io
 import json
+import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from checks import write_result
 from cluster_storm import finished, free_port, scheduler, worker
+from command_line import forked, wait_until
 from stakes.errors import InputError
 from stakes.runs import process
 from stakes.runs.benchmark import FAILED, bench
@@ -95,8 +97,7 @@ def test_a_worker_and_then_the_scheduler_killed(tmp_path, preload, recipe):
         assert 5 <= done < 12
         assert "done in" in log.getvalue()
     log = io.StringIO()
-    with scheduler(port), worker(port, "--preload", preload):
-        assert bench(twelve, out, cluster=address, log=log) == 0
+    assert bench(twelve, out, jobs=1, log=log) == 0
     assert f"{done} finished before, {12 - done} to run" in log.getvalue()
     assert (out / "rows.jsonl").read_bytes() == (tmp_path / "serial" / "rows.jsonl").read_bytes()
 
@@ -136,22 +137,25 @@ def test_files_that_came_back_make_a_finished_cell(tmp_path, preload, recipe, mo
 
 def test_a_cell_ends_with_the_process_that_started_it(tmp_path):
     """Whoever holds the other end of its standard input is gone: it ends, too."""
-    cell = subprocess.Popen(
-        [sys.executable, "-c", LEASHED], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert cell.stdout.readline() == b"ready\n"
-    assert cell.poll() is None
-    cell.stdin.close()
-    assert cell.wait(20) == -signal.SIGTERM
+    read, write = os.pipe()
+    (tmp_path / "cell").mkdir()
 
+    def leashed() -> int:
+        os.close(write)
+        os.dup2(read, 0)
+        sys.stdin = os.fdopen(0)
+        threading.Thread(target=process._end_with_parent, daemon=True).start()
+        Path("ready").touch()
+        time.sleep(60)
+        return 0
 
-LEASHED = """
-import threading, time
-from stakes.runs.process import _end_with_parent
-threading.Thread(target=_end_with_parent, daemon=True).start()
-print("ready", flush=True)
-time.sleep(60)
-"""
+    cell = forked(leashed, tmp_path / "cell")
+    os.close(read)
+    wait_until((tmp_path / "cell" / "ready").exists)
+    time.sleep(0.1)
+    assert os.waitpid(cell.number, os.WNOHANG) == (0, 0)  # it lives
+    os.close(write)
+    assert cell.wait() == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import stakes
-from command_line import forked
+from command_line import afresh, forked
 from stakes import Classifier, demo, load_data, rows
 from stakes.anchors import encoders
 from stakes.anchors.descriptions import read_descriptions
@@ -28,6 +28,8 @@ from stakes.models.transforms import own_transform
 from stakes.runs.recipe import read_recipe
 from stakes.runs.recipe_file import find_recipe
 from stakes.runs.sound import INCOMPLETE
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}
@@ -290,10 +292,7 @@ def after(text: str, line: str, more: str) -> str:
 
 def followed(lines: list[str], package: Path) -> int:
     """Run the commands with another copy of the package, in a process that may be spoilt."""
-    for name, module in [*sys.modules.items()]:
-        if Path(getattr(module, "__file__", None) or "/").is_relative_to(ROOT):
-            del sys.modules[name]
-    sys.path[:0] = [str(package), ""]
+    afresh(package)
     os.environ["COLUMNS"] = "100"
     sys.stdout = sys.stderr
     from stakes.cli.commands import main

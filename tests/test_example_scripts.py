@@ -22,7 +22,7 @@ def main(name: str):
 
 @pytest.fixture(autouse=True)
 def quick(few_digits, monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "EPOCHS", 6)
+    monkeypatch.setattr(demo, "EPOCHS", 3)
     monkeypatch.chdir(tmp_path)
 
 

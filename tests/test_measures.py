@@ -16,6 +16,8 @@ from stakes.rows import own_keys
 from stakes.runs.measures import own_measures, tried
 from stakes.runs.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 MINE = """
 def confidence(classifier, given):
     assert not classifier.training

@@ -9,6 +9,8 @@ from stakes import InputError, NegGrad
 from stakes.cli.commands import main
 from stakes.methods import method_class, method_name, method_names
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CODE = '''
 from dataclasses import dataclass
 from typing import ClassVar

@@ -13,6 +13,8 @@ from stakes.data.images import ImageArray
 from stakes.sidecar import Sidecar, make, membership
 from stakes.sidecar.membership import auc
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def made(trained, train_images) -> Sidecar:
