@@ -175,8 +175,8 @@ def test_a_check_says_what_is_left_of_images_and_of_views():
     leads = torch.tensor(
         [-1.0, 0.0, -2.0, math.nan]
     )  # a tie is not forgotten, nor what is no number
-    views = torch.tensor([-1.0, -2.0, 1.0, -3.0, -4.0])
-    shallow = torch.tensor([-1.0, 0.0, 1.0, -3.0, -4.0])
+    views = torch.tensor([-1.0, -2.0, 0.5, -3.0, -4.0])
+    shallow = torch.tensor([-1.0, 0.0, 0.5, -3.0, -4.0])
     check = Check(torch.tensor([-3.0, 0.0, -2.0, -1.0]), leads, 0.5, views, shallow, needed=0.5)
     assert check.row() == pytest.approx(
         {"forget_accuracy": 25, "drift": 0.5, "views_accuracy": 20, "views_left": 40}

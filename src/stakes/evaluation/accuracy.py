@@ -14,7 +14,6 @@ from stakes.data.transfer import to_device
 from stakes.evaluation.audit import AUDITED, Sample
 from stakes.evaluation.kept import Answers, Kept
 from stakes.evaluation.scores import (
-    REFERENCE,
     WHEN,
     BeforeAfter,
     Scored,
@@ -35,7 +34,7 @@ def accuracies(
     sets: Mapping[str, Images | None],
     selected: Mapping[str, Drawn],
     forgotten: Sequence[int],
-    reference: Classifier | None,
+    compared: Mapping[str, Classifier],
     kept: Kept,
     progress: Progress,
 ) -> tuple[Row, list[dict[str, Any]], dict[str, Sample | None]]:
@@ -46,7 +45,7 @@ def accuracies(
         sets: the ``test`` and ``retain`` images, None where there are none.
         selected: which of them to score.
         forgotten: the classes that were to be forgotten as a whole.
-        reference: a network to compare with, scored on the audited images only.
+        compared: by suffix, networks to compare with, scored on the audited images only.
         kept: the answers of an interrupted run.
         progress: called with phase, images scored, images to score and a note.
 
@@ -69,7 +68,7 @@ def accuracies(
             continue
         digest = hashlib.sha256()
         right, labels, scored = _score(
-            networks, reference, images, chosen, digest, kept, partial(progress, f"scoring {name}")
+            networks, compared, images, chosen, digest, kept, partial(progress, f"scoring {name}")
         )
         row |= _measured(name, right) | {f"{name}_digest": digest.hexdigest()}
         samples[name] = Sample(scored, images, chosen)
@@ -101,7 +100,7 @@ def _measured(name: str, right: Mapping[str, Tensor]) -> Row:
 @torch.no_grad()
 def _score(
     networks: Mapping[str, Classifier],
-    reference: Classifier | None,
+    compared: Mapping[str, Classifier],
     images: Images,
     chosen: list[int],
     digest: "hashlib._Hash",
@@ -114,16 +113,15 @@ def _score(
 
     Returns:
         Which images each network recognises, bool (n,) by suffix; the labels (n,); and features
-        and logits of the first ``AUDITED`` images, before, after and of the reference.
+        and logits of the first ``AUDITED`` images, before, after and ``compared``.
     """
     right: dict[str, list[Tensor]] = {suffix: [] for suffix in networks}
-    answers: dict[str, list[Scored]] = {suffix: [] for suffix in WHEN}
-    if reference is not None:
-        answers[REFERENCE] = []
+    first = {suffix: networks[suffix] for suffix in WHEN} | {**compared}
+    answers: dict[str, list[Scored]] = {suffix: [] for suffix in first}
     done = 0
     for pixels, truth in batches(images, chosen):
         digest.update(pixels.numpy().tobytes() + truth.numpy().tobytes())
-        audited = {s: networks.get(s, reference) for s in answers} if done < AUDITED else {}
+        audited = first if done < AUDITED else {}
         found = kept.answers(
             f"{digest.hexdigest()} {len(audited)}",
             partial(_answers, networks, audited, pixels, truth),
@@ -141,14 +139,13 @@ def _score(
 
 def _answers(
     networks: Mapping[str, Classifier],
-    audited: Mapping[str, Classifier | None],
+    audited: Mapping[str, Classifier],
     pixels: Tensor,
     truth: Tensor,
 ) -> Answers:
     """Whether each network is right on each image; features and logits of the audited ones."""
     found: Answers = {}
     for suffix, network in {**audited, **networks}.items():
-        assert network is not None
         scored = score(network, to_device(pixels, network.device), truth)
         if suffix in networks:
             found[f"right{suffix}"] = correct(scored.logits, truth)

@@ -101,7 +101,7 @@ def evaluate(
         kept = kept or Kept()
         with kept.of({**networks, **compared}):
             row, classes, samples = accuracies(
-                networks, sets, selected, forget.classes, reference, kept, progress
+                networks, sets, selected, forget.classes, compared, kept, progress
             )
             scored, copies = forget_answers(networks, forget, kept)
             audited, evidence = audit(
