@@ -72,6 +72,12 @@ def stop_after(monkeypatch):
     return prepare
 
 
+@pytest.fixture(scope="module")
+def plain(trained, forget, anchors):
+    """The short run without a checkpoint."""
+    return SHORT(trained, forget, anchors=anchors)
+
+
 class Notes(list):
     """What a run reports: the notes of its phase "interrupted run"."""
 
@@ -111,7 +117,7 @@ def test_the_adaptive_run_of_these_tests_has_something_to_keep(classifier, forge
     assert chosen["margin"] > ADAPTIVE.margin or chosen["feature_scale"] < 1
 
 
-def test_an_interruption_within_a_step_costs_that_step(classifier, forget, anchors, place):
+def test_an_interruption_within_a_step_costs_that_step(plain, classifier, forget, anchors, place):
     notes = Notes()
 
     def stop(phase, done, total, note=""):
@@ -122,7 +128,7 @@ def test_an_interruption_within_a_step_costs_that_step(classifier, forget, ancho
         SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=stop)
     again = SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
     assert notes == [(5, 7, "going on after step 5")]
-    assert again.history == SHORT(classifier, forget, anchors=anchors).history
+    assert again.history == plain.history
     assert [path.name for path in place.iterdir()] == [again.checkpoint.name]  # nothing temporary
 
 
@@ -256,17 +262,18 @@ def other_shape(state):
         other_shape,
     ],
 )
-def test_a_crafted_state_is_not_believed(change, classifier, forget, anchors, place, stop_after):
+def test_a_crafted_state_is_not_believed(
+    plain, change, classifier, forget, anchors, place, stop_after
+):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
         SHORT(classifier, forget, anchors=anchors, checkpoint=place)
     crafted(place, change)
     notes = Notes()
     again = SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
-    whole = SHORT(classifier, forget, anchors=anchors)
     assert "cannot be used" in notes[0][2]
-    assert again.history == whole.history
-    assert again.classifier.digest() == whole.classifier.digest()
+    assert again.history == plain.history
+    assert again.classifier.digest() == plain.classifier.digest()
 
 
 def linked(file, elsewhere):
@@ -291,7 +298,7 @@ def of_somebody_else(file, elsewhere):
 
 @pytest.mark.parametrize("plant", [linked, pipe, writable_by_all, of_somebody_else])
 def test_a_state_that_somebody_else_may_have_planted_is_not_followed(
-    plant, classifier, forget, anchors, place, tmp_path, stop_after
+    plain, plant, classifier, forget, anchors, place, tmp_path, stop_after
 ):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
@@ -302,7 +309,7 @@ def test_a_state_that_somebody_else_may_have_planted_is_not_followed(
     again = SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
     assert notes[0][0] == 0
     assert "cannot be used" in notes[0][2]
-    assert again.history == SHORT(classifier, forget, anchors=anchors).history
+    assert again.history == plain.history
 
 
 @pytest.mark.parametrize(
@@ -319,7 +326,7 @@ def test_a_state_that_somebody_else_may_have_planted_is_not_followed(
     ],
 )
 def test_a_file_that_cannot_be_used_is_told_and_replaced(
-    damage, why, classifier, forget, anchors, place, stop_after, monkeypatch
+    plain, damage, why, classifier, forget, anchors, place, stop_after, monkeypatch
 ):
     stop_after(4)
     with pytest.raises(KeyboardInterrupt):
@@ -334,16 +341,16 @@ def test_a_file_that_cannot_be_used_is_told_and_replaced(
     assert done == 0
     assert note.startswith(f"starting over: {file.name} cannot be used ({why}")
     assert list(place.iterdir()) == [file]  # nothing was executed
-    assert again.history == SHORT(classifier, forget, anchors=anchors).history
+    assert again.history == plain.history
     notes.clear()
     SHORT(classifier, forget, anchors=anchors, checkpoint=place, progress=notes)
     assert notes == [(7, 7, "going on after step 7, the last")]
 
 
-def test_a_state_that_cannot_be_written_stops_nothing(classifier, forget, anchors, place):
+def test_a_state_that_cannot_be_written_stops_nothing(plain, classifier, forget, anchors, place):
     place.write_text("a file in the place of the folder")
     result = SHORT(classifier, forget, anchors=anchors, checkpoint=place)
-    assert result.history == SHORT(classifier, forget, anchors=anchors).history
+    assert result.history == plain.history
 
 
 def test_it_is_written_now_and_then_and_less_often_where_that_is_slow(tmp_path, monkeypatch):

@@ -136,7 +136,7 @@ def test_a_service_is_named_and_its_reading_handed_on(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_price_of_the_criteria_is_told(few_digits, monkeypatch, capsys):
     (code,) = (block for block in blocks("forget-images", "python") if "criterion" in block)
-    monkeypatch.setattr(demo, "EPOCHS", 16)
+    monkeypatch.setattr(demo, "EPOCHS", 8)
     asked = "StructGuard(criterion=criterion)"
     assert code.count(asked) == 1
     monkeypatch.setattr(probing, "INVERTED", 8)
