@@ -7,7 +7,7 @@ same as others; the learning rate is so small that nothing is ever forgotten.
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,8 +27,11 @@ class Passes:
         seconds: of these, forward and backward passes.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self, device: torch.device, within: AbstractContextManager[object] | None = None
+    ) -> None:
         self.whole, self.seconds, self._device = 0.0, 0.0, device
+        self._within = within or nullcontext()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -36,11 +39,12 @@ class Passes:
         forward, backward, minimise = Classifier._pass, torch.Tensor.backward, default.minimise
 
         def steps(*arguments: Any, **options: Any) -> Any:
-            self.seconds, begun = 0.0, now(self._device)
-            try:
-                return minimise(*arguments, **options)
-            finally:
-                self.whole = now(self._device) - begun
+            with self._within:
+                self.seconds, begun = 0.0, now(self._device)
+                try:
+                    return minimise(*arguments, **options)
+                finally:
+                    self.whole = now(self._device) - begun
 
         Classifier._pass, torch.Tensor.backward = self._timed(forward), self._timed(backward)
         default.minimise = steps
@@ -102,15 +106,19 @@ def cost(
     classes: int = 10,
     steps: int,
     device: str = "cpu",
+    within: AbstractContextManager[object] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
-    """Seconds a step (checks of all images included), peak memory, and the share of the passes."""
+    """Seconds a step (checks of all images included), peak memory, and the share of the passes.
+
+    The steps are taken ``within`` a context, such as a profiler.
+    """
     made = network(spec, side, classes, device)
     forget, place = noise(made, k), made.device
     method = StructGuard(max_steps=steps, settle=0, pull_back=False, lr=1e-30, **fields)
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
-    passes = Passes(place)
+    passes = Passes(place, within)
     with passes.watching():
         result = method(made, forget, anchors="head", seed=0)
     return {

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py OUT            # k to 4,096, classes to 21,000, 224 pixels
     python benchmarks/scaling.py OUT --light    # fewer points
-    python benchmarks/scaling.py --profile      # top ten of a step, by torch.profiler
+    python benchmarks/scaling.py OUT --light --axes side    # one axis again, the others as they are
 
 OUT gets scaling.jsonl, scaling.md and scaling.svg. Every point is the median of `--repeats`
 processes of their own, so that its peak memory is its own; seconds are the processor's, of all
@@ -66,18 +66,6 @@ def scoring(count: int) -> dict[str, Any]:
     evaluate(made, made.copy(), forget, test=images, thumbnails=False)
     took = now(made.device) - start
     return {"seconds_step": took, "peak_memory_mb": peak_memory_mb(made.device)}
-
-
-def profile() -> None:
-    """Print the share of the passes, and the ten operations that take most of a step."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as watch
-
-    found = cost(NETWORK, k=K, side=SIDE, steps=10)
-    print(f"{hardware('cpu')}\nforward and backward passes: {found['share_passes']:.1f} %")
-    with watch(activities=[ProfilerActivity.CPU]) as seen:
-        cost(NETWORK, k=K, side=SIDE, steps=5)
-    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=10))
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -146,28 +134,29 @@ def main() -> None:
     parser.add_argument("--light", action="store_true")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
     parser.add_argument("--point", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.profile:
-        profile()
-    elif asked.point:
+    if asked.point:
         print(json.dumps(point(asked.point[0], int(asked.point[1]), asked.steps)))
     elif asked.out is None:
-        parser.error("give OUT, or --profile")
+        parser.error("give OUT")
     else:
-        sweep(asked.out, LIGHT if asked.light else AXES, asked.steps, asked.repeats)
+        axes = LIGHT if asked.light else AXES
+        sweep(asked.out, {name: axes[name] for name in asked.axes}, asked.steps, asked.repeats)
 
 
 def sweep(out: Path, axes: dict[str, tuple[int, ...]], steps: int, repeats: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    file = out / "scaling.jsonl"
+    earlier = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    rows = [row for row in map(json.loads, earlier) if row["axis"] not in axes]
     for axis, values in axes.items():
         for value in values:
             rows.append({"axis": axis, "value": value} | measured(axis, value, steps, repeats))
             print(json.dumps(rows[-1]), flush=True)
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            (out / "scaling.jsonl").write_text(lines, encoding="utf-8")
+            rows.sort(key=lambda row: list(AXES).index(row["axis"]))
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (out / "scaling.md").write_text(table(rows, hardware("cpu")), encoding="utf-8")
     draw(rows, out / "scaling.svg")
     print((out / "scaling.md").read_text(encoding="utf-8"))

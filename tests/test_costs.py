@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import re
 import subprocess
 
 import pytest
 
 import costs
 import gpu
+import profile_step
 import scaling
+import settings
 
 pytestmark = pytest.mark.slow
 
@@ -66,3 +69,31 @@ def test_growing_costs_are_a_table_of_medians_and_a_chart(tmp_path, monkeypatch)
     assert "| images to forget | 16 | 3 | 16 (15 to 90) | 10 | 95 |" in text
     assert "| images scored | 500 | 3 | 16 (15 to 90) in all | 10 | 95 |" in text
     assert (tmp_path / "scaling.svg").read_text().count('<g id="axes_') == 8
+    before = (tmp_path / "scaling.jsonl").read_text().splitlines()
+    scaling.sweep(tmp_path, {"side": (16,)}, 2, 3)
+    after = (tmp_path / "scaling.jsonl").read_text().splitlines()
+    assert after == [line for line in before if '"axis": "side", "value": 32' not in line]
+
+
+def test_a_profile_names_the_operations_and_the_share_of_the_passes(monkeypatch, capsys):
+    words = ["--network", "stakes:digits_cnn", "--side", "8", "--k", "4", "--steps", "2"]
+    monkeypatch.setattr("sys.argv", ["profile_step.py", *words])
+    profile_step.main()
+    said = capsys.readouterr().out
+    assert re.search(r"forward and backward passes are \d+\.\d %", said)
+    assert re.search(r"\| aten::mkldnn_convolution \| \d+ \| \d+\.\d \|", said)
+    assert said.count("\n| ") == 1 + profile_step.TOP
+
+
+def test_settings_of_a_step_take_turns(monkeypatch, capsys):
+    words = ["--network", "stakes:digits_cnn", "--side", "8", "--rounds", "1", "--settings"]
+    names = ["bfloat16 (the default here)", "float32", "bfloat16, channels first"]
+    monkeypatch.setattr("sys.argv", ["settings.py", *words, *names])
+    settings.main()
+    lines = capsys.readouterr().out.splitlines()
+    table = [line.split(" | ") for line in lines if line.startswith("| ")][1:]
+    assert [row[0][2:] for row in table] == names
+    assert float(table[0][3]) == 1.0
+    losses = [float(row[4].rstrip(" |")) for row in table]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
