@@ -58,6 +58,20 @@ def test_the_feature_scale_is_halved_where_many_stay_known_for_twice_as_long():
     assert balance.margin == 0.4
 
 
+def test_the_feature_scale_is_halved_sooner_while_none_is_forgotten():
+    balance = AdaptiveMargin(K, 0.4, patience=4)
+    found = []
+    for _ in range(9):
+        show(balance, K)
+        found.append(balance.feature_scale)
+    assert found == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    show(balance, K - 1)  # one is forgotten: from here, twice the patience
+    show(balance, K - 1, times=7)
+    assert balance.feature_scale == 0.125
+    show(balance, K - 1)
+    assert balance.feature_scale == 0.0625
+
+
 def test_a_new_least_number_starts_the_waiting_again_and_a_worse_one_does_not():
     balance = AdaptiveMargin(K, 0.4, patience=1)
     for known in (12, 13, 11, 12, 10):

@@ -88,7 +88,11 @@ class Objective:
         task.checkpoint.keep(self.balance, self.views_scale)
 
     def terms(self, step: int) -> dict[str, Tensor]:
-        """Every term of a step (from 1), already weighted; their plain sum is minimised."""
+        """Every term of a step (from 1), already weighted; their plain sum is minimised.
+
+        Where the features are to count for less, the other terms grow: Adam remembers the size of
+        gradients for a thousand steps, and would take ever smaller steps if one term shrank.
+        """
         task = self._task
         probes = self._draw_probes()
         batch = next(self._batches)
@@ -111,7 +115,9 @@ class Objective:
             self.balance.see(pick, self.goal.of(logits.detach(), labels, pick))
         if copies:
             terms["views"] = self._views(views, labels, pick)
-        return terms | self._retention(held, probes)
+        terms |= self._retention(held, probes)
+        scale = self.balance.feature_scale if "features" in terms else 1.0
+        return {n: term if n == "features" else term / scale for n, term in terms.items()}
 
     def _sources(self) -> tuple[ProbeSource, SurrogateProbes | None]:
         """Where probes come from: the forget images or the network, and surrogates if given."""
@@ -175,7 +181,7 @@ class Objective:
         terms = {"retention": settings.retention_weight * loss}
         if settings.feature_weight:
             shift = feature_shift(probes.features, features)
-            terms["features"] = self.balance.feature_scale * settings.feature_weight * shift
+            terms["features"] = settings.feature_weight * shift
         if settings.align_weight:
             before, after = affinities(probes.features, stakes), affinities(features, stakes)
             terms["alignment"] = settings.align_weight * self._misalignment(before, after)
