@@ -25,6 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="another C library")
 def test_large_blocks_are_cleared_once():
     def faults(keep: bool) -> int:
