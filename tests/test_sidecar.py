@@ -1,6 +1,7 @@
 """A sidecar: what it holds, that no training image is in it, its file, and its use."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -34,6 +35,15 @@ def test_it_holds_the_statistics_of_the_data(made, trained, train_images):
     inputs = trained.body.conv1((images - trained.mean) / trained.std).detach()
     expected = torch.stack([inputs.mean((0, 2, 3)), inputs.var((0, 2, 3), correction=0)])
     assert torch.allclose(made.moments["body.bn1"], expected, atol=1e-4)
+
+
+def test_many_classes_share_the_covariance_within_them(trained, train_images, monkeypatch):
+    monkeypatch.setattr(sys.modules["stakes.sidecar.make"], "ROOM", 100)
+    found = make(trained, train_images, count=8, steps=1)
+    features = trained.features(train_images.load(range(160))).detach()
+    rest = (features - found.means[train_images.labels]).double()
+    assert found.covariances.shape == (1, 8, 8)
+    assert torch.allclose(found.covariances[0].double(), rest.T @ rest / 160, atol=1e-4)
 
 
 def test_its_images_are_like_the_data_to_the_network_and_none_of_it(made, trained, train_images):
