@@ -31,7 +31,7 @@ def rows(name: str) -> Rows:
 
 
 def grouped(found: Rows, key: Callable[[dict], Hashable]) -> list[Rows]:
-    """The rows by what ``key`` says of them, in the order in which that is first said."""
+    """The rows by their ``key``, in the order in which the keys first appear."""
     groups = defaultdict(list)
     for row in found:
         groups[key(row)].append(row)
@@ -39,12 +39,12 @@ def grouped(found: Rows, key: Callable[[dict], Hashable]) -> list[Rows]:
 
 
 def ordered(found: Rows, *keys: str) -> list[Rows]:
-    """The rows by what they say under the keys, the least first."""
+    """The rows by their values of the keys, in ascending order."""
 
-    def told(row: dict) -> tuple:
+    def values(row: dict) -> tuple:
         return tuple(row[key] for key in keys)
 
-    return grouped(sorted(found, key=told), told)
+    return grouped(sorted(found, key=values), values)
 
 
 def spread(values: list[float], digits: int = 2, sign: str = "") -> str:
@@ -54,8 +54,8 @@ def spread(values: list[float], digits: int = 2, sign: str = "") -> str:
     return text if sd is None else f"{text} ± {sd:.{digits}f}"
 
 
-def said(key: str, digits: int = 2) -> Callable[[Rows], str]:
-    """What the rows say under ``key``; nothing where earlier versions did not measure it."""
+def average(key: str, digits: int = 2) -> Callable[[Rows], str]:
+    """Mean and deviation of a measure; empty where earlier versions did not take it."""
 
     def text(found: Rows) -> str:
         values = [row[key] for row in found if row.get(key) is not None]
@@ -64,8 +64,8 @@ def said(key: str, digits: int = 2) -> Callable[[Rows], str]:
     return text
 
 
-def rest(key: str, digits: int) -> Callable[[Rows], str]:
-    """What is missing to 100 % of what the rows say under ``key``."""
+def complement(key: str, digits: int) -> Callable[[Rows], str]:
+    """100 less a percentage: its mean and deviation."""
     return lambda found: spread([100 - row[key] for row in found], digits)
 
 
@@ -75,7 +75,7 @@ def change(key: str) -> Callable[[Rows], str]:
 
 
 def first(key: str) -> Callable[[Rows], str]:
-    """What all rows of a line have in common."""
+    """A value that all rows of a line share."""
     return lambda found: str(found[0][key])
 
 
@@ -83,7 +83,7 @@ def steps(found: Rows) -> str:
     return f"{statistics.median(row['steps'] for row in found):,.0f}"
 
 
-NUMBER: Columns = {"n": lambda found: str(len(found)), "forgotten": rest("acc_forget", 0)}
+NUMBER: Columns = {"n": lambda found: str(len(found)), "forgotten": complement("acc_forget", 0)}
 CHANGES: Columns = {
     "test accuracy": change("acc_test"),
     "retained images": change("acc_retain"),
@@ -97,7 +97,7 @@ COPIES: Columns = {
 def table(groups: list[Rows], columns: Columns, *before: list[str]) -> str:
     """A Markdown table: the lines ``before``, then one of each group; numbers flush right."""
     lines = [list(columns), *before]
-    lines += [[told(found) for told in columns.values()] for found in groups]
+    lines += [[column(found) for column in columns.values()] for found in groups]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     return "\n".join([head, f"|---|{'---:|' * (len(columns) - 1)}", *body])
 
@@ -129,8 +129,8 @@ def views() -> str:
             "%", " %"
         ),
         **NUMBER,
-        "copies misclassified before, %": rest("forget_views_before", 0),
-        "copies misclassified, %": rest("forget_views", 1),
+        "copies misclassified before, %": complement("forget_views_before", 0),
+        "copies misclassified, %": complement("forget_views", 1),
         **CHANGES,
     }
     return table(groups, columns)
@@ -144,11 +144,11 @@ def deep() -> str:
         "k": first("k"),
         "criterion": first("method_criterion"),
         **NUMBER,
-        "third choice or lower, %": rest("forget_top2", 0),
+        "third choice or lower, %": complement("forget_top2", 0),
         "true class at most, %": lambda found: (
             f"{max(row['forget_true_probability_max'] for row in found):.1f}"
         ),
-        "new answers predicted, %": said("foretold", 0),
+        "new answers predicted, %": average("foretold", 0),
         **CHANGES,
     }
     return table(groups, columns)
@@ -160,27 +160,27 @@ def methods() -> str:
     groups = grouped(own, lambda row: row["cell_method"])
     best = {found[0]["cell_method"]: found for found in grouped_tuned()}
 
-    def trial(key: str, told: Callable[[Rows], str]) -> Columns:
+    def trial(key: str, column: Callable[[Rows], str]) -> Columns:
         """A column on the tuned runs of the same method, if there are any."""
 
         def text(found: Rows) -> str:
             mine = best.get(f"{found[0]['cell_method']}{TUNED_NAME}")
-            return told(mine) if mine else ""
+            return column(mine) if mine else ""
 
         return {key: text}
 
     columns = {
         "": first("cell_method"),
         **NUMBER,
-        "test accuracy": said("acc_test"),
-        "retained images": said("acc_retain"),
+        "test accuracy": average("acc_test"),
+        "retained images": average("acc_retain"),
         "steps": steps,
         **COPIES,
-        **trial("tuned: forgotten", rest("acc_forget", 0)),
-        **trial("tuned: test accuracy", said("acc_test")),
-        **trial("tuned: retained images", said("acc_retain")),
+        **trial("tuned: forgotten", complement("acc_forget", 0)),
+        **trial("tuned: test accuracy", average("acc_test")),
+        **trial("tuned: retained images", average("acc_retain")),
     }
-    was = [said(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
+    was = [average(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
     known = f"{stat(row['forget_views_before'] for row in groups[0]).mean:.0f}"
     return table(groups, columns, ["before", str(len(groups[0])), "0", *was, "", known, "", "", ""])
 
@@ -201,8 +201,8 @@ def tuned() -> str:
         "": lambda found: first("cell_method")(found).removesuffix(TUNED_NAME),
         "chosen": factor,
         **NUMBER,
-        "test accuracy": said("acc_test"),
-        "retained images": said("acc_retain"),
+        "test accuracy": average("acc_test"),
+        "retained images": average("acc_retain"),
         "steps": steps,
         **COPIES,
     }
@@ -227,11 +227,11 @@ def holds() -> str:
         "network": first("cell_network"),
         "": first("cell_method"),
         **NUMBER,
-        "test accuracy": said("acc_test"),
-        "retained images": said("acc_retain"),
+        "test accuracy": average("acc_test"),
+        "retained images": average("acc_retain"),
         "steps": steps,
-        "structural drift": said("drift_probes"),
-        "new answers predicted, %": said("foretold", 0),
+        "structural drift": average("drift_probes"),
+        "new answers predicted, %": average("foretold", 0),
     }
     return table(groups, columns)
 
@@ -242,13 +242,38 @@ def readings() -> str:
     columns = {
         "": first("cell_method"),
         **NUMBER,
-        "test accuracy": said("acc_test"),
-        "retained images": said("acc_retain"),
+        "test accuracy": average("acc_test"),
+        "retained images": average("acc_retain"),
         "steps": steps,
-        "structural drift": said("drift_probes"),
+        "structural drift": average("drift_probes"),
     }
-    was = [said(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
+    was = [average(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
     return table(groups, columns, ["before", "", "0", *was, "", ""])
+
+
+def retrained() -> str:
+    """Every method beside a network trained without the images: digits, 16 images, in percent."""
+    groups = grouped(rows("digits-retrained"), lambda row: row["cell_method"])
+
+    def rounded(key: str) -> Callable[[Rows], str]:
+        return lambda found: f"{stat(row[key] for row in found).mean:.2g}"
+
+    def columns(suffix: str) -> Columns:
+        return {
+            "forgotten": complement(f"acc_forget{suffix}", 0),
+            "test accuracy": average(f"acc_test{suffix}"),
+            "retained images": average(f"acc_retain{suffix}"),
+            "gap to retraining": average(f"reference_gap{suffix}"),
+            "same answer on test images": average(f"reference_agreement_test{suffix}"),
+            "KL divergence on forgotten images, bits": rounded(f"reference_kl_forget{suffix}"),
+        }
+
+    def count(found: Rows) -> str:
+        return str(len(found))
+
+    was = [column(groups[0]) for column in columns("_before").values()]
+    named: Columns = {"": first("cell_method"), "n": count}
+    return table(groups, named | columns("") | {"steps": steps}, ["before", "", *was, ""])
 
 
 def ablation() -> str:
@@ -258,14 +283,14 @@ def ablation() -> str:
         "": lambda found: first("cell_method")(found).replace(OWN, "the default"),
         **NUMBER,
         **CHANGES,
-        "drift": said("drift_probes", 4),
+        "drift": average("drift_probes", 4),
     }
     return table(groups, columns)
 
 
 TABLES = {
     HERE.parent / "README.md": (default, methods),
-    HERE.parent / "docs" / "results.md": (seeds, deep, views, tuned),
+    HERE.parent / "docs" / "results.md": (seeds, deep, views, tuned, retrained),
     HERE.parent / "docs" / "does-the-paper-hold.md": (holds, readings),
     HERE / "README.md": (ablation,),
 }
