@@ -58,13 +58,13 @@ def test_the_feature_scale_is_halved_where_many_stay_known_for_twice_as_long():
     assert balance.margin == 0.4
 
 
-def test_the_feature_scale_is_halved_sooner_while_none_is_forgotten():
+def test_after_the_first_halving_the_others_come_sooner_while_none_is_forgotten():
     balance = AdaptiveMargin(K, 0.4, patience=4)
     found = []
-    for _ in range(9):
+    for _ in range(13):
         show(balance, K)
         found.append(balance.feature_scale)
-    assert found == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    assert found == [1] * 7 + [0.5] * 2 + [0.25] * 2 + [0.125] * 2
     show(balance, K - 1)  # one is forgotten: from here, twice the patience
     show(balance, K - 1, times=7)
     assert balance.feature_scale == 0.125

@@ -20,15 +20,15 @@ class AdaptiveMargin(State):
     Both follow what the training batches show of the forget images. The last few of many images
     cross the decision boundary back and forth from step to step: the margin then grows by a
     quarter. Where more than a few stay recognised for twice as long, features retained this
-    tightly cannot let them go: the feature scale is then halved. Where none has been forgotten at
-    all, that is clear sooner: it is halved after ``patience`` steps, and again after half as many.
-    A network held too tightly for long yields by shrinking all its logits, and does not recover.
+    tightly cannot let them go: the feature scale is then halved. As long as none at all has been
+    forgotten, it is halved again after half of ``patience`` each time: a network held too tightly
+    for long yields by shrinking all its logits, and does not recover.
 
     Args:
         k: number of forget images.
         margin: at the start, logits.
         patience: steps without a new least number of recognised images after which the margin
-            grows, or the feature scale is halved for the first time; 0 leaves both as they are.
+            grows; 0 leaves both as they are.
         device: of the images.
 
     Attributes:
@@ -59,9 +59,10 @@ class AdaptiveMargin(State):
             return
         if known <= FEW and self._waited >= self._patience:
             self.margin, self._waited = min(self._highest, 1.25 * self.margin), 0
-        elif known > FEW and self._waited >= self._patience * (1 if self._fewest == 1 else 2):
+        elif known > FEW and self._waited >= 2 * self._patience:
             self.feature_scale = max(LEAST, self.feature_scale / 2)
-            self._fewest, self._waited = known, self._patience // 2 if known == 1 else 0
+            none_yet = self._fewest == known == 1
+            self._fewest, self._waited = known, 3 * self._patience // 2 if none_yet else 0
 
 
 class ViewsScale(State):

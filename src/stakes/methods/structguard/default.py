@@ -114,7 +114,7 @@ class StructGuard(ProbeFields):
     patience: int = hyper(
         20,
         "steps without progress after which the margin grows (few images left) or, after twice "
-        "as many, the weight of the features is halved; sooner while none is forgotten; 0: never",
+        "as many, the weight of the features is halved; 0: never",
     )
     pull_back: bool = hyper(
         True, "at the end, move the weights back towards the original while all stays forgotten"
