@@ -145,7 +145,8 @@ def afresh(package: Path) -> None:
     """Take this project's modules from another folder from now on; in a forked process."""
     root = Path(__file__).parents[1]
     for name, module in [*sys.modules.items()]:
-        if Path(getattr(module, "__file__", None) or "/").is_relative_to(root):
+        file = Path(getattr(module, "__file__", None) or "/")
+        if file.is_relative_to(root) and not file.is_relative_to(sys.prefix):  # .venv lies in it
             del sys.modules[name]
     sys.path[:0] = [str(package), ""]
 

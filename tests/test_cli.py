@@ -622,8 +622,9 @@ def test_help_names_every_option_of_the_method(columns, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-def test_help_method_names_every_hyper_parameter(columns, monkeypatch, capsys):
+def test_help_method_names_every_hyper_parameter(columns, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.chdir(tmp_path)
     for words in (["salun"], ["structguard"], ["structguard", "--preset", "paper"]):
         assert cli.main(["unlearn", "--help-method", *words]) == 0
         text = capsys.readouterr().out
