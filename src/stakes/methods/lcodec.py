@@ -13,7 +13,6 @@ from stakes.methods.base import hyper
 from stakes.methods.retaining import RetainFields, retained_in_order
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
-from stakes.rows import Outcome
 from stakes.training.checkpoint import State
 from stakes.training.dependence import foci
 from stakes.training.loop import FORGOTTEN, Ending, History, complete
@@ -94,8 +93,7 @@ class LCODEC(RetainFields):
         done, history, note = saved.restore(count)
         task.progress("interrupted run" if note else "unlearning", done, count, note)
         if saved.ending:
-            outcome, sentence = saved.ending
-            return history, Ending(Outcome(outcome), sentence)
+            return history, Ending.of(saved.ending)
         history = history or [{"step": 0.0} | monitor.check(task.live).row()]
         for place in range(done, count):
             self._image(task, place, whole, tally)
@@ -105,7 +103,7 @@ class LCODEC(RetainFields):
                 saved.save(place + 1, history)
         still = history[-1]["forget_accuracy"]
         ending = complete(f"a step for each of {count} images", still) if still else FORGOTTEN
-        saved.end(history, (ending.outcome.value, ending.sentence))
+        saved.end(history, ending.words())
         return history, ending
 
     def _image(

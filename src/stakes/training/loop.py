@@ -1,6 +1,6 @@
 """Minimise until everything is forgotten: the only stop rule, which every method shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,16 @@ class Ending(NamedTuple):
 
     outcome: Outcome
     sentence: str
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> "Ending":
+        """The ending that a checkpoint has in :meth:`words`."""
+        outcome, sentence = words
+        return cls(Outcome(outcome), sentence)
+
+    def words(self) -> tuple[str, str]:
+        """In plain strings, for a checkpoint."""
+        return self.outcome.value, self.sentence
 
 
 FORGOTTEN = Ending(Outcome.FORGOTTEN, "forgotten: every forget image is misclassified")
@@ -79,8 +89,7 @@ def minimise(
     if note:
         progress("interrupted run", done, max_steps, note)
     if checkpoint.ending:
-        outcome, sentence = checkpoint.ending
-        return history, Ending(Outcome(outcome), sentence)
+        return history, Ending.of(checkpoint.ending)
     record = _Record(
         history, live, monitor, schedule, max_steps, check_every, check_now, run_to_budget, progress
     )
@@ -91,7 +100,7 @@ def minimise(
         if step.number < max_steps:
             checkpoint.save(step.number, record.history)
     ending = record.ending()
-    checkpoint.end(record.history, (ending.outcome.value, ending.sentence))
+    checkpoint.end(record.history, ending.words())
     return record.history, ending
 
 
