@@ -395,6 +395,12 @@ def test_what_comes_too_late_to_be_kept_is_refused(tmp_path):
         place.keep(nn.Linear(1, 1))
 
 
+def test_a_restored_tensor_goes_to_the_device_of_the_run():
+    elsewhere = AdaptiveMargin(4, 0.3, patience=2, device=torch.device("meta"))
+    elsewhere.load_state_dict(AdaptiveMargin(4, 0.3, patience=2).state_dict())
+    assert {tensor.device.type for tensor in elsewhere.state_dict().values()} == {"meta"}
+
+
 def balance_trace(cut: int | None) -> list[tuple[float, float, float]]:
     """Margin, hold and share known over steps in which ever fewer images are known."""
     generator = torch.Generator().manual_seed(0)
@@ -406,7 +412,7 @@ def balance_trace(cut: int | None) -> list[tuple[float, float, float]]:
             balance.load_state_dict(state)
         lead = torch.randn(10, generator=generator) - step / 40
         balance.see(torch.randperm(40, generator=generator)[:10], lead)
-        trace.append((balance.margin, balance.feature_scale, balance.known))
+        trace.append((float(balance.margin), float(balance.feature_scale), float(balance.known)))
     return trace
 
 

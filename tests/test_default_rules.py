@@ -53,7 +53,7 @@ def test_the_hinge_asks_for_the_margin_of_the_moment(task):
     with torch.no_grad():
         logits = task.live(task.forget.images)
     for margin in (0.3, 1.5):
-        objective.balance.margin = margin
+        objective.balance.margin = torch.tensor(margin)
         expected = deletion_hinge(logits, task.forget.labels, margin)
         assert terms(objective, task)["deletion"] == pytest.approx(float(expected), rel=1e-4)
 
@@ -84,7 +84,7 @@ def test_all_but_the_features_grow_where_these_are_to_count_for_less(task):
     objective = Objective(StructGuard(**QUICK), task)
     moved(task)
     whole = terms(objective, task)
-    objective.balance.feature_scale = 0.25
+    objective.balance.feature_scale = torch.tensor(0.25)
     part = terms(objective, task)
     assert part["features"] == whole["features"] > 0
     others = {name: 4 * value for name, value in whole.items() if name != "features"}
@@ -95,7 +95,7 @@ def test_all_but_the_features_grow_where_these_are_to_count_for_less(task):
 def test_copies_are_pushed_at_the_scale_of_the_moment(task):
     objective = Objective(StructGuard(**VIEWS), task)
     whole = terms(objective, task)
-    objective.views_scale.value = 3.0
+    objective.views_scale.value = torch.tensor(3.0)
     assert terms(objective, task)["views"] == pytest.approx(3 * whole["views"], rel=1e-5)
     assert whole["views"] > 0
 

@@ -16,6 +16,7 @@ from stakes.training.losses import deletion_ce, deletion_hinge, margins
 from stakes.training.monitor import Check, Monitor
 from stakes.training.schedule import Schedule
 from stakes.training.search import pull_back
+from stakes.training.steps import take_steps
 from stakes.training.structure import affinities, place_anchors
 
 
@@ -107,6 +108,24 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoiled(
     assert ending.outcome is Outcome.DIVERGED
     assert len(history) == 2
     assert all(p.isfinite().all() for p in classifier.parameters())
+
+
+def test_the_gradients_of_a_loss_that_is_not_finite_are_not_used():
+    x = torch.tensor([4.0], requires_grad=True)
+    optimizer = torch.optim.Adam([x], lr=0.1)
+    prepared, found = [], []
+
+    def terms(step):
+        return {"square": x.square().sum() * (math.inf if step in (1, 3) else 1.0)}
+
+    for step in take_steps(terms, optimizer, range(1, 5), before_step=prepared.append):
+        state = optimizer.state.get(x, {"step": 0})
+        found.append((step.finite, x.item(), float(state["step"])))
+    assert prepared == [2, 4]
+    assert [taken for taken, _, _ in found] == [False, True, False, True]
+    assert [count for _, _, count in found] == [0, 1, 1, 2]
+    weights = [weight for _, weight, _ in found]
+    assert weights[0] == 4 > weights[1] == weights[2] > weights[3]
 
 
 def test_the_loss_is_the_plain_sum_of_its_terms(classifier, forget, monitor):

@@ -2,8 +2,11 @@
 
 import traceback
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,11 +30,13 @@ class Accelerator(FakeTensorMode):
 
     Attributes:
         waits: the lines of stakes at which the processor would wait for the device, counted.
+        order: the names of all operations there, and the waits among them.
     """
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self.waits: Counter[str] = Counter()
+        self.order: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -44,21 +49,30 @@ class Accelerator(FakeTensorMode):
         inside = any(isinstance(tensor, FakeTensor) for tensor in tensors)
         if not inside and (there is None or torch.device(there).type == "cpu"):
             return func(*args, **kwargs)
+        self.order.append(name)
         if name == "_local_scalar_dense":
-            self.waits[self._line()] += 1
+            self.wait()
             return 0.5
-        if name == "_to_copy" and there is not None and not kwargs.get("non_blocking"):
-            self.waits[self._line()] += 1
+        if name == "_to_copy" and there is not None:
+            if not kwargs.get("non_blocking"):
+                self.wait()
             if torch.device(there).type == "cpu":
                 return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         if name == "index" and any(not isinstance(tensor, FakeTensor) for tensor in tensors):
-            self.waits[self._line()] += 1  # PyTorch moves such indices, and waits
+            self.wait()  # PyTorch moves such indices, and waits
         return super().__torch_dispatch__(func, types, args, kwargs)
 
-    @staticmethod
-    def _line() -> str:
+    def wait(self) -> None:
+        """Count a wait at the line of stakes that asks for it."""
         frames = [f for f in traceback.extract_stack() if "/stakes/" in f.filename]
-        return f"{frames[-1].filename.rpartition('/')[2]}: {frames[-1].line}" if frames else ""
+        line = f"{frames[-1].filename.rpartition('/')[2]}: {frames[-1].line}" if frames else ""
+        self.waits[line] += 1
+        self.order.append("wait")
+
+    def event(self, kind: str) -> SimpleNamespace:
+        """In place of torch.Event."""
+        self.order.append("event")
+        return SimpleNamespace(record=lambda: None, synchronize=self.wait)
 
 
 def put(network: nn.Module) -> None:
@@ -73,22 +87,27 @@ def put(network: nn.Module) -> None:
                 part._buffers[name] = buffer.to("cuda")
 
 
-def waits_of_a_step(settings: StructGuard, surrogates: bool = False) -> Counter[str]:
-    """What the second step waits for until its losses are queued."""
+@contextmanager
+def on_the_accelerator(settings: StructGuard, surrogates: bool) -> Iterator[Any]:
+    """The objective of a run there, and the accelerator."""
     network = Classifier.wrap(Tiny(), class_names=CLASSES, input_size=8)
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     forget = ForgetSet.from_images(images, torch.arange(6) % len(CLASSES))
-    accelerator = Accelerator()
-    with accelerator:
+    with Accelerator() as accelerator:
         task = Task(network, forget, Anchors.from_head(network.head.weight, CLASSES))
         put(task.original), put(task.live)
         for name in ("images", "labels"):  # a set made of them would look at their values
             object.__setattr__(task.forget, name, getattr(task.forget, name).to("cuda"))
-        task.stakes = task.stakes.to("cuda")
+        task.stakes, task._monitor_probes = task.stakes.to("cuda"), task._monitor_probes.to("cuda")
         if surrogates:
             pixels = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
             task.surrogates = Surrogates(pixels, "noise", 20)
-        objective = Objective(settings, task)
+        yield task, Objective(settings, task), accelerator
+
+
+def waits_of_terms(settings: StructGuard, surrogates: bool = False) -> Counter[str]:
+    """What the second step waits for until its losses are queued."""
+    with on_the_accelerator(settings, surrogates) as (_, objective, accelerator):
         objective.terms(1)
         accelerator.waits.clear()
         terms = objective.terms(2)
@@ -97,23 +116,48 @@ def waits_of_a_step(settings: StructGuard, surrogates: bool = False) -> Counter[
 
 
 SHORT = StructGuard(probe_batch=16, precision="float32", probes="mixed")
-READ = "adaptive.py: self.known = known = int((~(self._lead < 0)).sum()) / len(self._lead)"
 CODEC = "views.py: shown = made[places].cpu()  # all at once: the codec is on the CPU"
 
 
 @pytest.mark.parametrize("criterion", ["exact", "deep"])
 @pytest.mark.parametrize("cohorts", [1, 3])
 @pytest.mark.parametrize("surrogates", [False, True])
-def test_a_step_waits_once_for_its_forward_passes(criterion, cohorts, surrogates):
+def test_the_forward_passes_of_a_step_wait_for_nothing(criterion, cohorts, surrogates):
     settings = replace(SHORT, criterion=criterion, cohorts=cohorts, max_steps=12)
-    assert waits_of_a_step(settings, surrogates) == {READ: 1}
+    assert waits_of_terms(settings, surrogates) == {}
 
 
 def test_altered_copies_are_compressed_in_one_transfer_a_batch():
-    found = waits_of_a_step(replace(SHORT, criterion="views"))
-    assert set(found) <= {READ, CODEC}
-    assert found[READ] == 1
+    found = waits_of_terms(replace(SHORT, criterion="views"))
+    assert set(found) == {CODEC}
     assert 1 <= found[CODEC] <= 5  # three copies, probes, and copies that are held
+
+
+def test_a_step_waits_once_after_its_backward_pass_is_queued(monkeypatch):
+    steps: list[list[str]] = []
+
+    def progress(phase: str, done: int, total: int, note: str = "") -> None:
+        steps.append(accelerator.order[:])
+        accelerator.order.clear()
+
+    settings = replace(SHORT, max_steps=4)
+    with on_the_accelerator(settings, False) as (task, objective, accelerator):
+
+        def backward(loss: Tensor) -> None:  # PyTorch's own asks for the real device
+            accelerator.order.append("backward")
+            for weight in task.trainable().values():
+                weight.grad = torch.ones_like(weight)
+
+        monkeypatch.setattr(torch, "Event", accelerator.event)
+        monkeypatch.setattr(Tensor, "backward", backward)
+        task.progress = progress
+        settings._descend(task, objective)
+    assert len(steps) == 5
+    for order in steps[2:4]:  # 1 makes the optimiser's state, 4 is checked
+        kinds = [name for name in order if name in ("convolution", "event", "backward", "wait")]
+        assert kinds[-4:] == ["convolution", "event", "backward", "wait"]
+        assert kinds.count("wait") == 1
+        assert order[-1] != "wait"  # the optimiser's work comes after it
 
 
 def test_the_next_images_are_decoded_while_the_first_are_used():

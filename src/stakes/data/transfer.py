@@ -1,4 +1,6 @@
-"""Copies from the processor's memory to an accelerator, for which the processor does not wait."""
+"""Copies between the processor's memory and an accelerator, without waiting for other work."""
+
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,3 +20,27 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device.type == "cpu" and device.type in ("cuda", "xpu"):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+class Fetched:
+    """Values on their way from an accelerator to the processor.
+
+    ``tensor.tolist()`` waits until all that was queued has been computed. This copy is queued at
+    once, and read later: what was queued behind it, such as a backward pass, goes on meanwhile.
+
+    >>> Fetched(torch.tensor([1.0, 2.0])).tolist()
+    [1.0, 2.0]
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values, self._copied = values, None
+        if values.device.type in ("cuda", "xpu"):
+            self._values = values.to("cpu", non_blocking=True)  # to pinned memory
+            self._copied = torch.Event(values.device.type)
+            self._copied.record()
+
+    def tolist(self) -> list[float]:
+        """The values, once they are here."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return cast("list[float]", self._values.tolist())

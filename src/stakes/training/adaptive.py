@@ -1,4 +1,7 @@
-"""What a run adapts to its forget images: margin, weight of the features, weight of the copies."""
+"""What a run adapts to its forget images: margin, weight of the features, weight of the copies.
+
+All of it is computed on the images' device, and nothing here waits for it.
+"""
 
 import torch
 from torch import Tensor
@@ -12,6 +15,12 @@ LEAST = 1 / 16  # the feature scale at least
 STEADY = 0.9  # of the share of copies recognised a window ago; above it, progress is too slow
 EASY = 0.5  # of the copies that may stay recognised; with fewer, they are pushed needlessly hard
 STRONGEST, WEAKEST = 16.0, 1 / 8  # the views scale at most and at least
+
+
+def scalar(value: float, device: torch.device | None) -> Tensor:
+    """A number on a device, in double precision where it has that: as Python counts."""
+    single = device is not None and device.type == "mps"
+    return torch.full((), value, dtype=torch.float32 if single else torch.float64, device=device)
 
 
 class AdaptiveMargin(State):
@@ -42,27 +51,30 @@ class AdaptiveMargin(State):
     def __init__(
         self, k: int, margin: float, *, patience: int, device: torch.device | None = None
     ) -> None:
-        self.margin, self.feature_scale, self.known = margin, 1.0, 1.0
-        self._highest, self._patience = MOST * margin, patience
+        self.margin, self._highest = scalar(margin, device), MOST * margin
+        self.feature_scale, self.known = scalar(1.0, device), scalar(1.0, device)
         self._lead = torch.full((k,), torch.inf, device=device)
-        self._fewest, self._waited = 1.0, 0
+        self._fewest, self._waited = scalar(1.0, device), scalar(0.0, device)
+        self._patience = patience
 
     def see(self, indices: Tensor, lead: Tensor) -> None:
         """Note a step's batch: the true classes' lead (b,) in the images at ``indices``."""
         self._lead[to_device(indices, self._lead.device)] = lead.detach()
-        self.known = known = int((~(self._lead < 0)).sum()) / len(self._lead)
-        if known < self._fewest or known == 0:
-            self._fewest, self._waited = min(known, self._fewest), 0
-            return
-        self._waited += 1
+        known = (~(self._lead < 0)).sum().to(self.known.dtype) / len(self._lead)
+        self.known = known
         if not self._patience:
             return
-        if known <= FEW and self._waited >= self._patience:
-            self.margin, self._waited = min(self._highest, 1.25 * self.margin), 0
-        elif known > FEW and self._waited >= 2 * self._patience:
-            self.feature_scale = max(LEAST, self.feature_scale / 2)
-            none_yet = self._fewest == known == 1
-            self._fewest, self._waited = known, 3 * self._patience // 2 if none_yet else 0
+        better = (known < self._fewest) | (known == 0)
+        waited = (self._waited + 1).masked_fill(better, 0)
+        few = known <= FEW
+        grow, halve = few & (waited >= self._patience), ~few & (waited >= 2 * self._patience)
+        none_yet = halve & (self._fewest == 1) & (known == 1)
+        larger, smaller = 1.25 * self.margin, self.feature_scale / 2
+        self.margin = torch.where(grow, larger.clamp_max(self._highest), self.margin)
+        self.feature_scale = torch.where(halve, smaller.clamp_min(LEAST), self.feature_scale)
+        self._fewest = torch.where(better | halve, known, self._fewest)
+        waited = waited.masked_fill(grow | halve, 0)
+        self._waited = waited.masked_fill(none_yet, 3 * self._patience // 2)
 
 
 class ViewsScale(State):
@@ -81,13 +93,15 @@ class ViewsScale(State):
         value: factor of the deletion of copies, 1 at the start.
     """
 
-    saved = ("value", "_known", "_before")
+    saved = ("value", "_known", "_steps", "_before")
 
-    def __init__(self, allowed: float, *, patience: int) -> None:
-        self.value = 1.0
+    def __init__(
+        self, allowed: float, *, patience: int, device: torch.device | None = None
+    ) -> None:
+        self.value = scalar(1.0, device)
         self._allowed, self._patience = allowed, patience
-        self._known: list[Tensor] = []
-        self._before = float("inf")
+        self._known, self._steps = scalar(0.0, device), 0  # sum over the steps of the window
+        self._before = scalar(torch.inf, device)
 
     @property
     def why(self) -> str:
@@ -100,12 +114,15 @@ class ViewsScale(State):
         """Note a step's fresh copies: the true class's lead (m,) in each."""
         if not self._patience:
             return
-        self._known.append((lead.detach() >= 0).float().mean())  # read once a window
-        if len(self._known) < self._patience:
+        self._known = self._known + (lead.detach() >= 0).float().mean()
+        self._steps += 1
+        if self._steps < self._patience:
             return
-        known = sum(torch.stack(self._known).tolist()) / len(self._known)
-        if known > self._allowed and known > STEADY * self._before:
-            self.value = min(STRONGEST, 1.5 * self.value)
-        elif known < EASY * self._allowed:
-            self.value = max(WEAKEST, self.value / 1.5)
-        self._known, self._before = [], known
+        known = self._known / self._steps
+        slow = (known > self._allowed) & (known > STEADY * self._before)
+        easy = known < EASY * self._allowed
+        stronger, weaker = 1.5 * self.value, self.value / 1.5
+        self.value = torch.where(slow, stronger.clamp_max(STRONGEST), self.value)
+        self.value = torch.where(easy, weaker.clamp_min(WEAKEST), self.value)
+        self._known, self._steps = torch.zeros_like(known), 0
+        self._before = known

@@ -62,9 +62,11 @@ class State:
         return {name: getattr(self, name) for name in self.saved}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Set them."""
+        """Set them; a tensor goes to the device of the one before it."""
         for name in self.saved:
-            setattr(self, name, state[name])
+            value, now = state[name], getattr(self, name)
+            moved = isinstance(value, Tensor) and isinstance(now, Tensor)
+            setattr(self, name, value.to(now.device) if moved else value)
 
 
 class Checkpoint:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
@@ -51,10 +51,11 @@ def minimise(
     *,
     max_steps: int,
     check_every: int = 1,
-    check_now: Callable[[int], bool] = lambda step: False,
+    check_now: Callable[[Step], bool] = lambda step: False,
     run_to_budget: bool = False,
     schedule: Schedule | None = None,
     before_step: BeforeStep = nothing,
+    recognised: Callable[[], Tensor] | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
 ) -> tuple[History, Ending]:
@@ -72,6 +73,7 @@ def minimise(
         schedule: the learning rate over time, and what follows a check; by default the learning
             rate stays as the optimiser has it, and the steps end once everything is forgotten.
         before_step: see :func:`stakes.training.steps.take_steps`.
+        recognised: likewise, for ``check_now``.
         checkpoint: keeps whatever else ``terms`` changes; the loop adds its own, and resumes
             after the step that it was interrupted at, to the same bits.
         progress: called with phase, steps done, steps in all and a note.
@@ -94,7 +96,14 @@ def minimise(
         history, live, monitor, schedule, max_steps, check_every, check_now, run_to_budget, progress
     )
     numbers = range(done + 1, max_steps + 1)
-    for step in take_steps(terms, optimizer, numbers, schedule=schedule, before_step=before_step):
+    for step in take_steps(
+        terms,
+        optimizer,
+        numbers,
+        schedule=schedule,
+        before_step=before_step,
+        recognised=recognised,
+    ):
         if record.add(step) is Decision.DONE:
             break
         if step.number < max_steps:
@@ -114,7 +123,7 @@ class _Record:
     schedule: Schedule
     max_steps: int
     check_every: int
-    check_now: Callable[[int], bool]
+    check_now: Callable[[Step], bool]
     run_to_budget: bool
     progress: Progress
 
@@ -134,7 +143,7 @@ class _Record:
         if not step.finite:
             return Decision.ROLLED_BACK if self.schedule.back_off(step.number) else Decision.DONE
         self.history.append(step.row())
-        due = self._due(step.number)
+        due = self._due(step)
         if due:
             self._check()
         total = self.schedule.total(self.max_steps)
@@ -145,10 +154,10 @@ class _Record:
         ignored = decision is Decision.DONE and self.run_to_budget
         return Decision.GO_ON if ignored else decision
 
-    def _due(self, step: int) -> bool:
-        if step % self.check_every == 0 or step == self.max_steps:
+    def _due(self, step: Step) -> bool:
+        if step.number % self.check_every == 0 or step.number == self.max_steps:
             return True
-        return self.schedule.ends(step) if self.schedule.settling else self.check_now(step)
+        return self.schedule.ends(step.number) if self.schedule.settling else self.check_now(step)
 
     def _check(self) -> None:
         self.check = self.monitor.check(self.live)

@@ -28,7 +28,7 @@ class Push(NamedTuple):
     logits: Tensor
     labels: Tensor
     lead: Tensor
-    margin: float = 0.0
+    margin: float | Tensor = 0.0
     towards: Tensor | None = None
 
 

@@ -17,7 +17,7 @@ SLACK = 0.1  # of the views: as many more meet a criterion once the learning rat
 
 @dataclass(frozen=True)
 class Check:
-    """What one check of the network found.
+    """What one check of the network found; its tensors are on the CPU.
 
     Attributes:
         margins: (k,) lead of the true class over the best other one, for each forget image.
@@ -132,12 +132,12 @@ class Monitor:
         shown = len(self._labels)
         logits, views = live.head(features[:shown]).split([self._k, shown - self._k])
         labels, view_labels = self._labels.split([self._k, shown - self._k])
-        return Check(
-            margins=margins(logits, labels),
-            leads=self._goal.of(logits, labels),
+        return Check(  # read now, on the processor: every step's progress speaks of it
+            margins=margins(logits, labels).cpu(),
+            leads=self._goal.of(logits, labels).cpu(),
             drift=drift(self._structure, affinities(features[shown:], self._stakes)),
-            view_margins=margins(views, view_labels),
-            view_leads=self._goal.lead(views, view_labels),
+            view_margins=margins(views, view_labels).cpu(),
+            view_leads=self._goal.lead(views, view_labels).cpu(),
             needed=self._needed,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stakes.data.transfer import Fetched
 from stakes.training import distributed
 from stakes.training.schedule import Schedule
 
@@ -23,11 +24,14 @@ class Step:
         number: of the step.
         loss: the sum of the terms, before the step.
         terms: their values by name.
+        recognised: share of the forget images that were recognised when a step last passed them;
+            None where the objective does not count them.
     """
 
     number: int
     loss: float
     terms: Mapping[str, float]
+    recognised: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -51,12 +55,13 @@ def take_steps(
     *,
     schedule: Schedule | None = None,
     before_step: BeforeStep = nothing,
+    recognised: Callable[[], Tensor] | None = None,
 ) -> Iterator[Step]:
     """Minimise the plain sum of named terms, one step for each item that is taken.
 
-    A step whose loss is not finite is not taken, since it would spoil every weight. The terms
-    are therefore read before the backward pass, all of them in one transfer; on an accelerator
-    the rest of the step then runs while the next one is prepared.
+    A step whose loss is not finite is not taken, since it would spoil every weight: its gradients
+    are not used. All values of a step are read in one transfer that is queued before its backward
+    pass and awaited after it is queued, so that an accelerator always has something to do.
 
     Args:
         terms: the step's number to its named scalar loss terms.
@@ -65,6 +70,7 @@ def take_steps(
         schedule: sets the learning rate of each step; by default it stays as the optimiser has it.
         before_step: called with the step's number once the gradients are there and before the
             optimiser uses them, to change them or the optimiser's state.
+        recognised: a scalar on the terms' device, for the step's attribute of this name.
 
     >>> x = torch.tensor(4.0, requires_grad=True)
     >>> optimizer = torch.optim.SGD([x], lr=0.25)
@@ -78,16 +84,24 @@ def take_steps(
         with distributed.stepping():
             parts = terms(number)
         loss = torch.stack(list(parts.values())).sum()
-        values = torch.stack([value.detach() for value in (loss, *parts.values())]).tolist()
-        step = Step(number, values[0], dict(zip(parts, values[1:], strict=True)))
+        counted = [recognised()] if recognised else []
+        values = Fetched(torch.stack([v.detach() for v in (loss, *parts.values(), *counted)]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        distributed.mean_over_all(p.grad for g in optimizer.param_groups for p in g["params"])
+        step = _step(number, list(parts), values.tolist())
         if step.finite:
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            distributed.mean_over_all(p.grad for g in optimizer.param_groups for p in g["params"])
             schedule.set(number)
             before_step(number)
             optimizer.step()
         yield step
+
+
+def _step(number: int, names: list[str], values: list[float]) -> Step:
+    """The step of these values: its loss, its terms, and what was counted."""
+    loss, *rest = values
+    terms = dict(zip(names, rest, strict=False))
+    return Step(number, loss, terms, rest[len(names)] if len(rest) > len(names) else None)
 
 
 @contextmanager

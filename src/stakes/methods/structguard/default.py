@@ -133,8 +133,9 @@ class StructGuard(ProbeFields):
         foreach = False if sharding.is_wanted() else None
         optimizer = torch.optim.Adam(parameters, lr=self.lr, foreach=foreach)
         task.live.train(self.batch_norm == "train")
+        views = CRITERIA[self.criterion].views
         monitor = task.monitor(
-            views=WATCHED_VIEWS if CRITERIA[self.criterion].views else 0,
+            views=WATCHED_VIEWS if views else 0,
             needed=self.views_needed,
             goal=objective.goal,
         )
@@ -142,12 +143,11 @@ class StructGuard(ProbeFields):
             optimizer,
             warmup=WARMUP,
             settle=self.settle,
-            settle_least=SETTLE_VIEWS if CRITERIA[self.criterion].views else SETTLE_LEAST,
+            settle_least=SETTLE_VIEWS if views else SETTLE_LEAST,
             max_drift=self.max_drift,
             backoffs=BACKOFFS,
             buffers=task.live.buffers(),
         )
-        balance = objective.balance
         with task.timed("unlearn"):
             history, ending = minimise(
                 task.live,
@@ -156,8 +156,9 @@ class StructGuard(ProbeFields):
                 monitor,
                 max_steps=self.max_steps,
                 check_every=CHECK_EVERY,
-                check_now=lambda step: not CRITERIA[self.criterion].views and balance.known == 0,
+                check_now=lambda step: not views and step.recognised == 0,
                 schedule=schedule,
+                recognised=lambda: objective.balance.known,
                 checkpoint=task.checkpoint,
                 progress=task.progress,
             )
@@ -172,7 +173,7 @@ class StructGuard(ProbeFields):
 
     def _chosen(self, schedule: Schedule, objective: Objective) -> dict[str, Any]:
         """What the run chose by itself, and why, for the row."""
-        balance = objective.balance
+        margin, scale = float(objective.balance.margin), float(objective.balance.feature_scale)
         halved = ", ".join(map(str, schedule.halved_at))
         return {
             **objective.kind_of_probes(),
@@ -185,14 +186,12 @@ class StructGuard(ProbeFields):
             "lr_why": f"drift above {self.max_drift}, or no finite loss, at step {halved}"
             if halved
             else "as given",
-            "margin": balance.margin,
+            "margin": margin,
             "margin_why": "the last images kept coming back"
-            if balance.margin > self.margin
+            if margin > self.margin
             else "as given",
-            "feature_scale": balance.feature_scale,
-            "feature_scale_why": "no progress in forgetting"
-            if balance.feature_scale < 1
-            else "as given",
-            "views_scale": objective.views_scale.value,
+            "feature_scale": scale,
+            "feature_scale_why": "no progress in forgetting" if scale < 1 else "as given",
+            "views_scale": float(objective.views_scale.value),
             "views_scale_why": objective.views_scale.why,
         }

@@ -74,7 +74,9 @@ class Objective:
         self.balance = AdaptiveMargin(
             len(task.forget), settings.margin, patience=settings.patience, device=device
         )
-        self.views_scale = ViewsScale(1 - settings.views_needed, patience=settings.patience)
+        self.views_scale = ViewsScale(
+            1 - settings.views_needed, patience=settings.patience, device=device
+        )
         self._autocast = autocast(settings.precision, device)
         self._copies = VIEWS_PER_IMAGE if CRITERIA[settings.criterion].views else 0
         self.probes, self.surrogates = self._sources()
@@ -116,8 +118,10 @@ class Objective:
         if copies:
             terms["views"] = self._views(views, labels, pick)
         terms |= self._retention(held, probes)
-        scale = self.balance.feature_scale if "features" in terms else 1.0
-        return {n: term if n == "features" else term / scale for n, term in terms.items()}
+        if "features" not in terms:
+            return terms
+        scale = self.balance.feature_scale
+        return {n: t if n == "features" else t / scale.to(t.dtype) for n, t in terms.items()}
 
     def _sources(self) -> tuple[ProbeSource, SurrogateProbes | None]:
         """Where probes come from: the forget images or the network, and surrogates if given."""
@@ -167,10 +171,10 @@ class Objective:
         """The deletion loss of copies, features (m n, d), of the forget images at ``pick`` (n,)."""
         labels, copies = labels.repeat(self._copies), pick.repeat(self._copies)
         logits = self._task.live.head(features)
+        loss = self._deletion(logits, labels, copies, Goal(self.goal.lead))
         weight = self.views_scale.value * VIEWS_WEIGHT
-        loss = weight * self._deletion(logits, labels, copies, Goal(self.goal.lead))
         self.views_scale.see(self.goal.lead(logits.detach(), labels))
-        return loss
+        return weight.to(loss.dtype) * loss
 
     def _retention(self, features: Tensor, probes: ProbeBatch) -> dict[str, Tensor]:
         """What holds the probes, now of features (n, d), to the original's answers."""

@@ -47,7 +47,7 @@ def descend(
             task.monitor(projector if deploy == "projected" else None),
             max_steps=max_steps,
             check_every=max_steps,
-            check_now=lambda step: step >= check_from,
+            check_now=lambda step: step.number >= check_from,
             checkpoint=task.checkpoint,
             progress=task.progress,
         )
