@@ -356,7 +356,7 @@ def test_a_state_that_cannot_be_written_stops_nothing(plain, classifier, forget,
 def test_it_is_written_now_and_then_and_less_often_where_that_is_slow(tmp_path, monkeypatch):
     now, took, written = [1000.0], [0.0], []
 
-    def write(self, path, content):
+    def write(self, path, step, history):
         written.append(now[0])
         now[0] += took[0]
 

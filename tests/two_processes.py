@@ -113,7 +113,7 @@ def divided(out: Path) -> None:
     (out / f"shares-{distributed.shard(2).start}").write_text(json.dumps(shares))
 
 
-def interrupted(out: Path, after: int, stop: str = "unlearning") -> None:
+def interrupted(out: Path, after: int, stop: str = "unlearning", divide: bool = False) -> None:
     """A run that is recorded, and interrupted after so much of a phase, if that is above 0."""
     checkpoint.EVERY = 0.0
     page.write_report = lambda folders, out: out.touch()  # nobody looks at it
@@ -133,5 +133,6 @@ def interrupted(out: Path, after: int, stop: str = "unlearning") -> None:
         if after and phase == stop and done >= after:
             raise KeyboardInterrupt
 
-    record(asked, out, progress)
+    with sharding.sharded(divide):
+        record(asked, out, progress)
     assert not checkpoint_beside(out).exists()

@@ -91,7 +91,7 @@ class Method(ABC):
             checkpoint: a folder for the state of the loop, one file for each job. If an
                 interrupted call with the same arguments left its file there, this call resumes from
                 it, to the same bits. Remove the file, ``result.checkpoint``, once the result is
-                safe. None is written where weights are divided.
+                safe.
             progress: called with phase, steps done, steps in all and a note.
 
         Raises:
@@ -117,7 +117,7 @@ class Method(ABC):
             task.take_retained(as_images(retain), getattr(self, "retain_samples", 0))
         if surrogates is not None:
             task.take_surrogates(surrogates, classifier.preprocessing, seed)
-        if checkpoint is not None and not sharding.is_wanted():
+        if checkpoint is not None:
             task.go_on_from(checkpoint, self, seed)
         result: object = self.unlearn(task)
         if not isinstance(result, Unlearned):  # of a method that is not ours

@@ -200,9 +200,9 @@ class Task:
         A job is identified by the method, the seed, every input, and what else the bits depend
         on; retained data by its labels and some of its images.
         """
-        live = self.live
+        live, start = self.live, self._given  # as live, and whole where live is divided
         tensors = {
-            "network": {**dict(live.named_parameters()), **dict(live.named_buffers())},
+            "network": {**dict(start.named_parameters()), **dict(start.named_buffers())},
             "forget set": {"images": self.forget.images, "labels": self.forget.labels},
             "anchors": {"stakes": self.stakes},
         }

@@ -120,4 +120,4 @@ class RunOptions:
     and a step takes about a third longer"""
     shard: Annotated[Switch, MACHINE] = False
     """with torchrun: divide weights, gradients and the optimiser's state among the processes, for a
-    network whose training does not fit one device; structguard only, and without resuming"""
+    network whose training does not fit one device; structguard only"""

@@ -23,9 +23,10 @@ from torch import Tensor
 from stakes.errors import InputError, first_line
 from stakes.files import read_sealed, write_sealed
 from stakes.rows import Outcome
-from stakes.training import distributed
+from stakes.training import distributed, sharding
 from stakes.training.devices import device_name
 from stakes.training.precision import has_bfloat16
+from stakes.training.sharding import placed
 
 EVERY = 30.0  # seconds between two savings; one that takes s > 1 seconds waits s times as long
 WORTH = 5.0  # seconds of steps that are worth saving at their end, whenever the last saving was
@@ -65,8 +66,8 @@ class State:
         """Set them; a tensor goes to the device of the one before it."""
         for name in self.saved:
             value, now = state[name], getattr(self, name)
-            moved = isinstance(value, Tensor) and isinstance(now, Tensor)
-            setattr(self, name, value.to(now.device) if moved else value)
+            both = isinstance(value, Tensor) and isinstance(now, Tensor)
+            setattr(self, name, placed(value, now) if both else value)
 
 
 class Checkpoint:
@@ -112,9 +113,9 @@ class Checkpoint:
         If it cannot be written, such as on a full disk, the run continues without it.
         """
         start = time.monotonic()
-        if self.path is None or start < self._due or not distributed.is_writer():
+        if self.path is None or not _together(start >= self._due):
             return
-        self._write(self.path, self._packed(step, history))
+        self._write(self.path, step, history)
         now = time.monotonic()
         self._due = now + EVERY * max(1.0, now - start)
 
@@ -128,11 +129,9 @@ class Checkpoint:
             ending: how they ended: a value of :class:`stakes.rows.Outcome`, and a sentence.
         """
         step = int(history[-1]["step"])
-        if self.path is None or not step or not distributed.is_writer():
-            return
-        if time.monotonic() >= self._worth:
+        if self.path is not None and step and _together(time.monotonic() >= self._worth):
             self.ending = ending
-            self._write(self.path, self._packed(step, history))
+            self._write(self.path, step, history)
 
     def restore(self, max_steps: int) -> tuple[int, list[dict[str, float]], str]:
         """Set every object to its state in the file.
@@ -146,49 +145,40 @@ class Checkpoint:
         """
         now = time.monotonic()
         self._begun, self._due, self._worth = True, now + EVERY, now + min(WORTH, EVERY)
-        if not distributed.is_writer():
-            return self._as_the_writer(b"")
-        step, history, note = self._restored(max_steps)
+        saved, note = self._found(max_steps) if distributed.is_writer() else (None, "")
         if distributed.count() > 1:
-            self._as_the_writer(self._packed(step, history) if step else b"")
-        return step, history, note
-
-    def _as_the_writer(self, content: bytes) -> tuple[int, list[dict[str, float]], str]:
-        """Begin where the process that reads the file does."""
-        content = distributed.from_writer(content)
-        if not content:
-            return 0, [], ""
-        saved = torch.load(io.BytesIO(content), weights_only=True)
-        _load(self._things, saved["states"])
+            content = distributed.from_writer(b"" if saved is None else _packed(saved))
+            saved = _unpacked(content) if content else None
+        if saved is None:
+            return 0, [], note
+        before = copy.deepcopy([thing.state_dict() for thing in self._things])
+        try:
+            _load(self._things, saved["states"])
+        except Exception as error:  # whatever a file may hold
+            _load(self._things, before)
+            return 0, [], self._unusable(error)
         self.ending = saved["ending"]
-        return saved["step"], saved["history"], ""
+        note = f"going on after step {saved['step']}{', the last' if self.ending else ''}"
+        return saved["step"], saved["history"], note if distributed.is_writer() else ""
 
-    def _packed(self, step: int, history: list[dict[str, float]]) -> bytes:
-        states = [thing.state_dict() for thing in self._things]
-        buffer = io.BytesIO()
-        saved = {"step": step, "history": history, "ending": list(self.ending), "states": states}
-        torch.save({"job": self._job, **saved}, buffer)
-        return buffer.getvalue()
-
-    def _restored(self, max_steps: int) -> tuple[int, list[dict[str, float]], str]:
+    def _found(self, max_steps: int) -> tuple[dict[str, Any] | None, str]:
+        """What the file holds if this run can have saved it, else a note."""
         if self.path is None:
-            return 0, [], ""
+            return None, ""
         if not os.path.lexists(self.path):
-            return 0, [], self._others(self.path.parent)
-        before = None
+            return None, self._others(self.path.parent)
         try:
             saved = self._read(self.path)
             if saved["job"] != self._job:
                 raise ValueError("it is of another job")
-            step, history = _possible(saved, max_steps)
-            before = copy.deepcopy([thing.state_dict() for thing in self._things])
-            _load(self._things, saved["states"])
+            _check_possible(saved, max_steps)
         except Exception as error:  # whatever a file may hold
-            if before is not None:
-                _load(self._things, before)
-            return 0, [], f"starting over: {self.path.name} cannot be used ({first_line(error)})"
-        self.ending = saved["ending"]
-        return step, history, f"going on after step {step}{', the last' if self.ending else ''}"
+            return None, self._unusable(error)
+        return saved, ""
+
+    def _unusable(self, error: Exception) -> str:
+        name = "" if self.path is None else self.path.name
+        return f"starting over: {name} cannot be used ({first_line(error)})"
 
     def _others(self, folder: Path) -> str:
         """A note on the checkpoints of other jobs: how the last of them differs."""
@@ -203,24 +193,51 @@ class Checkpoint:
         differing = ", ".join(other) or "origin"
         return f"starting over: the checkpoint was written with another {differing}; it is kept"
 
-    @staticmethod
-    def _write(path: Path, content: bytes) -> None:
+    def _write(self, path: Path, step: int, history: list[dict[str, float]]) -> None:
+        states = [thing.state_dict() for thing in self._things]
+        if sharding.is_wanted():
+            states = sharding.gathered(states)
+        if not distributed.is_writer():
+            return
+        saved = {"step": step, "history": history, "ending": list(self.ending), "states": states}
         with suppress(OSError, InputError):
-            write_sealed(path, content)
+            write_sealed(path, _packed({"job": self._job, **saved}))
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
         content = read_sealed(path)
         with warnings.catch_warnings():  # about pickle protocols: the error below says it
             warnings.simplefilter("ignore")
-            saved = torch.load(io.BytesIO(content), weights_only=True)
+            saved = _unpacked(content)
         if not isinstance(saved, dict) or "job" not in saved:
             raise ValueError("it is something else")
         return saved
 
 
-def _possible(saved: Mapping[str, Any], max_steps: int) -> tuple[int, list[dict[str, float]]]:
-    """The step and the history of a state, if a loop of so many steps can have saved them."""
+def _together(due: bool) -> bool:
+    """Whether this process is to save now: the writer by its clock, and others where they must.
+
+    The writer alone knows where weights are whole. Divided ones are put together by all.
+    """
+    if sharding.is_wanted():
+        return bool(distributed.from_writer(b"due" if due else b""))
+    return due and distributed.is_writer()
+
+
+def _packed(saved: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(saved), buffer)
+    return buffer.getvalue()
+
+
+def _unpacked(content: bytes) -> Any:
+    """What was packed; of several processes, each brings it to its own device later."""
+    where = "cpu" if distributed.count() > 1 else None
+    return torch.load(io.BytesIO(content), weights_only=True, map_location=where)
+
+
+def _check_possible(saved: Mapping[str, Any], max_steps: int) -> None:
+    """Refuse, with a ValueError, a state that no loop of so many steps can have saved."""
     step, history, ended = saved["step"], saved["history"], bool(saved["ending"])
     if type(step) is not int or not 0 <= step < max_steps + ended:
         raise ValueError(f"step {step} of {max_steps}")
@@ -233,7 +250,6 @@ def _possible(saved: Mapping[str, Any], max_steps: int) -> tuple[int, list[dict[
         raise ValueError("its history is not that of its step")
     if not all(isinstance(value, int | float) for row in history for value in row.values()):
         raise ValueError("its history is not a table of numbers")
-    return step, history
 
 
 def _load(things: Sequence[Stateful], states: Sequence[dict[str, Any]]) -> None:
@@ -244,12 +260,31 @@ def _load(things: Sequence[Stateful], states: Sequence[dict[str, Any]]) -> None:
             itself would notice at its next step only.
     """
     for thing, state in zip(things, states, strict=True):
-        thing.load_state_dict(state)
         if isinstance(thing, torch.optim.Optimizer):
-            for parameter, moments in thing.state.items():
-                shapes = {value.shape for value in moments.values() if isinstance(value, Tensor)}
-                if not shapes <= {parameter.shape, torch.Size()}:
-                    raise ValueError("an optimiser's state has another shape")
+            state = _of_optimizer(thing, state)
+        elif isinstance(thing, torch.nn.Module):
+            now = thing.state_dict()
+            state.update(
+                {name: placed(value, now.get(name, value)) for name, value in state.items()}
+            )
+        thing.load_state_dict(state)
+
+
+def _of_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved state, divided as the parameters are; how it is computed stays as it is now."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments: dict[int, dict[str, Any]] = {}
+    for index, saved in state["state"].items():
+        own, tensors = parameters[index], {n for n, v in saved.items() if isinstance(v, Tensor)}
+        if not {saved[name].shape for name in tensors} <= {own.shape, torch.Size()}:
+            raise ValueError("an optimiser's state has another shape")
+        shaped = {name for name in tensors if saved[name].shape == own.shape}
+        moments[index] = saved | {name: placed(saved[name], own) for name in shaped}
+    groups = [
+        saved | {name: now[name] for name in ("foreach",) if name in now}
+        for saved, now in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return {"state": moments, "param_groups": groups}
 
 
 def surroundings(device: torch.device) -> dict[str, str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stakes.training.checkpoint import State
 from stakes.training.monitor import Check
+from stakes.training.sharding import placed
 
 
 class Decision(Enum):
@@ -151,6 +152,15 @@ class Schedule(State):
         self._put_back(self._saved)
         self._optimizer.state.clear()
         return True
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Set the state; saved weights go where the weights are, and are divided as they are."""
+        copies = {
+            name: [placed(*both) for both in zip(state[name], self._tensors, strict=True)]
+            for name in ("_saved", "_settled")
+            if state[name]
+        }
+        super().load_state_dict(state | copies)
 
     def _copied(self) -> list[Tensor]:
         return [tensor.detach().clone() for tensor in self._tensors]

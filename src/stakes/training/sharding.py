@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stakes.models.classifier import Classifier
 from stakes.training import distributed
@@ -81,9 +81,43 @@ def whole(divided: Classifier, like: Classifier) -> Classifier:
     made = like.copy()
     own = dict(made.named_parameters()) | dict(made.named_buffers())
     for name, value in [*divided.named_parameters(), *divided.named_buffers()]:
-        full: Any = getattr(value, "full_tensor", None)
-        own[name].copy_(value if full is None else full())
+        given: Any = value
+        own[name].copy_(given.full_tensor() if is_divided(given) else given)
     return made
+
+
+def gathered(state: Any) -> Any:
+    """A state whose divided tensors are whole, on the CPU of the writer; others get none of them.
+
+    Every process calls it with its own state, since all of them put each tensor together.
+    """
+    if isinstance(state, dict):
+        return {key: gathered(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [gathered(value) for value in state]
+    if not is_divided(state):
+        return state
+    full = state.full_tensor()
+    return full.cpu() if distributed.is_writer() else full.new_empty(0)
+
+
+def placed(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor on the device of another one, and divided as that is.
+
+    >>> placed(torch.ones(2), torch.zeros(2, dtype=torch.float64))
+    tensor([1., 1.])
+    """
+    if is_divided(value) or not is_divided(like):
+        return value.to(like.device)
+    from torch.distributed.tensor import DTensor, distribute_tensor  # only here: slow to import
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def is_divided(value: object) -> bool:
+    """Whether it is a tensor of which this process holds a part."""
+    return hasattr(value, "full_tensor")
 
 
 def _count(module: nn.Module) -> int:
