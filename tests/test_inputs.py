@@ -249,9 +249,29 @@ def test_scoring_makes_no_anchors(place, monkeypatch):
         load(inputs(place, anchors="prototypes"))
 
 
+def test_auto_takes_an_accelerator_that_computes_in_float64(monkeypatch):
+    def ones(*size, dtype, device):
+        if device.type == "mps":
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return torch.zeros(*size, dtype=dtype)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", ones)
+    for kind, taken in (("xpu", "xpu"), ("mps", "cpu")):
+        found = torch.device(kind)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda found=found: found)
+        assert pick_device("auto").type == taken
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    monkeypatch.setenv("WORLD_SIZE", "2")  # together, processes use CUDA or the CPU
+    assert pick_device("auto").type == "cpu"
+
+
 def test_devices():
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert pick_device("auto") == torch.device(expected)
+    if not torch.accelerator.is_available():
+        assert pick_device("auto") == torch.device("cpu")
+    if torch.cuda.is_available():
+        assert pick_device("auto") == torch.device("cuda")
     assert pick_device("cpu") == torch.device("cpu")
     absent = ["meta", "hpu", "xla"]
     absent += ["cuda:1"] * (not torch.cuda.is_available())

@@ -66,7 +66,7 @@ class NetworkInputs:
     download: Annotated[Switch, MACHINE] = False
     """download a named data set that is missing"""
     device: Annotated[str, MACHINE] = "auto"
-    """cpu, cuda, cuda:1, mps, xpu, or auto: cuda if available, else cpu"""
+    """cpu, cuda, cuda:1, mps, xpu, or auto: cuda or xpu if available, else cpu"""
     seed: Annotated[Whole, MACHINE] = 0
     """seed of every random choice"""
 

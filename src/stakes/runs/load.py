@@ -181,7 +181,7 @@ def pick_device(name: str) -> torch.device:
     if name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda" if asked_for() == 1 else f"cuda:{local_rank()}")
     if name == "auto":
-        return torch.device("cpu")
+        return _other_accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -195,4 +195,19 @@ def pick_device(name: str) -> torch.device:
         raise InputError(
             f"--device {name} cannot be used here ({reason}); give cpu or auto"
         ) from error
+    return device
+
+
+def _other_accelerator() -> torch.device | None:
+    """What PyTorch finds here besides CUDA, where a run is one process and can use it.
+
+    It must compute in float64, as L-CODEC and sidecars do: mps cannot.
+    """
+    if asked_for() > 1 or not torch.accelerator.is_available():
+        return None
+    device = torch.accelerator.current_accelerator()
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).sum().item()
+    except (RuntimeError, TypeError):
+        return None
     return device
