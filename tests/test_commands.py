@@ -256,6 +256,16 @@ def test_every_command_has_help(capsys):
         assert err == ""
 
 
+def test_scoring_offers_no_anchors_and_takes_them(capsys):
+    assert cli.main(["unlearn", "--help"]) == 0
+    assert "--anchors" in capsys.readouterr().out
+    assert cli.main(["evaluate", "--help"]) == 0
+    assert "--anchors" not in capsys.readouterr().out
+    words = ["evaluate", "--model", "m", "--forget", "f", "--unlearned", "u", "--anchors", "head"]
+    _, bound, _ = cli.make_app(words).parse_args(words, exit_on_error=False, print_error=False)
+    assert bound.arguments["inputs"].anchors == "head"
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["report", "--help"]])
 def test_what_computes_nothing_does_not_wait_for_torch(words):
     program = "import sys; from stakes.cli.commands import main; main(sys.argv[1:])"

@@ -14,7 +14,7 @@ from stakes.files import check_file, hidden, write_text
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
-from stakes.runs.inputs import Inputs
+from stakes.runs.inputs import ScoringInputs
 from stakes.runs.load import load_images
 from stakes.runs.measures import own_measures
 from stakes.runs.threads import fit_threads
@@ -24,7 +24,7 @@ from stakes.training.distributed import is_writer
 
 def evaluate(
     *,
-    inputs: Inputs,
+    inputs: ScoringInputs,
     unlearned: Annotated[Place, NETWORK],
     reference: Annotated[Place | None, EVIDENCE] = None,
     eval_samples: Annotated[Whole | None, EVIDENCE] = None,

@@ -94,6 +94,14 @@ class Inputs(NetworkInputs):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class ScoringInputs(Inputs):
+    """The same where networks are only scored: anchors are taken, for earlier command lines."""
+
+    anchors: Annotated[str | None, Parameter(show=False)] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a network is made to forget and scored, whatever the method."""
 
