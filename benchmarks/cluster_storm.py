@@ -42,6 +42,7 @@ method = "random_label"
 #: What differs between two runs of one cell.
 PASSING = ("seconds", "peak_memory", "date", "command")
 HERE = ("127.0.0.1", 0)
+START = 120.0  # seconds for a scheduler to listen, and for a worker to find it
 
 
 def bench(recipe: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
@@ -72,13 +73,21 @@ def free_port() -> int:
 def scheduler(port: int) -> "Iterator[subprocess.Popen[bytes]]":
     words = ["scheduler", "--host", HERE[0], "--port", str(port), "--no-dashboard"]
     with _dask(words) as process:
+        end = time.monotonic() + START
+        while not _answers(port) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
         yield process
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HERE[0], port)) == 0
 
 
 @contextmanager
 def worker(port: int, *more: str) -> "Iterator[subprocess.Popen[bytes]]":
     words = ["worker", f"tcp://{HERE[0]}:{port}", "--nthreads", "1", "--no-nanny", *more]
-    with _dask([*words, "--no-dashboard", "--death-timeout", "20"]) as process:
+    with _dask([*words, "--no-dashboard", "--death-timeout", f"{START:g}"]) as process:
         yield process
 
 
