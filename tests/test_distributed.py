@@ -92,7 +92,7 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("first", "second", "divide"),
-    [(1, 2, ()), (2, 1, ()), (2, 1, (1,)), (1, 2, (2,)), (2, 2, (1, 2))],
+    [(1, 2, ()), (2, 1, ()), (2, 1, (1,)), (1, 2, (2,)), (3, 2, (1, 2))],
 )
 def test_a_checkpoint_goes_on_with_other_processes(tmp_path, whole, first, second, divide):
     out = tmp_path / "run"
