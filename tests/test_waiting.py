@@ -69,10 +69,14 @@ class Accelerator(FakeTensorMode):
         self.waits[line] += 1
         self.order.append("wait")
 
-    def event(self, kind: str) -> SimpleNamespace:
-        """In place of torch.Event."""
-        self.order.append("event")
-        return SimpleNamespace(record=lambda: None, synchronize=self.wait)
+    def event(self, device: torch.device) -> SimpleNamespace:
+        """In place of torch.Event: recorded on the stream of its device, and awaited."""
+
+        def record(stream: torch.device) -> None:
+            assert stream == device
+            self.order.append("event")
+
+        return SimpleNamespace(record=record, synchronize=self.wait)
 
 
 def put(network: nn.Module) -> None:
@@ -149,6 +153,7 @@ def test_a_step_waits_once_after_its_backward_pass_is_queued(monkeypatch):
                 weight.grad = torch.ones_like(weight)
 
         monkeypatch.setattr(torch, "Event", accelerator.event)
+        monkeypatch.setattr(torch.accelerator, "current_stream", lambda device: device)
         monkeypatch.setattr(Tensor, "backward", backward)
         task.progress = progress
         settings._descend(task, objective)

@@ -36,8 +36,8 @@ class Fetched:
         self._values, self._copied = values, None
         if values.device.type in ("cuda", "xpu"):
             self._values = values.to("cpu", non_blocking=True)  # to pinned memory
-            self._copied = torch.Event(values.device.type)
-            self._copied.record()
+            self._copied = torch.Event(values.device)
+            self._copied.record(torch.accelerator.current_stream(values.device))
 
     def tolist(self) -> list[float]:
         """The values, once they are here."""
