@@ -1,9 +1,12 @@
 """The scripts that measure costs, on a tiny network."""
 
+import contextlib
+import io
 import itertools
 import json
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -29,12 +32,15 @@ def test_networks_of_timm_are_made_with_random_weights():
 
 
 def test_large_networks_are_measured_on_any_device(tmp_path, monkeypatch, capsys):
-    start = subprocess.run
-
     def run(words, **options):
+        """Here, where PyTorch is imported; the next test starts a process."""
         if "no:such" in words[-1]:
             return subprocess.CompletedProcess(words, 1, "", "Traceback\nthere is no no:such\n")
-        return start(words, **options)
+        assert words[:2] == [sys.executable, gpu.__file__]
+        monkeypatch.setattr("sys.argv", words[1:])
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            gpu.main()
+        return subprocess.CompletedProcess(words, 0, out.getvalue(), "")
 
     monkeypatch.setattr(gpu.subprocess, "run", run)
     words = ["--networks", "stakes:digits_cnn", "no:such", "--k", "4", "--side", "16"]
