@@ -20,6 +20,7 @@ from stakes import Classifier, ForgetSet
 from stakes.anchors.anchors import Anchors
 from stakes.data.datasets import DATASETS, Splits
 from stakes.data.images import ImageArray
+from stakes.evaluation import audit
 
 gc.set_threshold(100_000, 20, 20)  # what is loaded stays: look at it less often
 # Tests that a script starts in the background ignore SIGINT, and so would all that they start.
@@ -129,6 +130,14 @@ def undrawn(monkeypatch) -> None:
         out.write('<svg viewBox="0 0 1 1">\n</svg>')
 
     monkeypatch.setattr(Figure, "savefig", blank)
+
+
+@pytest.fixture
+def unattacked(monkeypatch) -> None:
+    """Attacks are most of a tiny run's time: as without test images, where nobody looks at them."""
+    member, relearn = audit.audit_membership, audit.audit_relearning
+    monkeypatch.setattr(audit, "audit_membership", lambda forget, *_: member(forget, None, None))
+    monkeypatch.setattr(audit, "audit_relearning", lambda *given: relearn(*given[:3], None))
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from stakes.training.batches import Batches
 from stakes.training.checkpoint import Checkpoint
 from stakes.training.schedule import Schedule
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
 #: The learning rate is halved, the margin grows, the hold gives way, and the run settles.
 ADAPTIVE = StructGuard(

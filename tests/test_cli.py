@@ -54,7 +54,7 @@ QUICK = ["--probe-batch", "16", "--max-steps", "2"]
 
 
 @pytest.fixture
-def base(place, tmp_path, monkeypatch) -> list[str]:
+def base(place, unattacked, tmp_path, monkeypatch) -> list[str]:
     """A command that forgets all of six images in a few steps, run in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return command(place)
@@ -135,7 +135,7 @@ def test_the_example_asks_for_exactly_this(cifar_like, tmp_path, monkeypatch, ca
 
 @pytest.mark.slow
 def test_the_example_writes_a_network_that_plain_code_loads(
-    cifar_like, no_page, tmp_path, monkeypatch, capsys
+    cifar_like, no_page, unattacked, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     line = EXAMPLE.format(weights=cifar_like / "resnet20.th", data=cifar_like / "data")

@@ -208,7 +208,9 @@ def unlearn(model: str, image_folder: Path, *extra: str) -> tuple[Classifier, to
     ("name", "arguments"),
     [("resnet18", {}), ("vit_tiny_patch16_224", {"img_size": 32})],
 )
-def test_timm_networks_reload_in_plain_timm(name, arguments, image_folder, no_page, capsys):
+def test_timm_networks_reload_in_plain_timm(
+    name, arguments, image_folder, no_page, unattacked, capsys
+):
     after, images = unlearn(f"timm:{name}", image_folder, "--input-size", "32")
     assert f"timm:{name}, 3 classes, on cpu; weights random (seed 0)" in capsys.readouterr().err
     plain = timm.create_model(name, num_classes=3, **arguments).eval()
@@ -219,7 +221,9 @@ def test_timm_networks_reload_in_plain_timm(name, arguments, image_folder, no_pa
 
 
 @pytest.mark.parametrize("names", [None, ("cow", "ant", "bee")])
-def test_a_transformers_network_reloads_in_plain_transformers(names, image_folder, no_page, capsys):
+def test_a_transformers_network_reloads_in_plain_transformers(
+    names, image_folder, no_page, unattacked, capsys
+):
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,

@@ -10,7 +10,7 @@ import torch
 from stakes import InputError, demo, load_data
 from stakes.cli import commands as cli
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 LITTLE = {
     "structguard": {"probe_batch": 16},
     "l2ul": {"probes_per_image": 1, "pgd_iterations": 5},

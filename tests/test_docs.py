@@ -29,7 +29,7 @@ from stakes.runs.recipe import read_recipe
 from stakes.runs.recipe_file import find_recipe
 from stakes.runs.sound import INCOMPLETE
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "unattacked")
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}

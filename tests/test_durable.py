@@ -26,7 +26,7 @@ from stakes.runs.record import Request, record
 from stakes.runs.runner import unfinished
 from stakes.training import checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
 MOMENTS = 24  # of each kind of run; all of them pass, in minutes
 METHOD = METHODS["neggrad"](lr=1e-5, forget_batch=4, max_steps=3)

@@ -16,7 +16,7 @@ from stakes.rows import own_keys
 from stakes.runs.measures import own_measures, tried
 from stakes.runs.recipe import read_recipe
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "unattacked")
 
 MINE = """
 def confidence(classifier, given):

@@ -28,7 +28,7 @@ from stakes import Classifier
 from stakes.cli import commands as cli
 from stakes.models.networks import MODELS
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
 #: A message says what to do by one of these.
 WAY_OUT = re.compile(

@@ -9,7 +9,7 @@ from stakes import InputError, NegGrad
 from stakes.cli.commands import main
 from stakes.methods import method_class, method_name, method_names
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "unattacked")
 
 CODE = '''
 from dataclasses import dataclass

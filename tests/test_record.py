@@ -16,7 +16,7 @@ from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import check_out, new_folder
 from stakes.runs.record import Request, record
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
 OLDER = '{"unlearned_digest": "of a version without a manifest"}'
 

@@ -12,7 +12,7 @@ from stakes import Classifier, InputError
 from stakes.cli.commands import main
 from stakes.evaluation.evaluate import evaluate
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
 
 def noisy(network: Classifier, seed: int) -> Classifier:

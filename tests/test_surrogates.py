@@ -18,7 +18,7 @@ from stakes.methods.structguard.surrogates import weights
 from stakes.methods.task import Task
 from stakes.progress import silent
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
 SIZE = (8, 8)
 QUICK = {"lr": 5e-3, "depth": 1.0, "feature_weight": 1, "probe_batch": 32, "settle": 0.2}

@@ -15,7 +15,7 @@ from stakes.cli import commands as cli
 from stakes.data.datasets import load_data
 from test_odd_inputs import image, place, unlearn  # noqa: F401  (a fixture)
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "unattacked")
 
 ACCENTED = "Gen\N{LATIN SMALL LETTER E WITH GRAVE}ve"
 

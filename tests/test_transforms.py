@@ -20,7 +20,7 @@ from stakes.models.agreement import agreement
 from stakes.models.transforms import own_transform, transform
 from test_preprocessing import SHAPES, odd
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGE = [shape for shape in SHAPES if min(shape) > 1]

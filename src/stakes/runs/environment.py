@@ -4,7 +4,9 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,8 @@ PACKAGES = ("stakes", "torch", "torchvision", "timm", "numpy", "safetensors")
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware and date: what a number needs to be repeated."""
-    versions = {f"version_{name}": importlib.metadata.version(name) for name in PACKAGES}
     return {
-        **versions,
+        **_versions(),
         "version_python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(device),
@@ -47,6 +48,13 @@ def peak_memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+@cache
+def _versions() -> Mapping[str, str]:
+    """Of what is loaded, so that asking once a process is right; it reads many files."""
+    return {f"version_{name}": importlib.metadata.version(name) for name in PACKAGES}
+
+
+@cache
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():

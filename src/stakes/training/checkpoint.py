@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -289,13 +290,19 @@ def _of_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) ->
 
 def surroundings(device: torch.device) -> dict[str, str]:
     """What the bits of a result depend on besides the request: code, hardware, threads."""
-    code = hashlib.sha256()
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-        code.update(file.read_bytes())
     kind = device_name(device) or str(torch.backends.cpu.get_cpu_capability())
     return {
-        "version of stakes": code.hexdigest(),
+        "version of stakes": _code(),
         "version of PyTorch": str(torch.__version__),
         "device": f"{device}, {kind}, bfloat16: {has_bfloat16(device)}",
         "number of threads": str(torch.get_num_threads()),
     }
+
+
+@cache
+def _code() -> str:
+    """SHA-256 of this package's files as they were when they were first asked for."""
+    code = hashlib.sha256()
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        code.update(file.read_bytes())
+    return code.hexdigest()
