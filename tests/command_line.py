@@ -20,7 +20,7 @@ from PIL import Image
 from conftest import CLASSES, blobs
 from stakes import Classifier, load_data
 from stakes.cli import commands as cli
-from stakes.runs.sound import INCOMPLETE
+from stakes.rows import INCOMPLETE
 
 COMMAND = Path(sys.executable).with_name("stakes")
 

@@ -39,8 +39,7 @@ from stakes.cli import unlearn as unlearning
 from stakes.evaluation.evaluate import evaluate
 from stakes.methods import METHODS, method_class
 from stakes.models.networks import MODELS
-from stakes.rows import METRICS
-from stakes.runs.sound import INCOMPLETE
+from stakes.rows import INCOMPLETE, METRICS
 from stakes.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -133,6 +134,11 @@ def test_files_that_came_back_make_a_finished_cell(tmp_path, preload, recipe, mo
     assert bench(two, out, log=io.StringIO()) == 0
     assert len((out / "rows.jsonl").read_text().splitlines()) == 2
     assert [path.name for path in (out / "runs").iterdir() if path.name.startswith(".")] == []
+
+
+def test_who_only_starts_cells_imports_no_torch():
+    program = "import sys, stakes.runs.process; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_cell_ends_with_the_process_that_started_it(tmp_path):

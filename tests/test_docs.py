@@ -25,9 +25,9 @@ from stakes.data import datasets
 from stakes.evaluation.scores import depth
 from stakes.methods import probing
 from stakes.models.transforms import own_transform
+from stakes.rows import INCOMPLETE
 from stakes.runs.recipe import read_recipe
 from stakes.runs.recipe_file import find_recipe
-from stakes.runs.sound import INCOMPLETE
 
 pytestmark = pytest.mark.usefixtures("undrawn", "unattacked")
 

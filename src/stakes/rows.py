@@ -258,6 +258,9 @@ def own_keys(row: Mapping[str, Any]) -> list[str]:
     return [key for key in row if f"{key}_before" in row and key not in METRICS]
 
 
+INCOMPLETE = 3  # the exit code of a run that was written without having forgotten everything
+
+
 class Outcome(StrEnum):
     """How a run ended: ``outcome`` in its row, where ``stop_reason`` says it in a sentence."""
 

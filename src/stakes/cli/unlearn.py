@@ -13,13 +13,14 @@ from stakes.methods import Method, method_class
 from stakes.models.agreement import compared
 from stakes.models.specs import RANDOM
 from stakes.progress import Terminal, silent
+from stakes.rows import INCOMPLETE
 from stakes.runs.folder import check_apart, check_free, check_out, resumable
 from stakes.runs.forecast import as_text, forecast
 from stakes.runs.inputs import Inputs, RunOptions
 from stakes.runs.load import Loaded, load
 from stakes.runs.measures import own_measures, tried
 from stakes.runs.record import Request, record
-from stakes.runs.sound import INCOMPLETE, check_recognised, incomplete
+from stakes.runs.sound import check_recognised, incomplete
 from stakes.runs.threads import fit_threads
 from stakes.runs.words import MACHINE, OUTPUT, TO_FORGET, Place, Switch
 from stakes.sidecar import Sidecar

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import psutil
 
 from stakes.files import PRIVATE_FOLDER, make_folder, private, write_text
-from stakes.runs.sound import INCOMPLETE
+from stakes.rows import INCOMPLETE
 
 STAKES: Sequence[str] = (sys.executable, "-m", "stakes.runs.process")
 POLL, GRACE = 0.2, 15.0  # seconds

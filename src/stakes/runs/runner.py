@@ -25,10 +25,10 @@ from stakes.errors import InputError, first_line
 from stakes.files import hidden, tensor_digest, write_bytes, write_text
 from stakes.report.formats import duration
 from stakes.report.run_reader import read_run
+from stakes.rows import INCOMPLETE
 from stakes.runs.cell import Cell
 from stakes.runs.pool import Pool
 from stakes.runs.process import TOKEN, Ended, Look, Work
-from stakes.runs.sound import INCOMPLETE
 from stakes.texts import printable
 
 HEARTBEAT = 30.0  # seconds

@@ -11,8 +11,6 @@ from stakes.methods import Unlearned
 from stakes.models.classifier import Classifier
 from stakes.rows import Outcome
 
-INCOMPLETE = 3  # the exit code of a run that was written without having forgotten everything
-
 
 def check_recognised(classifier: Classifier, forget: ForgetSet) -> None:
     """Refuse images to forget that the network mostly does not recognise.
