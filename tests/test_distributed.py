@@ -96,12 +96,12 @@ def whole(tmp_path_factory) -> Path:
 )
 def test_a_checkpoint_goes_on_with_other_processes(tmp_path, whole, first, second, divide):
     out = tmp_path / "run"
-    begun = partial(interrupted, out, 10, divide=1 in divide)
+    begun = partial(interrupted, out, 6, divide=1 in divide)
     for process in start(first, begun, tmp_path):
         assert process.wait() == 1
     assert not out.exists()
     finish(start(second, partial(interrupted, out, 0, divide=2 in divide), tmp_path))
-    assert (tmp_path / "said").read_text().count("going on after step 9") == 1
+    assert (tmp_path / "said").read_text().count("going on after step 5") == 1
     one, two = (load_file(folder / "model.safetensors") for folder in (whole, out))
     torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
     row = json.loads((out / "row.json").read_text())
@@ -116,7 +116,7 @@ def test_interrupted_scoring_resumes_in_every_process(tmp_path):
     assert first.count("passed 41\n") == 4  # test images: by two networks, in two processes
     finish(start(2, partial(interrupted, out, 0), tmp_path))
     second = said.read_text().removeprefix(first)
-    assert "going on after step 24, the last" in second
+    assert "going on after step 12, the last" in second
     assert "scoring retain 153" in second
     assert "passed" not in second
 

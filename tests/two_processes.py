@@ -22,11 +22,11 @@ from stakes.runs.folder import checkpoint_beside
 from stakes.runs.record import Request, record
 from stakes.training import checkpoint, distributed, sharding
 
-SHORT = {"max_steps": 24, "probe_batch": 15, "patience": 4, "precision": "float32"}
+SHORT = {"max_steps": 12, "probe_batch": 15, "patience": 4, "precision": "float32"}
 METHODS = {
     "exact": StructGuard(**SHORT),
     "deep": StructGuard(criterion="deep", **SHORT),
-    "views": StructGuard(criterion="views", **{**SHORT, "max_steps": 12}),
+    "views": StructGuard(criterion="views", **{**SHORT, "max_steps": 8}),
     "neggrad": NegGrad(batch_norm="eval", lr=0.02, max_steps=4),
     "l2ul": L2UL(batch_norm="eval", probes_per_image=3, pgd_iterations=5, max_steps=4),
 }
