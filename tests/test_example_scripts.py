@@ -21,7 +21,7 @@ def main(name: str):
 
 
 @pytest.fixture(autouse=True)
-def quick(few_digits, monkeypatch, tmp_path):
+def quick(few_digits, unattacked, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "EPOCHS", 3)
     monkeypatch.chdir(tmp_path)
 

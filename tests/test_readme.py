@@ -43,7 +43,7 @@ def cifar_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_python_example_runs_as_it_stands(cifar_folder, monkeypatch):
+def test_the_python_example_runs_as_it_stands(cifar_folder, unattacked, monkeypatch):
     (code,) = blocks("python")
     monkeypatch.chdir(cifar_folder)
     quick = code.replace("CIFAR10_FOLDER", "data").replace(

@@ -169,6 +169,9 @@ def bench(*words):
     return cli.main(["bench", *map(str, words)])
 
 
+SEEN: set[tuple[str, str]] = set()  # methods and options that the command line has understood
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_shipped_recipe_names_no_place_and_its_commands_are_understood(name, tmp_path, capsys):
@@ -180,14 +183,13 @@ def test_a_shipped_recipe_names_no_place_and_its_commands_are_understood(name, t
     printed = [shlex.split(line) for line in capsys.readouterr().out.splitlines()[1::2]]
     each = len(tables["network"]) * len(tables["method"])  # of one k and one seed
     assert len(printed) == each * len(tables.get("k", [0])) * len(tables["seeds"])
-    seen = set()
     for command, *words in printed[:each]:
         assert command == "stakes"
         method = words[words.index("--method") + 1]
         options = {(method, word) for word in words if word.startswith("--")}
-        if not options <= seen:  # values are checked before: each option of a method once
+        if not options <= SEEN:  # values are checked before: each option of a method once
             cli.make_app(words).parse_args(words, exit_on_error=False, print_error=False)
-        seen |= options
+        SEEN.update(options)
     for row in tables.get("paper", {}).get("row", []):
         assert PaperRow(**row).acc_test is not None
     assert not (tmp_path / "new").exists()

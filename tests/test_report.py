@@ -18,6 +18,7 @@ from browser import chromium, opened
 from stakes.data.views import VIEWS as SCORED
 from stakes.errors import InputError
 from stakes.report.compare import COMPARED, TRACES, compare, grouped, ordered
+from stakes.report.figures import svg
 from stakes.report.page import write_report
 from stakes.report.run_folder import VIEWS
 from stakes.report.run_reader import read_run, read_runs
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 NASTY = ["<script>alert(1)</script>", "a\"b' & <b>", "$x^2$ & co", "long" * 30, "кот 猫 \u202egnp"]
 CLASSES = ["airplane", "bird", "cat", "deer", "dog", *NASTY]
+DRAWN: dict[str, str] = {}
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -253,13 +255,26 @@ def page(tmp_path: Path, *folders: Path, **options) -> Page:
 
 
 @pytest.fixture
-def drawn() -> None:
-    """Ask that charts be drawn."""
+def drawn_anew() -> None:
+    """Ask that charts be drawn, each time."""
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> None:
+    """Ask that charts be drawn: those of the same lines once for all tests."""
+    draw = svg.line_chart
+
+    def line_chart(lines, **options) -> str:
+        key = repr((lines, options))
+        DRAWN[key] = DRAWN.get(key) or draw(lines, **options)
+        return DRAWN[key]
+
+    monkeypatch.setattr(svg, "line_chart", line_chart)
 
 
 @pytest.fixture(autouse=True)
 def _undrawn(request) -> None:
-    if "drawn" not in request.fixturenames:
+    if not {"drawn", "drawn_anew"} & {*request.fixturenames}:
         request.getfixturevalue("undrawn")
 
 
@@ -712,7 +727,7 @@ def test_a_method_that_failed_once_is_not_the_best(tmp_path):
     assert "B (mean of 2 seeds)" in fact
 
 
-def test_the_same_folders_give_the_same_bytes(drawn, tmp_path):
+def test_the_same_folders_give_the_same_bytes(drawn_anew, tmp_path):
     folders = [a_run(tmp_path / "a", k=8), a_run(tmp_path / "b", k=8, seed=1)]
     for chosen in (folders[:1], folders):
         first = write_report(chosen, tmp_path / "1.html").read_bytes()

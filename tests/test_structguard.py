@@ -47,7 +47,7 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(
 ):
     monkeypatch.setattr(probing, "INVERTED", 64)
     monkeypatch.setattr(probing, "INVERSION_STEPS", 10)
-    views = StructGuard(max_steps=600, **VIEWS | {"lr": 1e-2, "probe_batch": 16})
+    views = StructGuard(max_steps=600, **VIEWS | {"lr": 2e-2, "probe_batch": 16})
     exact = StructGuard(max_steps=600, **QUICK)
     first, second = (m(classifier, forget, anchors=anchors, seed=0) for m in (exact, views))
     for result in (first, second):
