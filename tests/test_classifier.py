@@ -62,7 +62,7 @@ def wrap(**varied):
     ("spec", "head", "width", "size"),
     [
         ("timm:resnet18", "fc", 512, 64),
-        ("timm:vit_tiny_patch16_224", "head", 192, 32),
+        ("timm:test_vit", "head", 64, 32),
         ("timm:convnext_atto", "head.fc", 320, 32),
         ("torchvision:resnet18", "fc", 512, 64),
         ("torchvision:mobilenet_v3_small", "classifier.3", 1024, 32),
@@ -251,9 +251,7 @@ def test_what_each_kind_of_network_expects(tmp_path):
     tv = Classifier.load("torchvision:resnet18", num_classes=2, weights="random")
     assert tv.input_size == 224
     torch.testing.assert_close(tv.mean.flatten(), torch.tensor(IMAGENET[0]))
-    vit = Classifier.load(
-        "timm:vit_tiny_patch16_224", num_classes=2, input_size=48, weights="random"
-    )
+    vit = Classifier.load("timm:test_vit", num_classes=2, input_size=48, weights="random")
     assert vit.input_size == 48
     assert vit.mean.flatten().tolist() == vit.std.flatten().tolist() == [0.5] * 3
     own = Classifier.load("stakes:digits_cnn", mean=0.3, input_size=8)
@@ -451,11 +449,11 @@ def test_own_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "size", "plain"),
     [
-        ("timm:resnet18", 32, lambda: timm.create_model("resnet18", num_classes=5)),
+        ("timm:test_resnet", 32, lambda: timm.create_model("test_resnet", num_classes=5)),
         (
-            "timm:vit_tiny_patch16_224",
+            "timm:test_vit",
             32,
-            lambda: timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=32),
+            lambda: timm.create_model("test_vit", num_classes=5, img_size=32),
         ),
         ("torchvision:resnet18", 32, lambda: torchvision.models.resnet18(num_classes=5)),
     ],
@@ -481,7 +479,7 @@ def test_saved_weights_give_equal_bits_here_and_in_the_plain_library(tmp_path, s
         small = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         inputs = normalised(small, (0.5,) * 3, (0.2,) * 3)
         torch.testing.assert_close(network(inputs), wanted)
-        if spec != "timm:vit_tiny_patch16_224":
+        if spec != "timm:test_vit":
             network.to(memory_format=torch.channels_last)
         assert torch.equal(network(inputs), wanted)
 

@@ -206,7 +206,7 @@ def unlearn(model: str, image_folder: Path, *extra: str) -> tuple[Classifier, to
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("resnet18", {}), ("vit_tiny_patch16_224", {"img_size": 32})],
+    [("test_resnet", {}), ("test_vit", {"img_size": 32})],
 )
 def test_timm_networks_reload_in_plain_timm(
     name, arguments, image_folder, no_page, unattacked, capsys
