@@ -132,12 +132,16 @@ def undrawn(monkeypatch) -> None:
     monkeypatch.setattr(Figure, "savefig", blank)
 
 
-@pytest.fixture
-def unattacked(monkeypatch) -> None:
+def without_attacks(patch: pytest.MonkeyPatch) -> None:
     """Attacks are most of a tiny run's time: as without test images, where nobody looks at them."""
     member, relearn = audit.audit_membership, audit.audit_relearning
-    monkeypatch.setattr(audit, "audit_membership", lambda forget, *_: member(forget, None, None))
-    monkeypatch.setattr(audit, "audit_relearning", lambda *given: relearn(*given[:3], None))
+    patch.setattr(audit, "audit_membership", lambda forget, *_: member(forget, None, None))
+    patch.setattr(audit, "audit_relearning", lambda *given: relearn(*given[:3], None))
+
+
+@pytest.fixture
+def unattacked(monkeypatch) -> None:
+    without_attacks(monkeypatch)
 
 
 @pytest.fixture(scope="session")

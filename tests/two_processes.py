@@ -4,12 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import sklearn.linear_model  # noqa: F401  before the copies, so that none imports it again
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from conftest import CLASSES, blobs
+from conftest import CLASSES, blobs, without_attacks
 from stakes import Classifier, ForgetSet
 from stakes.anchors.anchors import Anchors
 from stakes.data.images import ImageArray
@@ -117,6 +118,7 @@ def interrupted(out: Path, after: int, stop: str = "unlearning", divide: bool = 
     """A run that is recorded, and interrupted after so much of a phase, if that is above 0."""
     checkpoint.EVERY = 0.0
     page.write_report = lambda folders, out: out.touch()  # nobody looks at it
+    without_attacks(pytest.MonkeyPatch())  # nor at these
     plain = accuracy.score
 
     def score(network: Classifier, images: torch.Tensor, labels: torch.Tensor) -> Scored:
