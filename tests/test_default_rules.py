@@ -118,7 +118,7 @@ def test_the_run_settles_once_all_is_forgotten(
     settle, least, classifier, forget, anchors, monkeypatch
 ):
     monkeypatch.setattr(default, "SETTLE_LEAST", least)
-    calm = {"patience": 20, "pull_back": False, "max_steps": 300}  # all stays forgotten
+    calm = {"lr": 1e-2, "patience": 20, "pull_back": False, "max_steps": 300}  # all stays forgotten
     method = StructGuard(**QUICK | {"settle": settle} | calm)
     result = method(classifier, forget, anchors=anchors, seed=0)
     assert result.ending == FORGOTTEN
@@ -140,7 +140,7 @@ def test_it_is_checked_as_soon_as_a_step_shows_all_forgotten(
 
 @pytest.mark.slow
 def test_at_the_end_it_goes_back_as_far_as_all_stays_forgotten(classifier, forget, anchors):
-    calm = QUICK | {"patience": 20, "max_steps": 300}
+    calm = QUICK | {"lr": 1e-2, "patience": 20, "max_steps": 300}
     method, whole = StructGuard(**calm), StructGuard(**calm | {"pull_back": False})
     near, far = (m(classifier, forget, anchors=anchors, seed=0) for m in (method, whole))
     share = near.chosen["pulled_back_to"]
