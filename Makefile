@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One more than there are cores: some tests wait, for a browser or for processes that they stop.
+WORKERS = $(shell $(BIN)/python -c "import os; print(len(os.sched_getaffinity(0)) + 1)" 2>/dev/null || echo auto)
 
 .PHONY: check clean coverage demo dist docs format lint test
 
@@ -15,14 +17,14 @@ docs: $(READY)
 
 # The inner loop: everything but the tests marked slow.
 check: lint
-	$(BIN)/python -m pytest -q --forks auto -m "not slow"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
 test: lint
-	$(BIN)/python -m pytest --forks auto
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # Tracing every branch slows all tests down, so `make test` does without.
 coverage: $(READY)
-	$(BIN)/python -m pytest -q --forks auto --cov --cov-report=term
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --cov --cov-report=term
 
 lint: $(READY)
 	$(BIN)/ruff check .

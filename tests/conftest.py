@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-# There is a process for each core: more threads than one would wait for each other. Before torch.
+# There is a worker for each core: more threads than one would wait for each other. Before torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -15,7 +15,6 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from forks import FORK, pytest_addoption, pytest_runtestloop  # noqa: F401 (hooks)
 from stakes import Classifier, ForgetSet
 from stakes.anchors.anchors import Anchors
 from stakes.data.datasets import DATASETS, Splits
@@ -65,7 +64,7 @@ def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that ``make`` fills, once for all processes of a session; nobody may change it."""
     root = factory.getbasetemp()
-    root = root.parent if FORK in os.environ else root
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     folder, made = root / name, root / f"{name}.made"
     with FileLock(root / f"{name}.lock"):
         if not made.exists():
