@@ -7,6 +7,9 @@ READY := $(VENV)/.ready
 # One more than there are cores: some tests wait, for a browser or for processes that they stop.
 WORKERS = $(shell $(BIN)/python -c "import os; print(len(os.sched_getaffinity(0)) + 1)" 2>/dev/null || echo auto)
 
+# Every process would compile everything again where the environment forbids to keep it.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: check clean coverage demo dist docs format lint test
 
 demo: $(READY)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from stakes.errors import InputError
 from stakes.models.classifier import Classifier
+from stakes.models.own_code import run_file
 from stakes.models.projector import Projector
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -681,3 +682,13 @@ def test_without_transformers_the_message_says_what_to_install(hf_folder, monkey
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r'pip install "stakes\[text\]"'):
         Classifier.load(f"hf:{hf_folder[0]}")
+
+
+def test_code_of_ones_own_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "parts_of_mine.py").write_text("NUMBER = 3\n")
+    (tmp_path / "mine.py").write_text("from parts_of_mine import NUMBER\n")
+    assert run_file(tmp_path / "mine.py").NUMBER == 3
+    assert {path.name for path in tmp_path.rglob("*")} == {"mine.py", "parts_of_mine.py"}
+    assert not sys.dont_write_bytecode

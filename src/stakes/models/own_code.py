@@ -18,7 +18,7 @@ STDLIB = Path(sysconfig.get_paths()["stdlib"])
 
 
 def run_file(path: Path, option: str = "--model") -> ModuleType:
-    """Run a Python file of the user's, and return its module.
+    """Run a Python file of the user's, and return its module; nothing is written beside it.
 
     ``option`` is the one that named it.
 
@@ -31,9 +31,19 @@ def run_file(path: Path, option: str = "--model") -> ModuleType:
         raise InputError(f"{path} is not a Python file; give path/to/file.py:factory")
     module = importlib.util.module_from_spec(found)
     sys.modules[found.name] = module  # dataclasses in the file look themselves up there
-    with theirs(str(path)):
+    with theirs(str(path)), _without_byte_code():
         found.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def _without_byte_code() -> Iterator[None]:
+    """Python writes no ``__pycache__`` beside files that are imported in the block."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 @contextmanager
