@@ -197,3 +197,8 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no development data in {SHARED}")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait rather than compute come first: at the end, nothing would run beside them."""
+    items.sort(key=lambda item: item.path.name != "test_cluster.py")
