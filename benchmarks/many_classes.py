@@ -23,9 +23,10 @@ from stakes.data.images import ImageArray
 from stakes.training.batches import Batches
 from stakes.training.schedule import OneCycle
 from stakes.training.steps import take_steps
+from train_networks import in_memory
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SPEC, SCORED = "stakes:cifar_resnet20", 5000
+SPEC, SIDE, SCORED = "stakes:cifar_resnet20", 32, 5000
 BATCH, PEAK, EPOCHS = 512, 0.02, 20
 FOUND = ("forget_top2", "forget_true_probability", "foretold")
 
@@ -73,9 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     old = Classifier.load(
         SPEC, weights=asked.weights, mean=MEAN, std=STD, class_names=data.class_names
     )
-    pixels = [
-        (images.load(range(len(images))) * 255).round().byte() for images in (data.train, data.test)
-    ]
+    pixels = [in_memory(images, SIDE).pixels for images in (data.train, data.test)]
     seen, new = (features(old, part) for part in pixels)
     means = MiniBatchKMeans(asked.classes, batch_size=4096, n_init=1, random_state=0)
     means.fit(seen.numpy())

@@ -89,9 +89,25 @@ CHANGES: Columns = {
     "retained images": change("acc_retain"),
     "steps": steps,
 }
+LEVELS: Columns = {
+    "test accuracy": average("acc_test"),
+    "retained images": average("acc_retain"),
+    "steps": steps,
+}
 COPIES: Columns = {
     "copies recognised, %": lambda found: f"{stat(row['forget_views'] for row in found).mean:.0f}"
 }
+
+
+def line_before(found: Rows, n: str | None = None) -> list[str]:
+    """The line of NUMBER and LEVELS before, for :func:`table`; ``n`` is the count of rows."""
+    was = (average(f"{key}_before")(found) for key in ("acc_test", "acc_retain"))
+    return ["before", str(len(found)) if n is None else n, "0", *was, ""]
+
+
+def recognised(found: Rows) -> str:
+    """What COPIES was before."""
+    return f"{stat(row['forget_views_before'] for row in found).mean:.0f}"
 
 
 def table(groups: list[Rows], columns: Columns, *before: list[str]) -> str:
@@ -172,17 +188,13 @@ def methods() -> str:
     columns = {
         "": first("cell_method"),
         **NUMBER,
-        "test accuracy": average("acc_test"),
-        "retained images": average("acc_retain"),
-        "steps": steps,
+        **LEVELS,
         **COPIES,
         **trial("tuned: forgotten", complement("acc_forget", 0)),
         **trial("tuned: test accuracy", average("acc_test")),
         **trial("tuned: retained images", average("acc_retain")),
     }
-    was = [average(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
-    known = f"{stat(row['forget_views_before'] for row in groups[0]).mean:.0f}"
-    return table(groups, columns, ["before", str(len(groups[0])), "0", *was, "", known, "", "", ""])
+    return table(groups, columns, [*line_before(groups[0]), recognised(groups[0]), "", "", ""])
 
 
 def grouped_tuned() -> list[Rows]:
@@ -201,9 +213,7 @@ def tuned() -> str:
         "": lambda found: first("cell_method")(found).removesuffix(TUNED_NAME),
         "chosen": factor,
         **NUMBER,
-        "test accuracy": average("acc_test"),
-        "retained images": average("acc_retain"),
-        "steps": steps,
+        **LEVELS,
         **COPIES,
     }
     return table(grouped_tuned(), columns)
@@ -227,9 +237,7 @@ def holds() -> str:
         "network": first("cell_network"),
         "": first("cell_method"),
         **NUMBER,
-        "test accuracy": average("acc_test"),
-        "retained images": average("acc_retain"),
-        "steps": steps,
+        **LEVELS,
         "structural drift": average("drift_probes"),
         "new answers predicted, %": average("foretold", 0),
     }
@@ -242,13 +250,10 @@ def readings() -> str:
     columns = {
         "": first("cell_method"),
         **NUMBER,
-        "test accuracy": average("acc_test"),
-        "retained images": average("acc_retain"),
-        "steps": steps,
+        **LEVELS,
         "structural drift": average("drift_probes"),
     }
-    was = [average(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
-    return table(groups, columns, ["before", "", "0", *was, "", ""])
+    return table(groups, columns, [*line_before(groups[0], n=""), ""])
 
 
 def retrained() -> str:
@@ -297,14 +302,10 @@ def retained() -> str:
     columns = {
         "": first("cell_method"),
         **NUMBER,
-        "test accuracy": average("acc_test"),
-        "retained images": average("acc_retain"),
-        "steps": steps,
+        **LEVELS,
         **COPIES,
     }
-    was = [average(f"{key}_before")(groups[0]) for key in ("acc_test", "acc_retain")]
-    known = f"{stat(row['forget_views_before'] for row in groups[0]).mean:.0f}"
-    return table(groups, columns, ["before", str(len(groups[0])), "0", *was, "", known])
+    return table(groups, columns, [*line_before(groups[0]), recognised(groups[0])])
 
 
 def ablation() -> str:
