@@ -38,7 +38,8 @@ PUBLISHED = {
         "forget_batch": 128, "augment": True,
     },
     "lcodec": {
-        "perturbations": 1000, "noise": 0.1, "epsilon": 0.1, "delta": 0.01, "max_drop": 5.0,
+        "perturbations": 1000, "noise": 0.1, "damping": 0.01, "epsilon": 0.1, "delta": 0.01,
+        "max_drop": 5.0,
     },
 }  # fmt: skip
 OURS = {"retain_samples": 0, "max_steps": 0, "batch_norm": "train"}  # all data, to the end

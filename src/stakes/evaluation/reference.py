@@ -41,7 +41,8 @@ def against(
     """Compare the network with a reference, before and after unlearning.
 
     ``reference_gap`` is the absolute difference of their accuracies, averaged over the forget set
-    and the samples (the average gap of Fan et al., SalUn, ICLR 2024), in percentage points.
+    and the samples, in percentage points (the average gap of Fan et al., SalUn, ICLR 2024, without
+    its fourth part, the gap of a membership attack).
     ``reference_agreement`` is the percentage of images that both give the same class.
     ``reference_kl`` is KL(reference || network) over all classes, in bits.
 

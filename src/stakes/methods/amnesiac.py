@@ -23,7 +23,8 @@ class Amnesiac(RetainTraining):
     epoch shuffles both sets into one, so that forget images are as rare in a step as any others;
     all epochs are run. Without retained data it is ``random_label``.
 
-    Later public code runs 3 epochs of batches of 128 at 1e-4 (Chundawat et al., AAAI 2023).
+    Later public code runs 3 epochs at 1e-4, in batches of 256 (Chundawat et al., AAAI 2023) or 128
+    (Foster et al., AAAI 2024).
 
     Differences from the authors' code: Adam begins with fresh moments, where theirs continues with
     those of the training.

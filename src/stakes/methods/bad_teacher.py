@@ -27,6 +27,10 @@ class BadTeacher(RetainTraining):
     One epoch with few forget images among thousands of retained ones hardly forgets them: the
     method is published for classes and for large shares of the training set.
 
+    Differences from the authors' code: fresh weights are PyTorch's own initialisation of each
+    layer, by which a ResNet-20 finds all classes about equally likely; theirs are those of
+    torchvision's ResNet, by which it gives nearly every image the same class.
+
     Raises:
         InputError: a layer that cannot be reinitialised; frozen parameters stay.
     """

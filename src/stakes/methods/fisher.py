@@ -30,7 +30,8 @@ class Fisher(Method):
     "Stake the Points" says (App. A); in its own paper F is that of the retained data, so that
     noise falls on weights that these do not need. On the forget set it falls, instead, on all
     weights that the forgotten images do not need, and much is destroyed before they are
-    forgotten; the results of "Stake the Points" say so too.
+    forgotten; the results of "Stake the Points" say so too. That paper adds only that influential
+    weights are suppressed, and has no code for it: the noise is that of the public code.
 
     v is 1/F, capped, then averaged over the second dimension of a weight (a row of a linear
     layer, the input channels of a convolution), then ten times as large for the head and for
@@ -41,7 +42,8 @@ class Fisher(Method):
 
     Differences from the authors' code: F on the forget set; of more than ``fisher_classes``
     classes, the most probable ones stand for all; the head is identified by its position, where
-    theirs takes every parameter with as many rows as classes for it.
+    theirs takes every parameter with as many rows as classes for it; to forget a whole class,
+    theirs also sets the class's row of the head to zero before its noise.
     """
 
     title: ClassVar[str] = "Fisher forgetting"

@@ -47,9 +47,11 @@ class LCODEC(RetainFields):
 
     Differences from the authors' code: H_D is of a sample of the retained data at the network and
     a step of SGD from it, where theirs keeps the gradients of the last two epochs of training;
-    H_x is of two gradients, where theirs takes the first twice and so zero; a step is judged on
-    that sample, where theirs has validation data; lambda is .01, since with .001 the noise has a
-    standard deviation of 6.
+    H_x is of gradients at two points, as in theirs for faces, where that for CIFAR-10 reads the
+    first one again (with the PyTorch of its time, zeroed by then) and the same point; each layer
+    has its own gradient, where theirs confuses layers that are printed alike; a step is judged on
+    the sample, where theirs has validation data. lambda is that of its script for CIFAR-10: with
+    its default of .001, the noise has a standard deviation of 6.
     """
 
     title: ClassVar[str] = "L-CODEC"
@@ -59,7 +61,7 @@ class LCODEC(RetainFields):
     noise: float = hyper(
         0.1, "standard deviation of their noise, in normalised pixels", "public code"
     )
-    damping: float = hyper(0.01, "lambda, added to the Hessian", above=0)
+    damping: float = hyper(0.01, "lambda, added to the Hessian", "public code, CIFAR-10", above=0)
     epsilon: float = hyper(0.1, "epsilon of the noise on the weights", "public code", above=0)
     delta: float = hyper(0.01, "delta of the noise on the weights", "public code", above=0, high=1)
     max_drop: float = hyper(

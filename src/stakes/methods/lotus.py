@@ -45,7 +45,7 @@ class LoTUS(RetainTraining):
     generalises still recognises most of its images at the end.
 
     Differences from the authors' code: D_v, as described; accuracy on D_f is that of the images
-    uncropped.
+    uncropped; to forget a whole class, theirs takes 0 for the accuracy on D_v.
     """
 
     title: ClassVar[str] = "LoTUS"

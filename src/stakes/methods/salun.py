@@ -26,8 +26,9 @@ class SalUn(RetainSGD):
     are done, since the retained data continues to repair once everything is forgotten.
 
     Differences from the authors' code: a random label is never the true one, as in the paper's
-    equation; the mask is taken from the images as they are, where theirs crops and mirrors them.
-    For CIFAR-100 and Tiny ImageNet theirs shuffles both sets into one.
+    equation; the mask is taken from the images as they are and weights them alike, where theirs
+    crops and mirrors them and counts a last, smaller batch as a full one. For CIFAR-100 and Tiny
+    ImageNet theirs shuffles both sets into one.
     """
 
     title: ClassVar[str] = "SalUn"

@@ -32,7 +32,8 @@ class UNSIR(RetainTraining):
     of what the network has learned, and the second epoch relearns it.
 
     Differences from the authors' code: noise is labelled with its own class, where theirs gives
-    the noise of every class the label 0; retained data has images of these classes.
+    the noise of every class the label 0; retained data has images of these classes, and is drawn
+    at random, where theirs takes the first 1,000 images of each other class.
     """
 
     title: ClassVar[str] = "UNSIR"
