@@ -35,7 +35,9 @@ def heads(found):
     [
         ({"auc": 0.06, "low": 0.02, "high": 0.19}, "Detectable: "),
         ({"auc": 0.5}, "look like unseen ones"),
-        ({"auc": 0.3, "low": 0.15, "high": 0.5}, "look like unseen ones"),
+        ({"auc": 0.45, "low": 0.3, "high": 0.6}, "look like unseen ones"),
+        ({"auc": 0.3, "low": 0.15, "high": 0.5}, "uncertain whether their loss"),
+        ({"auc": 0.6, "low": 0.4, "high": 0.8}, "uncertain whether their loss"),
         ({"auc": 0.9, "low": 0.8, "high": 0.96}, "still look like images that the network was"),
     ],
 )
@@ -79,6 +81,10 @@ def test_single_images_at_one_false_alarm_in_a_hundred(found, unlikely, words):
     assert f"and {unlikely * 0.16:.0f} would stand out" in finding.text
     few = a_run(attacked("learned", found=None), attacked("loss", unlikely=None))
     assert "identified" not in heads(traces(few))
+    share = 100.0 if unlikely else 0.0
+    one = a_run(attacked("learned", m=1), attacked("loss", unlikely=share, m=1))
+    said = "the image would be identified" if unlikely else "no single image would be identified"
+    assert said in heads(traces(one))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +151,8 @@ def test_what_is_said_of_retrieval(own, words):
     more = {"k": 400, "retrieval_forget_r1": 99.0, "retrieval_retain_r1": 90.0}
     [finding] = knowledge(a_run(**row | more))
     assert "more often than from retained ones" in finding.head
+    [finding] = knowledge(a_run(**row | {"k": 1}))
+    assert "With so few images" in finding.head
 
 
 def test_what_is_said_of_whole_classes():

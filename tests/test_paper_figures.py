@@ -210,6 +210,18 @@ def test_affinities_are_those_of_the_evidence(shown):
     assert "airplane: wings; a beak; feathers" in texts(svg)
 
 
+def test_anchors_without_descriptions_promise_none(tmp_path):
+    folder = with_examples(audited(a_run(tmp_path / "run")), 0, 0.1)
+    for text in ("a beak", ""):
+        evidence = json.loads((folder / "evidence.json").read_text())
+        for item in evidence["affinities"]:
+            item["nearest"] = [{"anchor": "bird", "text": text}]
+        (folder / "evidence.json").write_text(json.dumps(evidence))
+        [plate] = plates(["7"], [Named("ResNet-18", 24, "A", read_run(folder))])
+        assert ("attributes" in plate.note) == bool(text)
+        assert ("bird: a beak" if text else "bird") in texts(plate.file())
+
+
 def test_a_confusion_matrix_counts_every_image(shown):
     (svg,) = drawn(["8"], shown).values()
     counts = [int(words) for words in texts(svg) if words.isdigit()]

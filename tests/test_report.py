@@ -196,7 +196,7 @@ def audited(folder: Path, name: str = NASTY[0], **found: float) -> Path:
     evidence = json.loads((folder / "evidence.json").read_text())
     numbers = {"auc": 0.06, "low": 0.02, "high": 0.19, "found": 0.0, "unlikely": 12.5, **found}
     evidence["membership"] = [
-        {"attack": attack, "of": of, "when": when, **numbers, "m": 64, "n": 2000}
+        {"attack": attack, "of": of, "when": when, "m": 64, "n": 2000, **numbers}
         for attack in ("loss", "entropy", "modified entropy", "learned")
         for of, when in (("retain", "after"), ("forget", "before"), ("forget", "after"))
     ]
@@ -371,6 +371,52 @@ def test_a_change_within_its_interval_is_said_to_be_chance(tmp_path):
     assert "within chance" in verdict(read_run(a_run(tmp_path / "a", **few))).answers[2].detail
     lost = {"acc_test": 90.7, "n_test": 10_000, "n_test_lost": 130, "n_test_gained": 27}
     assert "within chance" not in verdict(read_run(a_run(tmp_path / "b", **lost))).answers[2].detail
+
+
+@pytest.mark.parametrize(
+    ("n", "lost", "answer"),
+    [
+        (10, 0, "Too few images to tell"),
+        (10, 1, "Too few images to tell"),
+        (10, 8, "No, 80.0 points lost"),
+        (200, 0, "Yes"),
+        (200, 4, "Mostly, 2.0 points lost"),
+    ],
+)
+def test_few_images_neither_clear_nor_blame_the_network(tmp_path, n, lost, answer):
+    counts = {"n_test": n, "n_test_lost": lost, "n_test_gained": 0}
+    row = NO_DATA | counts | {"acc_test_before": 100.0, "acc_test": 100.0 - 100 * lost / n}
+    found = verdict(read_run(a_run(tmp_path / "run", **CALM, **row)))
+    assert found.answers[2].answer == answer
+    assert (found.answers[2].tone == "unknown") == answer.startswith("Too few")
+    if answer.startswith("Too few"):
+        assert "What it cost is unknown" in found.headline
+    ends = re.search(r"between ([\d.]+) and", page(tmp_path, tmp_path / "run").text)
+    assert ends is not None
+    assert float(ends[1]) < 100 - 100 * lost / n
+
+
+@pytest.mark.parametrize(
+    ("k", "attack", "answer"),
+    [
+        (1, {"auc": 0.0, "low": 0.0, "high": 0.63}, "Too few images to tell"),
+        (1, {"auc": 0.0, "low": 0.0, "high": 0.63, "unlikely": 100.0}, "Yes"),
+        (2, {"auc": 0.1, "low": 0.0, "high": 0.6, "unlikely": 50.0}, "Yes, one by one"),
+        (16, {"auc": 0.45, "low": 0.31, "high": 0.6}, "Not by their loss"),
+        (16, {"auc": 0.06, "low": 0.02, "high": 0.19}, "Yes, as a group"),
+    ],
+)
+def test_few_images_leave_open_whether_they_stand_out(tmp_path, k, attack, answer):
+    folder = audited(a_run(tmp_path / "run", k), **{"unlikely": 0.0, **attack, "m": k})
+    assert verdict(read_run(folder)).answers[3].answer == answer
+
+
+def test_one_image_is_spoken_of_as_one(tmp_path):
+    found = {"n_found_exact": 1, "n_found_near": 0}
+    text = page(tmp_path, a_run(tmp_path / "run", 1, **found)).text
+    assert "The image is in the training data that was given, pixel by pixel." in text
+    assert "the 1 image to forget" in text
+    assert not re.search(r"\b1 images\b", text)
 
 
 def test_what_was_never_recognised_names_its_likely_causes(tmp_path):

@@ -9,6 +9,7 @@ from stakes.data.folders import left_out
 from stakes.errors import some
 from stakes.evaluation.again import found_in_words
 from stakes.preprocessing import in_words
+from stakes.report.formats import several
 from stakes.rows import own_keys
 from stakes.runs.load import Loaded
 from stakes.texts import expanded, say
@@ -17,11 +18,11 @@ from stakes.texts import expanded, say
 def announce(loaded: Loaded, data: str | None) -> None:
     """Say on standard error what is about to be used, defaults among it, and what is left out."""
     classifier, anchors = loaded.classifier, loaded.anchors
-    dropped = f" ({loaded.forget.dropped} copies left out)" if loaded.forget.dropped else ""
+    dropped = f" (copies left out: {loaded.forget.dropped})" if loaded.forget.dropped else ""
     say(
         f"{classifier.spec}, {classifier.num_classes} classes, on {classifier.device}; "
         f"weights {classifier.weights}; anchors {anchors.card.get('name') or 'unnamed'}; "
-        f"{len(loaded.forget)} images to forget{dropped}; "
+        f"{several(len(loaded.forget), 'image')} to forget{dropped}; "
         f"preprocessing: {in_words(classifier.preprocessing)}"
     )
     if data is not None and data not in DATASETS and (unused := left_out(expanded(data))):

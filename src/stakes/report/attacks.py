@@ -13,6 +13,7 @@ ATTACKS = {
     "modified entropy": "Both in one number (modified entropy)",
     "learned": "All three, weighed by a learned attack",
 }
+MUCH = 0.75  # an AUC from which an attack says much; of negated scores, below 1 - MUCH
 
 
 def attack(run: RunFolder, name: str, of: str, when: str) -> Row | None:
@@ -49,6 +50,11 @@ def stand_out(run: RunFolder) -> bool:
     return loss is not None and loss["high"] < 0.5
 
 
+def unclear(found: Row) -> bool:
+    """Whether images are too few to tell no difference, an AUC of 0.5, from a great one."""
+    return bool(found["low"] <= 1 - MUCH or found["high"] >= MUCH)
+
+
 def _leaky(run: RunFolder) -> Finding | None:
     learned = attack(run, "learned", "retain", "after")
     if learned is None:
@@ -59,7 +65,7 @@ def _leaky(run: RunFolder) -> Finding | None:
         head = "Its answers reveal nothing measurable about its other training data."
         more = " The learned attack therefore cannot work on the forgotten images either."
     else:
-        much = "little" if auc < 0.6 else "something" if auc < 0.75 else "much"
+        much = "little" if auc < 0.6 else "something" if auc < MUCH else "much"
         head = f"Its answers reveal {much} about its other training data."
     text = (
         f"An attack tells retained training images from unseen ones with {_interval(learned)}, "
@@ -91,10 +97,10 @@ def _membership(run: RunFolder) -> Finding | None:
             "The images still look like images that the network was trained on.",
             f"{numbers} A network that never saw them would give about 0.50.",
         )
-    return Finding(
-        "Judged by their loss, the images look like unseen ones.",
-        f"{numbers} With so few images, nothing within the interval can be excluded.",
-    )
+    head = "Judged by their loss, the images look like unseen ones."
+    if unclear(after):
+        head = "With so few images, it is uncertain whether their loss tells them apart."
+    return Finding(head, f"{numbers} Nothing within the interval can be excluded.")
 
 
 def _false_alarms(run: RunFolder) -> Finding | None:
@@ -105,6 +111,7 @@ def _false_alarms(run: RunFolder) -> Finding | None:
     members, unlikely = (round(k * share / 100) for share in (learned["found"], loss["unlikely"]))
     most = max(members, unlikely)
     many = "no single image" if not most else "some images" if 2 * most < k else "many images"
+    many = "the image" if most and k == 1 else many
     return Finding(
         f"At a false-alarm rate of 1\u00a0%, {many} would be identified.",
         f"{members:,} of {several(k, 'image')} would be taken for training images (learned "

@@ -60,8 +60,11 @@ def _retrieval(run: RunFolder) -> Finding | None:
     often = "less" if high < other / 100 else "more" if low > other / 100 else "as"
     end = "as from retained ones" if often == "as" else "than from retained ones"
     forgotten, retained = (run.number(f"retrieval_{of}_map") for of in ("forget", "retain"))
+    head = f"Similarity search from forgotten images finds their class {often} often {end}."
+    if run.k < FEW:
+        head = "With so few images, it is uncertain how often similarity search finds their class."
     return Finding(
-        f"Similarity search from forgotten images finds their class {often} often {end}.",
+        head,
         f"Of {gallery:,.0f} retained images, the one with the nearest features is of its class "
         f"for {percent(own)} of the forgotten images{_was(run, 'retrieval_forget_r1')} and for "
         f"{percent(other)} of the retained ones{_was(run, 'retrieval_retain_r1')}; over the whole "
@@ -109,10 +112,7 @@ def found_in_data(run: RunFolder) -> list[str]:
     exact, near = run.number("n_found_exact"), run.number("n_found_near")
     left, sentences = run.number("n_near_left_out"), list[str]()
     if exact is not None and near is not None:
-        sentences.append(
-            f"{exact + near:,.0f} of the {several(run.k or 0, 'image')} are in the training data "
-            f"that was given: {exact:,.0f} pixel by pixel, {near:,.0f} as near-duplicates."
-        )
+        sentences.append(_found(run.k, exact, near))
     if left:
         names = [str(item.get("found")) for item in run.audit.get("duplicates", [])]
         which = f" ({some(names, 4)})" if names else ""
@@ -123,6 +123,17 @@ def found_in_data(run: RunFolder) -> list[str]:
             f"{them}, and no accuracy measured."
         )
     return sentences
+
+
+def _found(k: int | None, exact: float, near: float) -> str:
+    """How many images are in the training data, and how."""
+    both, data = exact + near, "in the training data that was given"
+    if k == 1:
+        how = "pixel by pixel" if exact else "as a near-duplicate"
+        return f"The image is {data}, {how}." if both else f"The image is not {data}."
+    are = "is" if both == 1 else "are"
+    how = f"{exact:,.0f} pixel by pixel, {near:,.0f} as near-duplicates"
+    return f"{both:,.0f} of the {several(k or 0, 'image')} {are} {data}: {how}."
 
 
 def _relearning(run: RunFolder) -> Finding | None:

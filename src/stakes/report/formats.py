@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from stakes.report.intervals import wilson
 from stakes.rows import Metric
 
 NOT_MEASURED = "not measured"
@@ -138,12 +139,15 @@ def several(count: float, word: str) -> str:
     return f"{count:,.0f} {word}{'s' * (count != 1)}"
 
 
-def margin(value: float | None, n: float | None) -> str | None:
-    """Half the width of a 95 % interval, in points, for a percentage of ``n`` images."""
+def between(value: float | None, n: float | None) -> str | None:
+    """The ends of a 95 % interval for a percentage of ``n`` images.
+
+    >>> between(100.0, 10), between(None, 10)
+    ('72.2 and 100.0', None)
+    """
     if value is None or not n:
         return None
-    share = min(max(value / 100, 0.0), 1.0)
-    return f"{196 * (share * (1 - share) / n) ** 0.5:.1f}"
+    return " and ".join(share(100 * end) for end in wilson(min(max(value / 100, 0.0), 1.0), n))
 
 
 def measured(value: float | None, metric: Metric) -> str:
@@ -161,8 +165,9 @@ FORMATS: dict[str, Callable[..., Any]] = {
     "points": points,
     "duration": duration,
     "setting": setting,
-    "margin": margin,
+    "between": between,
     "moment": moment,
+    "several": several,
     "four_digits": four_digits,
     "measured": measured,
     "small": formatted(".4f"),

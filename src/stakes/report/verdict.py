@@ -1,5 +1,6 @@
 """The outcome of one run in plain words: a heading, and four questions with their answers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -151,6 +152,8 @@ def rest(run: RunFolder) -> Answer:
     classes, most = run.number("num_classes"), max(run.row[f"{key}_before"] for key in changes)
     if classes and most < GUESSING * 100 / classes:
         return Answer(UNKNOWN, question, "It did not work before", detail)
+    if _too_few(run, changes):
+        return Answer(UNKNOWN, question, "Too few images to tell", detail)
     loss = -min(changes.values())
     if loss >= DAMAGE:
         return Answer(BAD, question, f"No, {loss:.1f} points lost", detail)
@@ -184,6 +187,12 @@ def interval(run: RunFolder, key: str) -> tuple[float, float] | None:
     return None if lost is None or gained is None or not n else paired_change(lost, gained, n)
 
 
+def _too_few(run: RunFolder, keys: Iterable[str]) -> bool:
+    """Whether no set has the images to tell an unchanged network from a damaged one."""
+    found = [interval(run, key) for key in keys]
+    return all(ends is not None and ends[0] <= -DAMAGE and ends[1] >= 0 for ends in found)
+
+
 def _drift(run: RunFolder) -> str:
     drift = run.number("drift_probes") or 0.0
     return (
@@ -204,14 +213,18 @@ def traces(run: RunFolder) -> Answer:
         f"AUC {decimals(loss['auc'])} ({decimals(loss['low'])}\u2013{decimals(loss['high'])}); "
         "0.50 would be ideal."
     )
-    single = ""
-    if loss["unlikely"]:
-        found = round(loss["m"] * loss["unlikely"] / 100)
-        single = f" {found:,} of {loss['m']:,.0f} also stand out one by one."
+    k, found = int(loss["m"]), round(loss["m"] * (loss["unlikely"] or 0) / 100)
+    single = (
+        f" {found:,} of {k:,} {'stands' if found == 1 else 'stand'} out alone." if found else ""
+    )
     if loss["high"] < 0.5:
         return Answer(CAUTION, question, "Yes, as a group", auc + single)
     if loss["low"] > 0.5:
         return Answer(CAUTION, question, "They look like training images", auc)
+    if 2 * found >= k:
+        return Answer(CAUTION, question, "Yes, one by one" if k > 1 else "Yes", auc + single)
+    if attacks.unclear(loss):
+        return Answer(UNKNOWN, question, "Too few images to tell", auc + single)
     return Answer(GOOD, question, "Not by their loss", auc + single)
 
 
@@ -263,7 +276,8 @@ def _lead(run: RunFolder, answers: list[Answer]) -> str:
     if mostly_unknown(run):
         return f"This result says nothing about forgetting. {CAUSES}"
     if answers[0].tone == BAD:
-        return "Do not put this network into service as one that has forgotten them."
+        them = "it" if run.k == 1 else "them"
+        return f"Do not put this network into service as one that has forgotten {them}."
     if answers[2].tone == BAD:
         return "Do not put this network into service."
     return "Not recognised is not erased: do not describe this as deletion of all traces."

@@ -104,7 +104,7 @@ def radar(methods: Methods, name: str) -> Drawing | None:
             show_image(inset, row["image"], INK, 0.8)
             inset.set_xlabel(short(row["label"], 12), fontsize=7, color=INK, labelpad=2)
             anchors = "\n".join(
-                short(f"{near.get('anchor')}: {near.get('text')}", 60)
+                short(": ".join(str(near[key]) for key in ("anchor", "text") if near.get(key)), 60)
                 for near in row.get("nearest", [])
             )
             middle.text(p / len(first) + 0.02, 0.95, anchors, fontsize=7, color=INK, va="top")
@@ -115,11 +115,12 @@ def radar(methods: Methods, name: str) -> Drawing | None:
         for method, rows in found.items()
         for row in rows.values()
     )
+    described = any(near.get("text") for row in first.values() for near in row.get("nearest", []))
     return Drawing(
         "Affinities of chosen test images with the anchors",
         "Two test images that the seed chose; further out means nearer to the anchor, by the "
-        "cosine. Below: the three anchors nearest before, with the attributes that they are made "
-        "of.",
+        "cosine. Below: the three anchors nearest before"
+        f"{', with the attributes that they are made of' if described else ''}.",
         render(draw, (WIDTH, sum(heights)), alt, name),
     )
 
