@@ -13,6 +13,7 @@ from stakes import Classifier, ForgetSet, InputError
 from stakes.data.decode import thumbnail
 from stakes.data.forget_words import parse_forget
 from stakes.data.images import ImageArray
+from stakes.data.retain import draw_without
 from stakes.data.views import VIEWS
 from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.selection import select
@@ -90,6 +91,17 @@ def test_samples_are_as_many_as_asked_and_the_same_for_one_seed(forget, train_im
     everything = select(forget, **splits, eval_samples=10**6)
     assert sorted(everything["retain"].places) == sorted(set(range(160)) - set(forget.indices))
     assert len(everything["test"].places) == 80
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_scored_images_are_not_those_that_a_method_of_the_same_seed_draws(
+    tested, forget, train_images, test_images
+):
+    generator = torch.Generator().manual_seed(4)
+    trained = draw_without(train_images, forget, 30, generator).places
+    test = test_images if tested else None
+    scored = select(forget, test=test, retain=train_images, eval_samples=30, seed=4)
+    assert len(set(scored["retain"].places) & set(trained)) < 15  # 30 * 30 / 154 is 6
 
 
 def test_samples_are_found_among_many_copies_of_forget_images(forget):

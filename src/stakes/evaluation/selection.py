@@ -44,6 +44,8 @@ def select(
     if eval_samples is not None and eval_samples < 1:
         raise InputError(f"eval_samples={eval_samples}: score at least 1 image, or leave it out")
     generator = torch.Generator().manual_seed(seed)
+    if test is None:  # a method of this seed draws its retained data from the same start
+        torch.rand(1, generator=generator)
     selected: dict[str, Drawn] = {}
     for name, images in (("test", test), ("retain", retain)):
         if images is None:
