@@ -62,6 +62,26 @@ def test_it_starts_in_a_random_direction_at_a_length_up_to_the_radius():
     assert cosines.abs().max() < 0.4
 
 
+def test_from_noise_it_starts_at_the_edge_towards_an_image_of_noise():
+    images, targets = torch.full((3, 3, 8, 8), 0.5), torch.ones(3).long()
+    attack = {"eps": 1.0, "step": 0.2, "iterations": 0, "start": "noise"}
+    probes = pgd(away(0.0), images, targets, generator=seeded(), **attack)
+    way = (torch.rand(images.shape, generator=seeded()) - images).flatten(1)
+    moved = (probes.images - images).flatten(1)
+    torch.testing.assert_close(moved, F.normalize(way, dim=1))
+
+
+def test_a_gradient_that_is_nothing_but_rounding_moves_no_image():
+    images, targets = torch.full((1, 3, 8, 8), 0.5), torch.tensor([1])
+    certain = away(float(images.sum()) + 40)
+    attack = {"eps": 1.0, "step": 0.2, "margin": 99.0}
+    begun, ended = (
+        pgd(certain, images, targets, iterations=n, generator=seeded(), **attack).images
+        for n in (0, 9)
+    )
+    torch.testing.assert_close(ended, begun, rtol=0, atol=1e-6)
+
+
 def test_it_makes_as_many_moves_as_it_is_given_and_looks_after_the_last():
     images, targets = torch.full((1, 3, 8, 8), 0.5), torch.tensor([1])
     attack = {"eps": 0.01, "step": 0.2, "batch_size": 1}

@@ -33,26 +33,33 @@ def pgd_by_hand(
     eps: float,
     per_image: int,
     iterations: int,
+    together: int,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Targeted L2-PGD with steps of .1: probes (n, 3, h, w) and their targets (n,).
+    """Targeted L2-PGD as AdverTorch makes it, with steps of .1: probes (n, 3, h, w), targets (n,).
 
-    Every image once, then every image again, ``per_image`` times; targets uniform over the wrong
-    classes; all steps are taken, whether the target is reached before or not.
+    Of each batch of ``together`` forget images, every image once, then every image again,
+    ``per_image`` times; targets uniform over the wrong classes; from the ball's edge towards an
+    image of noise; all steps are taken, whether the target is reached before or not.
     """
     generator = torch.Generator().manual_seed(SEED) if generator is None else generator
-    images, labels = forget.images.repeat(per_image, 1, 1, 1), forget.labels.repeat(per_image)
+    places = range(len(forget))
+    batches = [places[at : at + together] for at in range(0, len(forget), together)]
+    order = [i for batch in batches for _ in range(per_image) for i in batch]
+    images, labels = forget.images[order], forget.labels[order]
     offset = torch.randint(1, network.num_classes, labels.shape, generator=generator)
     targets = (labels + offset) % network.num_classes
-    directions = torch.randn(images.shape, generator=generator)
-    lengths = torch.rand(len(images), 1, 1, 1, generator=generator)
-    made = images + eps * lengths * torch.stack([d / d.norm() for d in directions])
-    made = made.clamp(0, 1)
+    made = inside(torch.rand(images.shape, generator=generator), images, eps)
     for _ in range(iterations):
         made.requires_grad_()
         loss = F.cross_entropy(network(made), targets, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, made)
-        step = made.detach() - 0.1 * torch.stack([g / g.norm() for g in gradient]) - images
-        step = torch.stack([s * min(1.0, eps / float(s.norm())) for s in step])
-        made = (images + step).clamp(0, 1)
+        moves = torch.stack([0.1 * g / max(1e-6, float(g.norm())) for g in gradient])
+        made = inside(made.detach() - moves, images, eps)
     return made, targets
+
+
+def inside(made: torch.Tensor, images: torch.Tensor, eps: float) -> torch.Tensor:
+    """First into [0, 1], then each one into the ball around its image."""
+    shifts = made.clamp(0, 1) - images
+    return images + torch.stack([s * min(1.0, eps / float(s.norm())) for s in shifts])

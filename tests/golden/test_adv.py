@@ -39,7 +39,8 @@ def importance_by_hand(network, images, batch):
 
 def trained_by_hand(network, original, forget, settings, steps, reg_weight=None):
     """Train ``network`` in place; the number of steps after which it stopped."""
-    attack = {"eps": 4.0, "per_image": 20, "iterations": ITERATIONS}
+    attack = {"eps": settings.get("eps", 4.0), "together": settings["forget_batch"]}
+    attack |= {"per_image": 20, "iterations": ITERATIONS}
     probes, targets = pgd_by_hand(original, forget, **attack)
     start = {name: p.detach().clone() for name, p in network.named_parameters()}
     if reg_weight is not None:
@@ -92,7 +93,7 @@ def test_five_steps(settings, reg_weight, plain, small, ten):
 @pytest.mark.parametrize("method", [Adv, L2UL])
 def test_it_ends_with_the_first_step_that_leaves_no_image_recognised(method, plain, small, ten):
     reg_weight = None if method is Adv else 1.0
-    settings = PUBLISHED | {"lr": 0.01, "probe_batch": 70}
+    settings = PUBLISHED | {"lr": 0.01, "probe_batch": 70, "eps": 1.0}
     result = method(pgd_iterations=ITERATIONS, **settings)(small, ten, seed=SEED)
     steps = trained_by_hand(plain, small, ten, settings, 100, reg_weight)
     assert 3 < steps < 100

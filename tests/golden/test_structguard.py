@@ -16,6 +16,7 @@ EACH = 5  # probes of an image
 PROBES = 10 * EACH
 BATCH = 20  # three to a pass: after seven steps the second pass is over, the third begun
 STEPS = 7
+ATTACK = {"per_image": EACH, "iterations": ITERATIONS, "together": 6}
 QUICK = {
     "pgd_iterations": ITERATIONS, "max_steps": STEPS, "probes_per_image": EACH,
     "probe_batch": BATCH, "forget_batch": 6,
@@ -106,9 +107,7 @@ def test_seven_steps_of_the_authors_code(plain, small, ten, stakes, anchored):
     result = method(small, ten, anchors=anchored, seed=SEED)
 
     projector, generator = random_projector(8)
-    probes, targets = pgd_by_hand(
-        small, ten, eps=3.0, per_image=EACH, iterations=ITERATIONS, generator=generator
-    )
+    probes, targets = pgd_by_hand(small, ten, eps=3.0, generator=generator, **ATTACK)
     start = {n: p.detach().clone() for n, p in plain.named_parameters()}
     in_train_mode = small.copy().train()
     turns, beside = batches_in_turn(PROBES, BATCH), batches_in_turn(10, 6)
@@ -162,7 +161,7 @@ def test_seven_steps_of_the_printed_equations(weighting, plain, small, ten, stak
         projector[2].weight.copy_(torch.cat([eye, -eye], dim=1))
         projector[0].bias.zero_()
         projector[2].bias.zero_()
-    probes, targets = pgd_by_hand(small, ten, eps=3.0, per_image=EACH, iterations=ITERATIONS)
+    probes, targets = pgd_by_hand(small, ten, eps=3.0, **ATTACK)
     with torch.no_grad():
         s_ori = structure(small.features(probes), stakes)
     psi_ori = {n: p.detach().clone() for n, p in plain.named_parameters()}

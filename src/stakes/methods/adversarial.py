@@ -11,17 +11,28 @@ from stakes.methods.base import Method, hyper
 from stakes.methods.task import Task
 from stakes.models.classifier import Classifier
 from stakes.training.losses import deletion_ce, retention_ce
-from stakes.training.pgd import Probes, pgd
+from stakes.training.pgd import Probes, Start, pgd
 from stakes.training.targets import wrong_labels
 
-PASSES = 101  # over the probes (NegGrad: the forget images) in the authors' code, at most
+PASSES = 101  # over the probes (NegGrad: the forget images) in the code of Stake the Points
+PASSES_OF_L2UL = "code of Stake the Points; L2UL's on CIFAR-10: 1,001"
 PGD_STEP = 0.1  # in public code
 
 
 @dataclass(frozen=True, kw_only=True)
 class PGDFields(Method):
-    """The hyper-parameters of fixed adversarial probes, for the methods that use them."""
+    """The hyper-parameters of fixed adversarial probes, for the methods that use them.
 
+    A step takes a batch of probes and beside it a batch of forget images, both in a fixed order
+    and cycled.
+    """
+
+    forget_batch: int = hyper(
+        128,
+        "forget images per step, beside the probes",
+        "code of Stake the Points; L2UL's: 32",
+        low=1,
+    )
     probes_per_image: int = hyper(
         20, "PGD probes made from each forget image", "paper, N_adv", low=1
     )
@@ -36,6 +47,8 @@ class PGDFields(Method):
         """Probes from the network as it was before unlearning (see :func:`attacked`)."""
         return attacked(
             task,
+            start="noise",
+            together=self.forget_batch,
             per_image=self.probes_per_image,
             eps=self.eps,
             iterations=self.pgd_iterations,
@@ -43,23 +56,36 @@ class PGDFields(Method):
         )
 
 
-def attacked(task: Task, *, per_image: int, eps: float, iterations: int, margin: float) -> Probes:
+def attacked(
+    task: Task,
+    *,
+    per_image: int,
+    eps: float,
+    iterations: int,
+    margin: float,
+    start: Start = "ball",
+    together: int | None = None,
+) -> Probes:
     """PGD probes of the original network, their targets at random.
 
     One of every forget image, then another of every one, ``per_image`` times over, so that a
-    batch of them in order is of many images.
+    batch of them in order is of many images; where so many are taken ``together``, all probes of
+    the first batch of forget images come before those of the next.
     """
-    labels = task.forget.labels.repeat(per_image)
-    targets = wrong_labels(labels, task.original.num_classes, task.generator)
+    indices = torch.arange(len(task.forget))
+    batches = indices.split(together or len(indices))
+    order = torch.cat([batch.repeat(per_image) for batch in batches])
+    targets = wrong_labels(task.forget.labels[order], task.original.num_classes, task.generator)
     with task.timed("probes"):
         return pgd(
             task.original,
-            task.forget.images.repeat(per_image, 1, 1, 1),
+            task.forget.images[order],
             targets,
             eps=eps,
             step=PGD_STEP,
             iterations=iterations,
             margin=margin,
+            start=start,
             generator=task.generator,
             progress=lambda done, total: task.progress("probes", done, total),
         )
@@ -67,26 +93,16 @@ def attacked(task: Task, *, per_image: int, eps: float, iterations: int, margin:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialFields(PGDFields):
-    """The hyper-parameters that Adv and L2UL share, as their authors' scripts set them.
-
-    A step takes a batch of probes and beside it a batch of forget images, both in a fixed order
-    and cycled.
-    """
+    """The hyper-parameters that Adv and L2UL share, as the code of "Stake the Points" sets them."""
 
     lr: float = hyper(1e-3, "learning rate of SGD", "public code of L2UL", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL", high=1)
     weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
     probe_batch: int = hyper(128, "probes per step", "code of Stake the Points; L2UL's: 256", low=1)
-    forget_batch: int = hyper(
-        128,
-        "forget images per step, beside the probes",
-        "code of Stake the Points; L2UL's: 32",
-        low=1,
-    )
     batch_norm: Literal["eval", "train"] = hyper(
         "train", "BatchNorm mode during unlearning; in eval mode the ascent is unbounded"
     )
-    max_steps: int = hyper(0, "step budget; 0: 101 passes over the probes", "public code")
+    max_steps: int = hyper(0, "step budget; 0: 101 passes over the probes", PASSES_OF_L2UL)
 
     def optimizer(self, task: Task) -> torch.optim.Optimizer:
         """SGD over all that is not frozen."""

@@ -43,7 +43,6 @@ class StructGuardPaper(PGDFields):
 
     eps: float = hyper(3.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "authors' code")
     probe_batch: int = hyper(128, "probes per step", "authors' code", low=1)
-    forget_batch: int = hyper(128, "forget images per step", "authors' code", low=1)
     weighting: Literal["sum", "share"] = hyper(
         "sum", "L_del + L_ret as printed, or each times its share of the images", "share: code"
     )

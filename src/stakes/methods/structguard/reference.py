@@ -44,19 +44,17 @@ class StructGuardReference(PGDFields):
     was scored is saved); makes its probes from the network that L2UL has just changed (here from
     the original); can ask a probe for its image's own class (never here). Its importance goes
     round the probes until it has counted as many as there are retained images, which no method
-    without them can know; here it takes each once, which is the same mean.
+    without them can know; here it takes each once, which is the same mean; BatchNorm's
+    statistics stay nearer to the original's for the next twenty steps.
 
-    Other differences: those of the attack (see ``Adv``); anchors of another width than the
-    features are carried to them by one fixed map, where that code has none.
+    Another difference: anchors of another width than the features are carried to them by one fixed
+    map, where that code has none.
     """
 
     title: ClassVar[str] = "STRUCTGUARD (reference)"
 
     eps: float = hyper(3.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "authors' code")
     probe_batch: int = hyper(128, "probes per step", "authors' code", low=2)
-    forget_batch: int = hyper(
-        128, "forget images per step, beside the probes", "authors' code", low=1
-    )
     lr: float = hyper(
         0.005,
         "learning rate of the network, SGD",
