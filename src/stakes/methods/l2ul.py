@@ -21,9 +21,10 @@ class L2UL(AdversarialFields):
     tensor. As in the authors' code the gradient is that of a batch, with BatchNorm in train mode;
     the paper's formula takes one image at a time.
 
-    Differences from the authors' code: those of ``Adv``; a constant importance tensor becomes
-    zeros where theirs gives NaN; from the second batch of the importance on, theirs adds the
-    gradients of all batches before it, since it clears those of another network.
+    Differences from the authors' code: those of ``Adv``, batches and length among them; a constant
+    importance tensor becomes zeros where theirs gives NaN; from the second batch of the importance
+    on, theirs adds the gradients of all batches before it, since it clears those of another
+    network.
     """
 
     title: ClassVar[str] = "L2UL"

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from stakes.methods.adversarial import PASSES
+from stakes.methods.adversarial import PASSES, PASSES_OF_L2UL
 from stakes.methods.base import Method, ascent_terms, hyper
 from stakes.methods.task import Task, Unlearned
 
@@ -14,11 +14,12 @@ from stakes.methods.task import Task, Unlearned
 class NegGrad(Method):
     """Ascend the cross-entropy of the forget set (Golatkar et al., CVPR 2020, as a baseline).
 
-    ``L = -CE(h(g(x_f)), y_f)``, as in public code of L2UL and "Stake the Points": batches in a
-    fixed order, whole passes over the forget images, until after one of them every image is
-    misclassified. Nothing retains the rest, so the network collapses.
+    ``L = -CE(h(g(x_f)), y_f)``, as in the code of "Stake the Points": batches in a fixed order,
+    whole passes over the forget images, until after one of them every image is misclassified.
+    Nothing retains the rest, so the network collapses.
 
-    Differences from public code: none known.
+    Differences from that code: none known. L2UL's, the same but for them, has batches of 32 and on
+    CIFAR-10 up to 1,001 passes.
     """
 
     title: ClassVar[str] = "NegGrad"
@@ -27,11 +28,13 @@ class NegGrad(Method):
     lr: float = hyper(1e-3, "learning rate of SGD", "public code of L2UL", above=0, high=100)
     momentum: float = hyper(0.9, "momentum of SGD", "public code of L2UL", high=1)
     weight_decay: float = hyper(1e-4, "weight decay of SGD", "public code of L2UL")
-    forget_batch: int = hyper(128, "forget images per step", low=1)
+    forget_batch: int = hyper(
+        128, "forget images per step", "code of Stake the Points; L2UL's: 32", low=1
+    )
     batch_norm: Literal["eval", "train"] = hyper(
         "train", "BatchNorm mode during unlearning; in eval mode the ascent is unbounded"
     )
-    max_steps: int = hyper(0, "step budget; 0: 101 passes over the forget images", "public code")
+    max_steps: int = hyper(0, "step budget; 0: 101 passes over the forget images", PASSES_OF_L2UL)
 
     def unlearn(self, task: Task) -> Unlearned:
         """Ascend until everything is forgotten."""
