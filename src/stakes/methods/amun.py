@@ -18,10 +18,11 @@ class AMUN(ForgetSGD):
     """``L = CE(h(g(x_a)), y_a)``, x_a the nearest image that the original takes for another class.
 
     "AMUN: Adversarial Machine UNlearning" (Ebrahimpour-Boroojeny et al., ICML 2025) with the
-    adversarial examples alone, which is its setting without retained data; y_a is the class that
-    the original gives x_a. x_a is searched by L2-PGD in a ball that doubles until it is found.
+    adversarial examples alone: ``advonly`` without retained data in the authors' code, whose
+    ``amun`` would also fit the forget images to their own classes. y_a is the class that the
+    original gives x_a. x_a is searched by L2-PGD in a ball that doubles until it is found.
 
-    Differences from the authors' code: an image without an adversarial example is itself fitted to
+    Differences from that code: an image without an adversarial example is itself fitted to
     the original's second choice; training stops once every forget image is misclassified.
     """
 

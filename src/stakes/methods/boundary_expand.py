@@ -22,9 +22,8 @@ class BoundaryExpand(ForgetSGD):
     class below the others: runs can end with the budget.
 
     Differences from the authors' code: BatchNorm is in train mode from the first step on, where
-    theirs takes one in eval mode; theirs scores the widened network while it trains and prunes it
-    at the end, here the path that decides when to stop is the one that is deployed; training
-    stops once every forget image is misclassified.
+    theirs takes one in eval mode; training stops once the network without the shadow logit
+    misclassifies every forget image.
     """
 
     title: ClassVar[str] = "Boundary expand"

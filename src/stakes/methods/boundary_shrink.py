@@ -23,8 +23,8 @@ class BoundaryShrink(ForgetSGD):
 
     Differences from the authors' code: where the step does not leave the true class, theirs asks
     for the true class again, ours for the best other one; their attack undoes a normalisation
-    that is not the one of their data, ours moves pixels by eps; training stops once every forget
-    image is misclassified.
+    that is not the one of their data, and so moves pixels by a quarter, ours by eps; training stops
+    once every forget image is misclassified.
     """
 
     title: ClassVar[str] = "Boundary shrink"

@@ -24,8 +24,9 @@ class ESC(Method):
 
     Differences from the authors' code: the projection is multiplied into the head's weight, so
     that the architecture stays as it was, and the features before it do too; one direction is
-    removed where ``share`` of d is less than one; features are read in eval mode, theirs in train
-    mode; with fewer images than features, theirs also removes all that no forget image has.
+    removed where ``share`` of d is less than one; features are those of the images as they are, in
+    eval mode. Theirs are of images mirrored at random, in train mode, which moves the BatchNorm
+    statistics of the network that is saved.
     """
 
     title: ClassVar[str] = "ESC"

@@ -20,9 +20,10 @@ class JiT(ForgetSGD):
     x + n stays within the range of the batch, both are of normalised images, and the gradient goes
     through f(x) alone. The loss does not require misclassification.
 
-    Differences from that code: gradients of a batch are cleared before the next, where theirs
-    add up; BatchNorm, which their networks do not have, stays in eval mode; training stops once
-    every forget image is misclassified.
+    Differences from that code: the network is in eval mode, so that f is the same function in both
+    places, where their VGG is in train mode, each pass with a dropout of its own; gradients of a
+    batch are cleared before the next, where theirs add up; batches are in random order; training
+    stops once every forget image is misclassified.
     """
 
     title: ClassVar[str] = "JiT"

@@ -26,10 +26,11 @@ class MUMis(Method):
     sensitivity to c first falls; the run ends once it has recovered (Algorithm 1). The loss does
     not require misclassification, and has no lower bound.
 
-    Differences from the paper: it also ends once every forget image is misclassified; it tunes the
-    learning rate and the share ``recovery`` for each task, ours were chosen here, and no code of
-    the authors was found. Gradients are those of images in [0, 1]; BatchNorm stays in eval mode, so
-    that an image's gradient does not depend on the others.
+    Written from the paper; its code (poppopbean0903/MU-Mis) has not been compared. Differences from
+    the paper: training also stops once every forget image is misclassified; the paper tunes the
+    learning rate and the share ``recovery`` for each task, ours were chosen here. Gradients
+    are those of images in [0, 1]; BatchNorm stays in eval mode, so that an image's gradient does
+    not depend on the others.
     """
 
     title: ClassVar[str] = "MU-Mis"

@@ -35,8 +35,10 @@ class NegMerge(Method):
     The public code is for CLIP: how vectors are merged is as there. It says nothing of other
     classifiers, so all settings are ours.
 
-    Differences from it: lambda is searched on the forget set and not on validation data;
-    BatchNorm stays in eval mode, its statistics as they were.
+    Differences from it: the fine-tunings differ in their learning rate, there in the strength of
+    RandAugment (thirty of them, by AdamW, the head frozen); lambda is searched on the forget set
+    up to ``scale_max``, there in [0, 1] on validation data, as long as retained images keep 95 % of
+    their accuracy; BatchNorm stays in eval mode, its statistics as they were.
     """
 
     title: ClassVar[str] = "NegMerge"

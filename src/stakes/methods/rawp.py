@@ -21,8 +21,8 @@ class RAWP(Method):
     step is that of AWP: each layer is moved by a share gamma of its own norm, so that layers of
     any scale are perturbed alike; as there, only tensors of two or more dimensions are moved.
 
-    Differences from AWP's code: the perturbation stays and is repeated, where AWP takes it back
-    after each training step; its direction is the gradient itself, not a step of a proxy network.
+    Differences from AWP's code: the gradient is that of the images themselves, not of adversarial
+    ones; the perturbation stays and is repeated, where AWP takes it back after each training step.
     """
 
     title: ClassVar[str] = "RAWP (our reconstruction)"
@@ -30,7 +30,7 @@ class RAWP(Method):
     gamma: float = hyper(
         5e-3,
         "norm of one perturbation of a layer, as a share of its weights' norm",
-        "public code of AWP",
+        "code of TRADES-AWP; AT-AWP's: .01",
     )
     forget_batch: int = hyper(128, "forget images per step", low=1)
     batch_norm: Literal["eval", "train"] = hyper(
