@@ -34,7 +34,10 @@ class PGDFields(Method):
         low=1,
     )
     probes_per_image: int = hyper(
-        20, "PGD probes made from each forget image", "paper, N_adv", low=1
+        20,
+        "N_adv, PGD probes made from each forget image",
+        "public code, CIFAR-10; CIFAR-100: 200",
+        low=1,
     )
     eps: float = hyper(4.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "L2UL's code")
     pgd_iterations: int = hyper(100, "PGD steps of .1", "public code", low=1)

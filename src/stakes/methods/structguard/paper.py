@@ -41,7 +41,11 @@ class StructGuardPaper(PGDFields):
 
     title: ClassVar[str] = "STRUCTGUARD (paper)"
 
-    eps: float = hyper(3.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "authors' code")
+    eps: float = hyper(
+        3.0,
+        "radius of the PGD ball, L2 distance of [0, 1] pixels",
+        "authors' code, CIFAR-10; CIFAR-100: 1",
+    )
     probe_batch: int = hyper(128, "probes per step", "authors' code", low=1)
     weighting: Literal["sum", "share"] = hyper(
         "sum", "L_del + L_ret as printed, or each times its share of the images", "share: code"

@@ -53,7 +53,11 @@ class StructGuardReference(PGDFields):
 
     title: ClassVar[str] = "STRUCTGUARD (reference)"
 
-    eps: float = hyper(3.0, "radius of the PGD ball, L2 distance of [0, 1] pixels", "authors' code")
+    eps: float = hyper(
+        3.0,
+        "radius of the PGD ball, L2 distance of [0, 1] pixels",
+        "authors' code, CIFAR-10; CIFAR-100: 1",
+    )
     probe_batch: int = hyper(128, "probes per step", "authors' code", low=2)
     lr: float = hyper(
         0.005,
