@@ -19,26 +19,34 @@ from stakes.models.classifier import Classifier
 from stakes.preprocessing import sides
 from stakes.training.inversion import Whitening, inverted
 from stakes.training.moments import has_statistics
+from stakes.training.shared import Outputs, SharedLayers, one_batch
 
 PGD_MARGIN = 0.5  # logits by which the default's PGD probes lead: none stops on the boundary
 INVERTED, INVERSION_STEPS = 512, 100  # images made from BatchNorm statistics, steps for them
 TURNED = 0.5  # share of the mixtures made of turned images, where copies are to be forgotten too
+BATCH = 256  # images in a pass whose results are only read
 MOST, FEWEST, PIXELS = 256, 64, 256 * 112**2  # probes a step: by number, and by pixels
 UNEVEN, EVEN = 0.15, 0.35  # least share of the second image of a mixture
 
 
 class ProbeBatch(NamedTuple):
-    """Probes (n, 3, h, w), hard labels (n,); the original's features (n, d) and logits (n, c)."""
+    """Probes (n, 3, h, w), hard labels (n,); the original's features (n, d) and logits (n, c).
+
+    Besides, what the layers give that it shares with the live network, where it shares any.
+    """
 
     images: Tensor
     labels: Tensor
     features: Tensor
     logits: Tensor
+    outputs: Outputs = ()
 
     def at(self, indices: Tensor) -> "ProbeBatch":
         """Those at the indices."""
         there = to_device(indices, self.images.device)
-        return ProbeBatch(*(column[there] for column in self))
+        images, labels, features, logits = (column[there] for column in self[:4])
+        outputs = tuple(output[there] for output in self.outputs)
+        return ProbeBatch(images, labels, features, logits, outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +88,7 @@ class ProbeSource:
         settings: the hyper-parameters of probes.
         run: whose forget images they are made from.
         passes: entered around each pass through the network (see :mod:`stakes.training.precision`).
+        shared: the layers that the network to be changed shares with the original.
         hold_copies: whether probes may look like copies of the forget images.
 
     Raises:
@@ -96,10 +105,11 @@ class ProbeSource:
         settings: ProbeFields,
         task: Task,
         passes: AbstractContextManager[object],
+        shared: SharedLayers,
         *,
         hold_copies: bool,
     ) -> None:
-        self._settings, self._task, self._passes = settings, task, passes
+        self._settings, self._task, self._passes, self._shared = settings, task, passes, shared
         self.kind, self.why = self._chosen(hold_copies)
         self._hold_copies = hold_copies
         # What is mixed, and the least share of the second image.
@@ -128,15 +138,23 @@ class ProbeSource:
         chosen = torch.randperm(len(self.fixed.labels), generator=self._task.generator)
         return self.fixed.images[chosen[:count]]
 
+    def outputs(self, images: Tensor) -> Outputs:
+        """What the layers give for images that the original shares with the live network."""
+        with self._passes:
+            return one_batch(self._shared.outputs(batch) for batch in images.split(BATCH))
+
     @torch.no_grad()
     def answers(self, images: Tensor, labels: Tensor | None = None) -> ProbeBatch:
         """Probes with the original's answers to them; its prediction is the label by default."""
-        original = self._task.original
+        original, shared = self._task.original, self._shared
         with self._passes:
-            features = torch.cat([original.features(batch) for batch in images.split(256)]).float()
+            batches = images.split(BATCH)
+            outputs = [shared.outputs(batch) for batch in batches]
+            pairs = zip(batches, outputs, strict=True)
+            features = torch.cat([shared.features(original, *pair) for pair in pairs]).float()
         logits = original.head(features)
         labels = logits.argmax(1) if labels is None else labels
-        return ProbeBatch(images, labels, features, logits)
+        return ProbeBatch(images, labels, features, logits, one_batch(outputs))
 
     def _chosen(self, hold_copies: bool) -> tuple[str, str]:
         """The kind of probes, and why."""
@@ -202,4 +220,6 @@ class ProbeSource:
 
 def joined(parts: Sequence[ProbeBatch]) -> ProbeBatch:
     """Several batches as one."""
-    return ProbeBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    columns = zip(*(part[:4] for part in parts), strict=True)
+    images, labels, features, logits = (torch.cat(column) for column in columns)
+    return ProbeBatch(images, labels, features, logits, one_batch(p.outputs for p in parts))

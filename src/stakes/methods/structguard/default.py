@@ -41,7 +41,8 @@ class StructGuard(ProbeFields):
       mixtures of forget images, all perturbed as the copies are.
     - A hinge stops pushing an image once it is forgotten by a margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
-    - Only the layers nearest the head are trained.
+    - Only the layers nearest the head are trained. Those before them pass an image once for both
+      networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
       until then. Each image is then pushed to the class that the original ranked second: otherwise
       later images follow the first ones into one class, and retained images go with them.
@@ -122,6 +123,7 @@ class StructGuard(ProbeFields):
 
     def unlearn(self, task: Task) -> Unlearned:
         """Forget the images and preserve the structure around the stakes."""
+        task.live.train(self.batch_norm == "train")
         with task.shallow(self.depth):
             history, ending, chosen = self._descend(task, Objective(self, task))
         return task.result(history, ending, chosen=chosen)
@@ -132,7 +134,6 @@ class StructGuard(ProbeFields):
         # PyTorch's faster way takes no mixture of divided weights and whole ones, as in the head.
         foreach = False if sharding.is_wanted() else None
         optimizer = torch.optim.Adam(parameters, lr=self.lr, foreach=foreach)
-        task.live.train(self.batch_norm == "train")
         views = CRITERIA[self.criterion].views
         monitor = task.monitor(
             views=WATCHED_VIEWS if views else 0,

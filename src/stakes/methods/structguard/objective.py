@@ -24,6 +24,7 @@ from stakes.training.losses import (
     margins,
 )
 from stakes.training.precision import autocast
+from stakes.training.shared import SharedLayers, one_batch
 from stakes.training.structure import affinities
 from stakes.training.targets import next_choices, second_choices
 
@@ -78,8 +79,11 @@ class Objective:
             1 - settings.views_needed, patience=settings.patience, device=device
         )
         self._autocast = autocast(settings.precision, device)
+        with self._autocast:
+            self._shared = SharedLayers(task.original, task.live, task.forget.images[0])
         self._copies = VIEWS_PER_IMAGE if CRITERIA[settings.criterion].views else 0
         self.probes, self.surrogates = self._sources()
+        self._outputs = self.probes.outputs(task.forget.images)
         self._many = len(task.forget) > settings.forget_batch
         self.cohorts, self.cohorts_why = self._choose_cohorts()
         self.towards, self.towards_why = self._choose_towards()
@@ -106,10 +110,9 @@ class Objective:
             probes = joined([probes, self.probes.answers(self._with_copies(waiting))])
         labels = task.forget.labels[pick]
         images = self._with_copies(pick) if len(pick) else probes.images[:0]
-        with self._autocast:
-            features = task.live.features(torch.cat([images, probes.images]))
         copies = len(images) - len(pick)
-        own, views, held = features.float().split([len(pick), copies, len(probes.images)])
+        features = self._features(images, pick, probes)
+        own, views, held = features.split([len(pick), copies, len(probes.images)])
         terms: dict[str, Tensor] = {}
         if len(pick):
             logits = task.live.head(own)
@@ -129,10 +132,10 @@ class Objective:
         given, alone = task.surrogates, not self._copies
         if given is not None:  # they are the probes: none are to be made from the network
             settings = replace(settings, probes="mixed", pool=0)
-        probes = ProbeSource(settings, task, self._autocast, hold_copies=alone)
+        probes = ProbeSource(settings, task, self._autocast, self._shared, hold_copies=alone)
         if given is None:
             return probes, None
-        return probes, SurrogateProbes(given, task, probes.answers, alter=not alone)
+        return probes, SurrogateProbes(given, task, probes, alter=not alone)
 
     def kind_of_probes(self) -> dict[str, str]:
         """The kind of probes and the reason for it, for the row."""
@@ -151,6 +154,16 @@ class Objective:
         half = self.settings.max_steps // (2 * self.cohorts)
         cohorts = min(self.cohorts, 1 + (step - 1) // max(1, min(COHORT_STEPS, half)))
         return -(-cohorts * len(self._task.forget) // self.cohorts)
+
+    def _features(self, images: Tensor, pick: Tensor, probes: ProbeBatch) -> Tensor:
+        """Of the forget images at ``pick``, then their copies, then the probes."""
+        own = tuple(output[pick] for output in self._outputs)
+        parts = [own, probes.outputs]
+        if len(images) > len(pick):
+            parts.insert(1, self.probes.outputs(images[len(pick) :]))
+        everything = torch.cat([images, probes.images])
+        with self._autocast:
+            return self._shared.features(self._task.live, everything, one_batch(parts)).float()
 
     def _with_copies(self, pick: Tensor) -> Tensor:
         """Forget images, and fresh copies of them where these must be forgotten too."""

@@ -1,7 +1,5 @@
 """Surrogate images as probes: the original's answers to them, found once and held."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,10 +8,9 @@ from stakes.data.augment import mixed
 from stakes.data.surrogates import Surrogates
 from stakes.data.transfer import to_device
 from stakes.data.views import random_view
-from stakes.methods.probing import ProbeBatch, joined
+from stakes.methods.probing import BATCH, ProbeBatch, ProbeSource, joined
 from stakes.methods.task import Task
 
-BATCH = 256  # images a pass
 FEW = 2000  # of fewer, half of a draw is mixed afresh, so that they cannot be memorised
 OFTEN = 4.0  # a surrogate is drawn at most as many times as often as one of average weight
 
@@ -28,7 +25,7 @@ class SurrogateProbes:
     Args:
         given: the images.
         task: whose forget images, network and generator.
-        answers: images (n, 3, h, w) to a batch with the original's answers.
+        source: of the original's answers to any images.
         alter: whether half of a draw is altered as copies are, where copies of the forget images
             are to be forgotten, so that alterations do not tell these from what is held.
     """
@@ -37,19 +34,21 @@ class SurrogateProbes:
         self,
         given: Surrogates,
         task: Task,
-        answers: Callable[[Tensor], ProbeBatch],
+        source: ProbeSource,
         *,
         alter: bool,
     ) -> None:
-        self._given, self._task, self._answers, self._alter = given, task, answers, alter
+        self._given, self._task, self._source, self._alter = given, task, source, alter
         features, logits = [], []
         for start in range(0, len(given), BATCH):
-            found = answers(self._images(torch.arange(start, min(start + BATCH, len(given)))))
+            found = source.answers(
+                self._images(torch.arange(start, min(start + BATCH, len(given))))
+            )
             features.append(found.features)
             logits.append(found.logits)
             task.progress("surrogates", min(start + BATCH, len(given)), len(given))
         self._features, self._logits = torch.cat(features), torch.cat(logits)
-        near = answers(task.forget.images).features
+        near = source.answers(task.forget.images).features
         self._weights = weights(self._features, self._logits, near).cpu()
 
     def draw(self, count: int) -> ProbeBatch:
@@ -60,14 +59,18 @@ class SurrogateProbes:
         if fresh:
             generator, some = self._task.generator, self._images(self._drawn(fresh))
             made = mixed(some, fresh, generator) if few else some
-            parts.append(self._answers(random_view(made, generator) if self._alter else made))
+            parts.append(
+                self._source.answers(random_view(made, generator) if self._alter else made)
+            )
         return joined(parts)
 
     def _held(self, count: int) -> ProbeBatch:
         indices = self._drawn(count)
         there = to_device(indices, self._logits.device)
         logits = self._logits[there]
-        return ProbeBatch(self._images(indices), logits.argmax(1), self._features[there], logits)
+        images = self._images(indices)
+        outputs = self._source.outputs(images)
+        return ProbeBatch(images, logits.argmax(1), self._features[there], logits, outputs)
 
     def _drawn(self, count: int) -> Tensor:
         return torch.multinomial(
