@@ -80,6 +80,7 @@ def test_five_steps(settings, reg_weight, plain, small, ten):
     method = Adv() if reg_weight is None else L2UL()
     defaults = {name: getattr(method, name) for name in PUBLISHED}
     assert defaults == PUBLISHED
+    assert method.pgd_iterations == 100
     if settings is LOUD and reg_weight is not None:
         reg_weight = 50.0
         method = dataclasses.replace(method, reg_weight=reg_weight)

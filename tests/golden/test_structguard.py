@@ -104,6 +104,9 @@ def random_projector(width):
 def test_seven_steps_of_the_authors_code(plain, small, ten, stakes, anchored):
     method = StructGuardReference(**QUICK, deploy="direct")
     assert (method.lr, method.projector_lr, method.eps) == (0.005, 0.009, 3.0)
+    plain_one = StructGuardReference()
+    assert (plain_one.probe_batch, plain_one.forget_batch) == (128, 128)
+    assert (plain_one.probes_per_image, plain_one.pgd_iterations) == (20, 100)
     result = method(small, ten, anchors=anchored, seed=SEED)
 
     projector, generator = random_projector(8)
