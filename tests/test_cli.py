@@ -237,6 +237,7 @@ def test_whole_classes_drawn_by_their_share(base, capsys):
     row = row_of("OUT")
     assert (row["forget"], row["k"], row["n_retain"]) == ("classes:50%", 20, 20)
     assert len(row["forgotten_classes"]) == 2
+    assert "of classes to be kept" in capsys.readouterr().out
     for name in ("forgotten", "kept"):
         assert 0 <= row[f"acc_test_{name}_classes"] <= 100
     assert "of the forgotten classes" in Path("OUT/report.html").read_text()

@@ -149,11 +149,16 @@ def test_whole_classes_are_scored_apart(classifier, after, train_images, test_im
         assert row[f"acc_test_kept_classes{suffix}"] == pytest.approx(
             one_by_one(network, test_images, rest)
         )
+    truth = test_images.labels[rest]
+    was, now = (net(test_images.load(rest)).argmax(1) == truth for net in (classifier, after))
+    counts = [row[f"n_test_kept_classes{key}"] for key in ("", "_lost", "_gained")]
+    assert counts == [len(rest), int((was & ~now).sum()), int((now & ~was).sum())]
     assert row["n_retain"] == 80  # no image of the two classes is left
     assert row["retrieval_forget_r1"] is None  # and so there is none to find
     assert row["retrieval_retain_r1"] > 0
     row, _ = evaluate(classifier, after, whole)
     assert row["acc_test_forgotten_classes"] is row["acc_test_kept_classes_before"] is None
+    assert row["n_test_kept_classes"] is None
     only = ImageArray(*(part[test_images.labels == 0] for part in blobs(80, 1)))
     row, _ = evaluate(classifier, after, whole, test=only)
     assert row["acc_test_forgotten_classes"] is None

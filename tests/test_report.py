@@ -17,7 +17,7 @@ from PIL import Image
 from browser import chromium, opened
 from stakes.data.views import VIEWS as SCORED
 from stakes.errors import InputError
-from stakes.report.compare import COMPARED, TRACES, compare, grouped, ordered
+from stakes.report.compare import COMPARED, TRACES, compare, cost, grouped, ordered
 from stakes.report.figures import svg
 from stakes.report.page import write_report
 from stakes.report.run_folder import VIEWS
@@ -654,6 +654,22 @@ def test_whole_classes_stand_on_the_page(tmp_path):
     assert "Test images of the forgotten classes 90.00 1.50 −88.50" in text
     assert "Test images of all other classes 92.00 91.25 −0.75" in text
     assert "forgotten classes" not in page(tmp_path, a_run(tmp_path / "single")).text
+
+
+def test_a_whole_class_that_is_gone_is_no_damage(tmp_path):
+    gone = {"acc_test": 82.5, "n_test_lost": 923, "n_test_gained": 0}
+    assert verdict(read_run(a_run(tmp_path / "a", **CALM, **gone))).tone == "caution"
+    gone |= {"acc_test": 62.5, "n_test_lost": 2923}
+    assert verdict(read_run(a_run(tmp_path / "b", **CALM, **gone))).tone == "bad"
+    gone |= {"forgotten_classes": ["cat", "dog", "bird"]}
+    gone |= {"acc_test_kept_classes_before": 92.0, "acc_test_kept_classes": 91.5}
+    counts = {"": 7000, "_lost": 90, "_gained": 55}
+    gone |= {f"n_test_kept_classes{key}": count for key, count in counts.items()}
+    whole = read_run(a_run(tmp_path / "c", **CALM, **gone))
+    rest = verdict(whole).answers[2]
+    assert (rest.tone, rest.answer) == ("good", "Yes")
+    assert "7,000 test images of the other classes: 92.0 → 91.5" in rest.detail
+    assert cost(whole) == -0.5
 
 
 def test_where_the_images_go_is_counted_by_class(tmp_path):

@@ -45,12 +45,13 @@ def summary(row: dict[str, Any]) -> str:
     own = [
         f"{key:<27} {plain(row[f'{key}_before'])}   -> {plain(row[key])}" for key in own_keys(row)
     ]
-    found = found_in_words(row)
+    found, kept = found_in_words(row), change("acc_test_kept_classes")
     return "\n".join(
         [
             f"{row['method_title']}, {steps} step{'s' * (steps != 1)}: {row['stop_reason']}",
             f"forget images recognised    {change('acc_forget')}",
             f"test accuracy               {change('acc_test')}",
+            *([f"of classes to be kept       {kept}"] if row["forgotten_classes"] else []),
             f"retained accuracy           {change('acc_retain')}",
             f"altered copies recognised   {change('forget_views')}",
             *own,

@@ -169,9 +169,8 @@ def _whole_classes(right: Mapping[str, Tensor], labels: Tensor, forgotten: Seque
     """Test accuracy on classes forgotten as a whole and on the others; None if there are none."""
     among = torch.isin(labels, torch.tensor(forgotten, dtype=torch.int64))
     row: Row = {}
-    for name, mine in (("forgotten", among), ("kept", ~among)):
+    for name, mine in (("test_forgotten_classes", among), ("test_kept_classes", ~among)):
         measured = bool(forgotten) and bool(mine.any())
-        for suffix, hits in right.items():
-            key = f"acc_test_{name}_classes{suffix}"
-            row[key] = percent(hits[mine]) if measured else None
+        found = _measured(name, {suffix: hits[mine] for suffix, hits in right.items()})
+        row |= found if measured else dict.fromkeys(found)
     return row

@@ -88,6 +88,16 @@ class RunFolder:
         return minus(self.number(key), self.number(f"{key}_before"))
 
     @property
+    def preserved(self) -> dict[str, float]:
+        """Changes of the accuracies that were to be preserved, as far as measured, in points.
+
+        Where whole classes were to be forgotten, only test images of the others count.
+        """
+        test = "acc_test_kept_classes" if self.row["forgotten_classes"] else "acc_test"
+        changes = {key: self.change(key) for key in (test, "acc_retain")}
+        return {key: change for key, change in changes.items() if change is not None}
+
+    @property
     def own(self) -> list[tuple[str, float | None, float | None]]:
         """(key, before, after) of the measures of the user's own."""
         keys = own_keys(self.row)

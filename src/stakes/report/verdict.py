@@ -140,8 +140,7 @@ def copies(run: RunFolder) -> Answer:
 def rest(run: RunFolder) -> Answer:
     """Does the rest still work?"""
     question = "Does the rest still work?"
-    changes = {key: change for key in ("acc_test", "acc_retain")
-               if (change := run.change(key)) is not None}  # fmt: skip
+    changes = run.preserved
     if not changes:
         detail = "There was no other image to score on: what it cost is unknown (--data)."
         drift = run.number("drift_probes")
@@ -162,7 +161,11 @@ def rest(run: RunFolder) -> Answer:
     return Answer(GOOD, question, "Yes", detail)
 
 
-SETS = {"acc_test": ("Test images", "n_test"), "acc_retain": ("Retained images", "n_retain")}
+SETS = {
+    "acc_test": ("Test images", "n_test"),
+    "acc_test_kept_classes": ("Test images of the other classes", "n_test_kept_classes"),
+    "acc_retain": ("Retained images", "n_retain"),
+}
 
 
 def _change(run: RunFolder, key: str) -> str:
@@ -247,7 +250,7 @@ def _headline(run: RunFolder, answers: list[Answer]) -> str:
     _, copies_tone, rest_tone, traces_tone = (answer.tone for answer in answers)
     if rest_tone == BAD:
         end = "but the network is damaged."
-        if run.change("acc_test") is None and run.change("acc_retain") is None:
+        if not run.preserved:
             end = "but the network is most likely damaged."
         return f"{said} no longer recognised, {end}"
     said += " no longer recognised."
