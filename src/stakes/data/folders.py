@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stakes.errors import InputError, some
@@ -40,7 +40,15 @@ def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 def subfolders(folder: str | os.PathLike[str]) -> dict[str, str]:
     """Name -> path of the visible subfolders (links to folders included), by name."""
-    return {entry.name: entry.path for entry in entries(folder) if entry.is_dir()}
+    return {entry.name: entry.path for entry in entries(folder) if leads_to(entry.is_dir)}
+
+
+def leads_to(kind: Callable[[], bool]) -> bool:
+    """Whether an entry, its links followed, is of a kind; a link in a circle is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def files_below(folder: str) -> list[str]:
@@ -51,7 +59,7 @@ def files_below(folder: str) -> list[str]:
             # Links not followed: no system call for each file, and no going in circles.
             if entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
-            elif is_image(entry.name) and not entry.is_file():
+            elif is_image(entry.name) and not leads_to(entry.is_file):
                 raise InputError(
                     f"{entry.path} is not a regular file (a pipe, device or broken link); remove it"
                 )

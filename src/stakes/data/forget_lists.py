@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stakes.data.folders import class_index, entries, files_below, is_image
+from stakes.data.folders import class_index, entries, files_below, is_image, leads_to
 from stakes.errors import InputError, shortened, some
 from stakes.texts import check_file, expanded, one_form, read_text
 
@@ -28,7 +28,7 @@ def folder_rows(folder: str | Path, class_names: Sequence[str]) -> list[Row]:
     for entry in entries(top):
         if entry.name.lower() in CLUTTER:
             continue
-        if not entry.is_dir():
+        if not leads_to(entry.is_dir):
             raise InputError(f"{entry.path}: not in a class folder; put it into {top}/<class>/")
         label = class_index(entry.name, class_names, entry.path)
         for path in files_below(entry.path):
