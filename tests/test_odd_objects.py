@@ -1,5 +1,6 @@
 """Objects of one's own in Python: a wrong type is refused in one line, and is no AttributeError."""
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,16 @@ import torch
 from torch import nn
 
 from conftest import CLASSES, Tiny
-from stakes import Anchors, Classifier, ForgetSet, InputError, StructGuard, evaluate, load_data
+from stakes import (
+    Anchors,
+    Classifier,
+    ForgetSet,
+    InputError,
+    NegGrad,
+    StructGuard,
+    evaluate,
+    load_data,
+)
 
 DIGITS = "stakes:digits_cnn"
 Given = SimpleNamespace
@@ -99,3 +109,43 @@ def test_a_module_returned_in_half_or_double_precision_works():
         assert made(images).dtype == torch.float32
     double = Classifier.wrap(nn.Module.double(network), input_size=8)
     torch.testing.assert_close(double(images), whole(images))
+
+
+class Keeps(Tiny):
+    """It keeps its last features, as code does that draws attention maps."""
+
+    def __init__(self, *others: object) -> None:
+        super().__init__()
+        self.others = others
+
+    def forward(self, x):
+        self.last = torch.relu(self.bn1(self.conv1(x)))
+        self.all = [self.last]
+        return self.fc(self.conv2(self.last).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("make", [Keeps, lambda: weight_norm_of(Tiny())])
+def test_a_network_that_keeps_what_it_computed_can_be_changed(make, forget):
+    torch.manual_seed(0)
+    network = make()
+    images = torch.rand(2, 3, 8, 8)
+    network(images).sum().backward()
+    classifier = Classifier.wrap(network, input_size=8)
+    classifier(images).sum().backward()
+    result = NegGrad(max_steps=2, lr=0.1)(classifier, forget)
+    assert not torch.equal(result.classifier(images), classifier(images))
+    torch.testing.assert_close(result.classifier.network()(images), result.classifier(images))
+
+
+def weight_norm_of(network: nn.Module) -> nn.Module:
+    network.conv2 = nn.utils.weight_norm(network.conv2)
+    return network
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*not a leaf:UserWarning")
+def test_what_cannot_be_copied_or_changed_is_one_line():
+    with pytest.raises(InputError, match="your Keeps cannot be copied"):
+        Classifier.wrap(Keeps(threading.Lock()), input_size=8)
+    with pytest.raises(InputError, match="is a TorchScript program"):
+        Classifier.wrap(torch.jit.script(Tiny().eval()), input_size=8)

@@ -1,6 +1,5 @@
 """The classifier: a network split into features and a linear head, with its preprocessing."""
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,6 +12,7 @@ from stakes.errors import InputError, quoted
 from stakes.files import tensor_digest
 from stakes.models.cards import IN_MEMORY
 from stakes.models.checks import check_size, fitting, names_of, per_channel, usable_device
+from stakes.models.copying import copied
 from stakes.models.heads import logits_of, replace, split
 from stakes.models.loading import Wanted, load_network, parts_of
 from stakes.models.lookup import Lookup
@@ -149,12 +149,12 @@ class Classifier(nn.Module):
 
     def copy(self) -> Self:
         """A copy that shares nothing with this classifier."""
-        return copy.deepcopy(self)
+        return copied(self, self.spec)
 
     def network(self) -> nn.Module:
         """A copy of the plain network: its head in place, no projector and no lookup."""
-        network = copy.deepcopy(self.body)
-        replace(network, self.head_name, copy.deepcopy(self.head))
+        network = copied(self.body, self.spec)
+        replace(network, self.head_name, copied(self.head, self.spec))
         return network
 
     def network_state(self) -> dict[str, Tensor]:
@@ -285,7 +285,7 @@ class Classifier(nn.Module):
             raise InputError(f"a {kind} cannot be wrapped: give a plain torch.nn.Module")
         built = Built(
             f"{IN_MEMORY}{kind}",
-            copy.deepcopy(module),
+            copied(module, f"your {kind}"),
             f"your {kind}",
             input_size,
             preprocessing=preprocessing,

@@ -152,6 +152,11 @@ def replace(network: nn.Module, name: str, module: nn.Module) -> None:
 
 def _run(network: nn.Module, input_size: int | Size, name: str) -> _Trace:
     """Run noise through the network, of one channel where it does not take three."""
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError(
+            f"{name} is a TorchScript program, which cannot be changed; give the Python network "
+            "that it was made from, with its state dict"
+        )
     weight = next((p for p in network.parameters() if p.is_floating_point()), None)
     if weight is None:
         raise InputError(
