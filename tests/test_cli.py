@@ -574,6 +574,8 @@ def test_what_the_machine_refuses_is_one_line(base, capsys, monkeypatch):
 
         monkeypatch.setattr(unlearning, "record", fail)
         refused(base, message, capsys, code=1)
+    monkeypatch.setattr(unlearning, "resumable", lambda out: True)
+    refused(base, "No space.*; run the same command again to resume", capsys, code=1)
 
 
 def test_a_fault_of_ours_keeps_its_traceback_and_says_where_to_report_it(base, monkeypatch):

@@ -483,6 +483,13 @@ def test_a_checkpoint_folder_that_is_removed_during_the_run_costs_no_result(requ
     assert entries(tmp_path) == {"whole", "OUT"}
 
 
+def test_a_disk_that_is_full_is_told_by_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"row\.json") as found, replacing(tmp_path / "row.json"):
+        raise OSError(28, "No space left on device")  # as a write raises it, without a name
+    assert found.value.errno == 28
+    assert entries(tmp_path) == set()
+
+
 def test_a_disk_that_is_full_at_the_end_keeps_the_work(request_, tmp_path, monkeypatch):
     wanted = record(request_, tmp_path / "whole")["unlearned_digest"]
     out = tmp_path / "OUT"

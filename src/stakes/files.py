@@ -57,8 +57,10 @@ def replacing(path: str | Path, mode: int = PRIVATE_FILE) -> Iterator[Path]:
             yield temporary
             sync(temporary)
             temporary.replace(target)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(target)  # a write, unlike an opening, leaves it out
             raise
     sync(target.parent)
 

@@ -95,17 +95,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(USAGE_ERROR, usage(error, app))
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
-        notes = ["interrupted", "nothing is half written", *getattr(error, "__notes__", [])]
+        notes = ["interrupted", "nothing is half written", *_notes(error)]
         return _fail(128 + number, "; ".join(notes))
     except (RuntimeError, MemoryError) as error:
         if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):  # the latter: torch's
             return _fault(error)
         return _fail(FAILED, f"out of memory: {str(error) or 'a smaller --micro-batch needs less'}")
     except OSError as error:
-        return _fail(FAILED, f"cannot continue: {error}")
+        return _fail(FAILED, "; ".join([f"cannot continue: {error}", *_notes(error)]))
     except Exception as error:
         return _fault(error)
     return code if isinstance(code, int) else 0
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was added to an error on its way."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return notes
 
 
 def _fail(code: int, message: str) -> int:

@@ -94,7 +94,7 @@ def _kept(out: Path | None, after: Classifier) -> Iterator[Kept]:
     kept = Kept() if out is None else Kept(hidden(out, "scored"), after.digest())
     try:
         yield kept
-    except KeyboardInterrupt as stopped:
+    except (KeyboardInterrupt, OSError) as stopped:
         if kept.there():
             stopped.add_note("run the same command again to resume")
         raise

@@ -186,7 +186,7 @@ def _record(request: Request, out: Path, overwrite: bool, quiet: bool) -> dict[s
     try:
         with Terminal() as shown:
             return record(request, out, silent if quiet else shown, overwrite=overwrite)
-    except KeyboardInterrupt as stopped:
+    except (KeyboardInterrupt, OSError) as stopped:
         if resumable(out):
             stopped.add_note("run the same command again to resume")
         raise
