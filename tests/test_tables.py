@@ -119,6 +119,18 @@ def test_a_method_that_left_images_known_competes_in_forgetting_alone():
     assert "forgotten" not in line(lines, "a").best  # b forgot as much
 
 
+def test_a_class_that_is_gone_makes_no_network_collapse():
+    whole = {"forgotten_classes": ["cat"], "acc_test_kept_classes_before": 92.0}
+    rows = [
+        row(m, s, 70 + s, forget_flip=flip, acc_test_kept_classes=kept - 0.1 * s, **whole)
+        for m, kept, flip in (("kept", 91.8, 5.0), ("lost", 80.0, 1.0), ("other", 90.0, 9.0))
+        for s in (0, 1)
+    ]
+    lines = summarise(rows, more=["acc_test_kept_classes"])
+    assert line(lines, "kept").best == {"forget_flip", "acc_test_kept_classes"}
+    assert line(lines, "lost").best == frozenset()
+
+
 def test_a_collapsed_network_is_ahead_in_nothing():
     rows = [
         row(method, seed, test + 0.1 * seed, forget_flip=flip + 0.1 * seed)

@@ -4,6 +4,7 @@ import base64
 import math
 import re
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 Record = dict[str, Any]
@@ -34,6 +35,22 @@ def number(value: object) -> float | None:
 def minus(a: float | None, b: float | None) -> float | None:
     """``a - b``, or None where either is."""
     return None if a is None or b is None else a - b
+
+
+def preserved(row: Mapping[str, Any]) -> dict[str, float]:
+    """Changes of the accuracies that were to be preserved, as far as measured, in points.
+
+    Where whole classes were to be forgotten, only test images of the others count.
+
+    >>> preserved({"acc_test_before": 91.0, "acc_test": 90.5, "acc_retain": 99.0})
+    {'acc_test': -0.5}
+    """
+    test = "acc_test_kept_classes" if row.get("forgotten_classes") else "acc_test"
+    changes = {
+        key: minus(number(row.get(key)), number(row.get(f"{key}_before")))
+        for key in (test, "acc_retain")
+    }
+    return {key: change for key, change in changes.items() if change is not None}
 
 
 def thumbnail(source: object) -> Record | None:

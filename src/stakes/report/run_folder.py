@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from stakes.report.records import Record, Row, minus, number, thumbnail
+from stakes.report.records import Record, Row, minus, number, preserved, thumbnail
 from stakes.rows import Outcome, own_keys
 
 CLASSES = 20
@@ -89,13 +89,8 @@ class RunFolder:
 
     @property
     def preserved(self) -> dict[str, float]:
-        """Changes of the accuracies that were to be preserved, as far as measured, in points.
-
-        Where whole classes were to be forgotten, only test images of the others count.
-        """
-        test = "acc_test_kept_classes" if self.row["forgotten_classes"] else "acc_test"
-        changes = {key: self.change(key) for key in (test, "acc_retain")}
-        return {key: change for key, change in changes.items() if change is not None}
+        """See :func:`stakes.report.records.preserved`."""
+        return preserved(self.row)
 
     @property
     def own(self) -> list[tuple[str, float | None, float | None]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stakes.report.records import minus, number
+from stakes.report.records import minus, number, preserved
 from stakes.report.verdict import DAMAGE
 from stakes.rows import Stat, stat
 from stakes.runs.columns import CHANGES, COLUMNS, measure
@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 
 #: What a network that works is ahead in of one that does not.
 ACCURACIES = ("acc_test", "change_acc_test", "acc_retain", "change_acc_retain")
+#: Where whole classes are forgotten, more is no better here: their test images are among these.
+TESTED = {"acc_test", "change_acc_test"}
 BETTER = {"higher": 1, "lower": -1}
 
 
@@ -93,11 +95,13 @@ def summarise(
     by_network = grouped(rows, "cell_network").values()
     for (network, k), group in [pair for own in by_network for pair in _by_k(own)]:
         lines.append(_before(network, k, group, keys))
+        methods = {method: own for (method,), own in grouped(group, "cell_method").items()}
         ours = {
-            method: _stats([_measured(row, keys) for row in own])
-            for (method,), own in grouped(group, "cell_method").items()
+            method: _stats([_measured(row, keys) for row in own]) for method, own in methods.items()
         }
-        best = _best(ours)
+        best = _best(ours, {method for method, own in methods.items() if not _collapsed(own)})
+        if any(row.get("forgotten_classes") for row in group):
+            best = {method: keys - TESTED for method, keys in best.items()}
         for method, stats in ours.items():
             n = sum(row["cell_method"] == method for row in group)
             lines.append(Line(network, k, method, "ours", n, stats, best[method]))
@@ -158,9 +162,8 @@ def _paper_line(network: str, k: int | None, row: Row, printed: Sequence[Row]) -
     return Line(network, k, str(row["method"]), "paper", 0, _stats([values]))
 
 
-def _best(ours: Mapping[str, Mapping[str, Stat]]) -> dict[str, frozenset[str]]:
-    """Method -> the columns in which it is ahead, of those whose network still works."""
-    whole = {method for method, stats in ours.items() if not _collapsed(stats)}
+def _best(ours: Mapping[str, Mapping[str, Stat]], whole: set[str]) -> dict[str, frozenset[str]]:
+    """Method -> the columns in which it is ahead, of those whose network is ``whole``."""
     full = {
         method
         for method, stats in ours.items()
@@ -181,11 +184,10 @@ def _best(ours: Mapping[str, Mapping[str, Stat]]) -> dict[str, frozenset[str]]:
     return {method: frozenset(keys) for method, keys in best.items()}
 
 
-def _collapsed(stats: Mapping[str, Stat]) -> bool:
-    """Whether the network lost so much that forgetting is no merit."""
-    changes = [stats[f"change_{key}"].mean for key in ("acc_test", "acc_retain")
-               if f"change_{key}" in stats]  # fmt: skip
-    return min(changes, default=0.0) <= -DAMAGE
+def _collapsed(rows: Sequence[Row]) -> bool:
+    """Whether a method's networks lost so much that forgetting is no merit."""
+    changes = _stats([preserved(row) for row in rows]).values()
+    return min((change.mean for change in changes), default=0.0) <= -DAMAGE
 
 
 def grouped(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
