@@ -560,6 +560,9 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "method with its own __init__": (*method("class Mine(NegGrad):\n  def __init__(self): pass"), "put @dataclass"),
     "method without a default": (*method(DATACLASS + "class Mine(NegGrad):\n  strength: int"), "missing 1 required keyword-only argument: 'strength'"),
     "method that fails": (*method("class Mine(NegGrad):\n  def unlearn(self, task): raise KeyError('x')"), "your code failed at m.py:4: KeyError"),
+    "method without a title": ({"m.py": "from stakes.methods import Method\nclass Mine(Method):\n  def unlearn(self, task): pass"}, unlearn(method="m.py:Mine"), "has no title"),
+    "method that widens the head": (*method("class Mine(NegGrad):\n  def unlearn(self, task):\n    import torch\n    task.live.head = torch.nn.Linear(task.live.head.in_features, 5)\n    return super().unlearn(task)"), "other tensors than the network .head.bias, head.weight.; change"),
+    "method that adds a layer": (*method("class Mine(NegGrad):\n  def unlearn(self, task):\n    import torch\n    task.live.body = torch.nn.Sequential(task.live.body)\n    return super().unlearn(task)"), "other tensors than the network"),
     "method that returns nothing": (*method("class Mine(NegGrad):\n  def unlearn(self, task): pass"), "returned a NoneType; return an Unlearned"),
     # surrogate data, sidecars, references
     "surrogates missing": ({}, unlearn(surrogates="s"), "no such folder; give one with images"),

@@ -14,7 +14,7 @@ from stakes.anchors.anchors import Anchors
 from stakes.anchors.sources import resolve_anchors
 from stakes.data.adapter import Data, as_images
 from stakes.data.forget import ForgetSet
-from stakes.errors import InputError, check_seed
+from stakes.errors import InputError, check_seed, some
 from stakes.methods.fields import check, check_names, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
@@ -125,7 +125,22 @@ class Method(ABC):
                 f"{self.title}: unlearn returned a {type(result).__name__}; return an Unlearned, "
                 "such as task.result(...) gives"
             )
+        self._check_architecture(classifier, result.classifier)
         return result
+
+    def _check_architecture(self, before: Classifier, after: Classifier) -> None:
+        """Refuse, with an InputError, a network that code for the original could not load."""
+        was, now = (
+            {name: tensor.shape for name, tensor in network.network_state().items()}
+            for network in (before, after)
+        )
+        if changed := sorted(
+            name for name in was.keys() | now.keys() if was.get(name) != now.get(name)
+        ):
+            raise InputError(
+                f"{self.title}: the result has other tensors than the network ({some(changed)}); "
+                "change their values, and neither names nor shapes"
+            )
 
     def check_surrogates(self) -> None:
         """Refuse surrogate data, with an InputError, where the method has no use for them."""

@@ -43,6 +43,11 @@ def own_method(name: str) -> type[Method] | None:
             f"--method {name}: {attribute} has fields of its own and is no dataclass; put "
             "@dataclass(frozen=True, kw_only=True) above it"
         )
+    if not isinstance(getattr(kind, "title", None), str):
+        raise InputError(
+            f"--method {name}: {attribute} has no title, by which reports call it; add "
+            'title: ClassVar[str] = "..."'
+        )
     with theirs(f"--method {name}"):
         kind()  # every hyper-parameter has a default, and what has to be written is
     return kind
