@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,6 +82,10 @@ def test_its_file_is_read_as_it_was_written(made, tmp_path):
     assert read.card == made.card
     assert read.surrogates().digest() == made.surrogates().digest()
     assert made.surrogates(size=(16, 16)).pixels.shape == (40, 3, 16, 16)
+    wide = replace(made, covariances=made.covariances * 1e9)
+    wide.save(tmp_path / "wide.safetensors")
+    read = Sidecar.load(tmp_path / "wide.safetensors")
+    assert torch.equal(read.covariances, wide.covariances)
     with pytest.raises(InputError, match="ends in"):
         made.save(tmp_path / "one.bin")
     (tmp_path / "other.safetensors").write_bytes(b"nothing")

@@ -49,7 +49,7 @@ class Sidecar:
         return replace(Surrogates.of(self.images, size), source=source)
 
     def save(self, path: str | Path) -> int:
-        """Write one ``.safetensors`` file, statistics at half width; its size in bytes.
+        """Write one ``.safetensors`` file, statistics at half width where they fit; its size.
 
         Raises:
             InputError: the name does not end in .safetensors.
@@ -60,9 +60,9 @@ class Sidecar:
             "images": self.images.contiguous(),
             "labels": self.labels,
             "counts": self.counts,
-            "means": self.means.half(),
-            "covariances": self.covariances.half(),
-            **{f"moments.{name}": value.half() for name, value in self.moments.items()},
+            "means": _narrow(self.means),
+            "covariances": _narrow(self.covariances),
+            **{f"moments.{name}": _narrow(value) for name, value in self.moments.items()},
         }
         content = save(tensors, {"stakes": json.dumps({"format": FORMAT, "card": self.card})})
         write_bytes(path, content)
@@ -107,3 +107,13 @@ class Sidecar:
         if found.images.dtype != torch.uint8 or found.images.ndim != 4:
             raise InputError(f"sidecar {path}: its images are damaged; make it again")
         return found
+
+
+def _narrow(values: Tensor) -> Tensor:
+    """Numbers at half width, unless some are beyond it, such as variances of pixels up to 255.
+
+    >>> _narrow(torch.tensor([1.5])).dtype, _narrow(torch.tensor([1e6])).dtype
+    (torch.float16, torch.float32)
+    """
+    half = values.half()
+    return half if half.isfinite().all() else values.float()
