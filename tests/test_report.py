@@ -719,6 +719,20 @@ def test_several_runs_are_compared_and_a_wrecked_network_is_no_success(drawn, tm
     assert len(ids) == len(set(ids))
 
 
+def test_what_was_not_scored_is_not_said_to_be_whole(tmp_path):
+    blind = [a_run(tmp_path / name, k=8, **NO_DATA) for name in ("a", "b")]
+    found = compare(read_runs(blind))
+    assert found.headline == "Every run made the network forget all the images."
+    assert found.tone == "caution"
+    assert "What it cost is unknown" in found.facts[0]
+    found = compare(read_runs([*blind, a_run(tmp_path / "c", k=8)]))
+    assert "What it cost in 2 of them is unknown" in found.facts[0]
+    assert found.tone == "caution"
+    whole = compare(read_runs([tmp_path / "c"]))
+    assert whole.tone == "good"
+    assert "left it whole" in whole.headline
+
+
 def test_a_reference_stands_beside_the_runs_and_is_none_of_them(tmp_path):
     run = a_run(tmp_path / "run", k=8)
     oracle = a_run(tmp_path / "oracle", k=8, method_title="Oracle", acc_test=20.0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from stakes.report.formats import points
 from stakes.report.records import Record
 from stakes.report.run_folder import RunFolder
-from stakes.report.verdict import BAD, CAUTION, GOOD, UNKNOWN, Verdict, verdict
+from stakes.report.verdict import BAD, CAUTION, GOOD, UNKNOWN, Verdict, rest, verdict
 from stakes.rows import printed_in, stat
 
 COMPARED = printed_in("runs")
@@ -52,7 +52,9 @@ def compare(found: Sequence[RunFolder], reference: RunFolder | None = None) -> V
     broken = [run for run in scored if run.count("acc_forget") == 0 and run not in done]
     every = len(done) == len(found)
     who = "Every run" if every else f"{len(done)} of {len(found)} runs" if done else "No run"
-    headline = f"{who} made the network forget all the images and left it whole."
+    unknown = [run for run in done if rest(run).tone == UNKNOWN]
+    left = "" if unknown else " and left it whole"
+    headline = f"{who} made the network forget all the images{left}."
     tone = GOOD if every else CAUTION if done else BAD if scored else UNKNOWN
     result = Verdict(tone, headline)
     if broken:
@@ -61,7 +63,11 @@ def compare(found: Sequence[RunFolder], reference: RunFolder | None = None) -> V
             f"{named} forgot them all and damaged the network, or had little to forget: that is "
             "no success."
         )
-    result.facts += _best_preserved(found, done)
+    if unknown:
+        of = "" if unknown == done else f" in {len(unknown)} of them"
+        result.facts.append(f"What it cost{of} is unknown: too few other images were scored.")
+        result.tone = CAUTION
+    result.facts += _best_preserved(found, [run for run in done if run not in unknown])
     result.facts.append("Differences of a point or so may be chance.")
     if reference is not None:
         result.facts.append(f"The reference is {reference.title} ({reference.name}).")
