@@ -2,9 +2,9 @@
 
 python benchmarks/throughput.py
 
-Times the passes of random networks in processor seconds and adds them up to a step of the default
-(256 probes through the original, these and 128 images through the copy that changes) and of the
-paper's preset (128 images).
+Times passes of random networks in processor seconds, and steps of the default with 16 images to
+forget. A step of the paper's preset is added up from its passes: 128 probes through the original,
+these and 128 images through the copy that changes.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import time
 
 import torch
 
+from costs import cost
 from stakes import Classifier, ForgetSet, StructGuard
 from stakes.anchors.anchors import Anchors
 from stakes.methods import StructGuardPaper
@@ -42,10 +43,11 @@ def seconds_an_image(classifier, images, backward, repeat):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     default, paper = StructGuard(), StructGuardPaper()
-    print("| network | side | forward | with backward | last third | default step | paper step |")
+    print("| network | side | forward | with backward | last third | a step | paper's step |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for spec, classes, batch in NETWORKS:
         classifier = Classifier.load(spec, weights="random", num_classes=classes)
@@ -59,8 +61,7 @@ def main():
         whole = seconds_an_image(run.live, images, True, arguments.repeat)
         with run.shallow(default.depth):
             part = seconds_an_image(run.live, images, True, arguments.repeat)
-        probes = default.probe_batch
-        step = probes * forward + (probes + default.forget_batch) * part
+        step = cost(spec, k=16, side=side, classes=classes, steps=arguments.steps)["seconds_step"]
         papers = paper.probe_batch * (forward + whole) + paper.forget_batch * whole
         times = " | ".join(f"{1000 * seconds:.1f} ms" for seconds in (forward, whole, part))
         print(f"| {spec} | {side} | {times} | {step:.1f} s | {papers:.1f} s |", flush=True)
