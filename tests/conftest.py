@@ -134,6 +134,8 @@ def undrawn(monkeypatch) -> None:
 def without_attacks(patch: pytest.MonkeyPatch) -> None:
     """Attacks are most of a tiny run's time: as without test images, where nobody looks at them."""
     member, relearn = audit.audit_membership, audit.audit_relearning
+    contrast = audit.audit_contrast
+    patch.setattr(audit, "audit_contrast", lambda *given: contrast(*given[:3], None))
     patch.setattr(audit, "audit_membership", lambda forget, *_: member(forget, None, None))
     patch.setattr(audit, "audit_relearning", lambda *given: relearn(*given[:3], None))
 

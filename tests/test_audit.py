@@ -1,5 +1,7 @@
 """The measures beyond accuracy on networks of which it is known what they should say."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,11 +11,13 @@ from stakes import Classifier, ForgetSet
 from stakes.data.images import ImageArray
 from stakes.data.retain import Drawn
 from stakes.evaluation.audit import AUDITED, BEGINNINGS, MEMBERSHIP, audit_answers
+from stakes.evaluation.contrast import CONTRASTED, contrast
 from stakes.evaluation.evaluate import evaluate
 from stakes.evaluation.membership import answer_scores, separation
 from stakes.evaluation.reference import BEGINNING
 from stakes.evaluation.retrieval import retrieve, retrieve_among
 from stakes.evaluation.scores import Scored
+from stakes.methods import LookupControl
 from stakes.rows import METRICS
 
 WHOLE = {"acc_test_forgotten_classes", "acc_test_kept_classes"}  # of whole classes alone
@@ -164,7 +168,7 @@ def test_a_network_that_learned_by_heart_leaks_and_over_unlearning_shows(leaky, 
     assert row["mia_forget_loss_before"] > 0.9
     assert row["mia_forget_loss"] < 0.1
     assert row["mia_forget_unlikely"] > row["mia_forget_unlikely_before"] == 0
-    assert len(evidence["membership"]) == 4 * 2 * 2
+    assert len(evidence["membership"]) == 4 * 2 * 2 + 1
     for record in evidence["membership"]:
         assert record["m"] == {"retain": 110, "forget": 10}[record["of"]]
         assert record["n"] == 200
@@ -210,7 +214,8 @@ def test_each_scored_image_is_read_once(classifier, forget):
     test = Counted(*blobs(count, 7))
     selected = {"test": Drawn(list(range(count)), count, [])}
     row, _ = evaluate(classifier, classifier, forget, test=test, selected=selected)
-    assert test.loaded == row["n_test"] == count
+    assert row["n_test"] == count
+    assert test.loaded == count + CONTRASTED  # these again, for their copies
     assert row["n_audit_test"] == AUDITED
 
 
@@ -271,3 +276,21 @@ def test_retrieval_is_of_the_features_that_were_scored(classifier, forget, train
                 expected = pytest.approx(getattr(found, name), abs=0.5)
                 assert row[f"retrieval_{of}_{name}{suffix}"] == expected
     assert row["retrieval_retain_map"] < row["retrieval_retain_map_before"] - 20
+
+
+def test_the_contrast_with_copies_is_their_median_less_the_image(trained, forget, unseen):
+    """By hand for one image, and by what it is of a network that changed on the images alone."""
+    own, copies = torch.tensor([0.2]), torch.tensor([[0.4], [0.1], [0.8]])
+    assert contrast(own, copies) == pytest.approx([math.log(0.4) - math.log(0.2)])
+    assert 500 < contrast(torch.zeros(1), copies)[0] < math.inf
+    hidden = LookupControl()(trained, forget, anchors="head", seed=0).classifier
+    row, evidence = evaluate(trained, hidden, forget, test=unseen)
+    assert row["contrast_forget"] > 0.95
+    assert row["contrast_forget_found"] == 100
+    [record] = [record for record in evidence["membership"] if record["attack"] == "copies"]
+    assert (record["m"], record["n"], record["auc"]) == (6, 240, row["contrast_forget"])
+    row, _ = evaluate(trained, trained, forget, test=unseen)
+    assert 0.2 < row["contrast_forget"] < 0.8
+    assert row["contrast_forget_found"] == 0
+    row, _ = evaluate(trained, trained, forget)
+    assert row["contrast_forget"] is row["contrast_forget_found"] is None

@@ -295,5 +295,5 @@ def test_progress_is_reported_to_the_end(classifier, forget, test_images):
     assert seen == [
         ("reading test", 80, 80),
         ("scoring test", 80, 80),
-        *(("looking for traces", done, 7) for done in range(8)),
+        *(("looking for traces", done, 8) for done in range(9)),
     ]

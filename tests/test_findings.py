@@ -2,7 +2,7 @@
 
 import pytest
 
-from stakes.report.attacks import stand_out, table, traces
+from stakes.report.attacks import found_by_copies, stand_out, table, traces
 from stakes.report.evidence import confusion, saliency
 from stakes.report.findings import knowledge, whole_classes
 from stakes.report.intervals import wilson
@@ -77,6 +77,7 @@ def test_single_images_at_one_false_alarm_in_a_hundred(found, unlikely, words):
     run = a_run(attacked("learned", found=found), attacked("loss", unlikely=unlikely))
     (finding,) = (item for item in traces(run) if "identified" in item.head)
     assert words in finding.head
+    assert finding.head.endswith("by its answer alone.")
     assert f"{found * 0.16:.0f} of 16 images would be taken for training" in finding.text
     assert f"and {unlikely * 0.16:.0f} would stand out" in finding.text
     few = a_run(attacked("learned", found=None), attacked("loss", unlikely=None))
@@ -85,6 +86,24 @@ def test_single_images_at_one_false_alarm_in_a_hundred(found, unlikely, words):
     one = a_run(attacked("learned", m=1), attacked("loss", unlikely=share, m=1))
     said = "the image would be identified" if unlikely else "no single image would be identified"
     assert said in heads(traces(one))
+
+
+@pytest.mark.parametrize(
+    ("auc", "low", "found", "words", "many"),
+    [
+        (0.97, 0.9, 62.5, "Detectable by altered copies", "many images"),
+        (0.97, 0.9, 6.25, "Detectable by altered copies", "some images"),
+        (0.5, 0.36, 0.0, "do not give the images away", "no single image"),
+        (0.5, 0.1, 0.0, "uncertain whether altered copies", "no single image"),
+    ],
+)
+def test_what_altered_copies_give_away(auc, low, found, words, many):
+    copies = attacked("copies", auc=auc, low=low, high=max(auc, 0.6), found=found, n=256)
+    run = a_run(attacked("learned"), attacked("loss"), copies)
+    assert words in heads(traces(run))
+    assert f"{many} would be identified by these attacks" in heads(traces(run))
+    assert f"altered copies would identify {found * 0.16:.0f}" in traces(run)[-1].text
+    assert found_by_copies(run) == round(found * 0.16)
 
 
 @pytest.mark.parametrize(

@@ -411,6 +411,25 @@ def test_few_images_leave_open_whether_they_stand_out(tmp_path, k, attack, answe
     assert verdict(read_run(folder)).answers[3].answer == answer
 
 
+def test_altered_copies_that_give_images_away_are_in_the_verdict(tmp_path):
+    calm = {"auc": 0.5, "low": 0.38, "high": 0.62, "unlikely": 0.0}
+    folder = audited(a_run(tmp_path / "run", 16), **calm, m=16)
+    assert verdict(read_run(folder)).answers[3].answer == "Not by their loss"
+    evidence = json.loads((folder / "evidence.json").read_text())
+    found = {"attack": "copies", "of": "forget", "when": "after", "m": 16, "n": 256, **calm}
+    for more, answer in (
+        ({"found": 0.0}, "Not by these attacks"),
+        ({"found": 0.0, "auc": 0.95, "low": 0.85, "high": 0.99}, "Yes, as a group"),
+        ({"found": 75.0, "auc": 0.99, "low": 0.95, "high": 1.0}, "Yes, one by one"),
+    ):
+        beside = evidence | {"membership": [*evidence["membership"], found | more]}
+        (folder / "evidence.json").write_text(json.dumps(beside))
+        given = verdict(read_run(folder)).answers[3]
+        assert given.answer == answer
+        assert f"by altered copies, AUC {(found | more)['auc']:.2f}" in given.detail
+    assert "12 of 16 stand out alone" in given.detail
+
+
 def test_one_image_is_spoken_of_as_one(tmp_path):
     found = {"n_found_exact": 1, "n_found_near": 0}
     text = page(tmp_path, a_run(tmp_path / "run", 1, **found)).text

@@ -139,6 +139,14 @@ METRICS: dict[str, Metric] = {
         "%", "lower", "images to forget that have a higher loss than 99 % of test images",
         "Forgotten that stand out", printed=ANSWERS,
     ),
+    "contrast_forget": Metric(
+        "AUC", "0.5", "attack by altered copies: images to forget against test images",
+        "Forgotten vs unseen, by copies", printed=ANSWERS,
+    ),
+    "contrast_forget_found": Metric(
+        "%", "lower", "images to forget that it identifies at 1 % false alarms",
+        "Forgotten found by copies", printed=ANSWERS,
+    ),
     "probe_forget": Metric(
         "%", "lower", "images to forget that a linear probe on the features recognises",
         "New last layer recognises", printed=FEATURES,

@@ -11,11 +11,12 @@ from torch import Tensor
 from stakes.data.images import Images, batches
 from stakes.data.retain import Drawn
 from stakes.data.transfer import to_device
-from stakes.evaluation.audit import AUDITED, Sample
+from stakes.evaluation.audit import AUDITED
 from stakes.evaluation.kept import Answers, Kept
 from stakes.evaluation.scores import (
     WHEN,
     BeforeAfter,
+    Sample,
     Scored,
     correct,
     joined,

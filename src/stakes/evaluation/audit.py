@@ -1,13 +1,13 @@
 """Evidence beyond accuracy, from features and logits: attacks, features, answers, relearning."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from stakes.data.forget import ForgetSet
-from stakes.data.images import Images
 from stakes.errors import first_line
+from stakes.evaluation.contrast import audit_contrast
 from stakes.evaluation.kept import Kept
 from stakes.evaluation.knowledge import (
     LINEAR_PROBES,
@@ -18,9 +18,15 @@ from stakes.evaluation.knowledge import (
     relearn_steps,
     rf_jsd,
 )
-from stakes.evaluation.membership import FOLDS, SCORES, answer_scores, learned_scores, separation
+from stakes.evaluation.membership import (
+    FOLDS,
+    SCORES,
+    answer_scores,
+    learned_scores,
+    separation,
+)
 from stakes.evaluation.retrieval import Retrieval, retrieve, retrieve_among
-from stakes.evaluation.scores import WHEN, BeforeAfter, correct, percent
+from stakes.evaluation.scores import WHEN, BeforeAfter, Depth, Sample, correct, percent
 from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
@@ -46,18 +52,11 @@ BEGINNINGS = {
     "likeness": ("rf_jsd",),
     "relearning": ("relearn_",),
     "consistency": ("consistency",),
+    "contrast": ("contrast_",),
 }
 RETRIEVAL = ("r1", "r5", "r10", "map")
 Row = dict[str, Any]
 Evidence = dict[str, list[Row]]
-
-
-class Sample(NamedTuple):
-    """Features and logits of images of a set, in random order, and the images' indices in it."""
-
-    scored: BeforeAfter
-    images: Images
-    places: Sequence[int]
 
 
 def audit(
@@ -65,6 +64,7 @@ def audit(
     forget: ForgetSet,
     scored: BeforeAfter,
     *,
+    copies: Sequence[Depth] = (),
     test: Sample | None = None,
     retain: Sample | None = None,
     kept: Kept | None = None,
@@ -76,6 +76,7 @@ def audit(
         after: the classifier to deploy, in eval mode.
         forget: the images that were to be forgotten, on the classifier's device.
         scored: features and logits of the forget images, before and after.
+        copies: depth of each of their altered copies, after.
         test: images of no training set.
         retain: retained training images.
         kept: where the results of an interrupted run are.
@@ -98,6 +99,7 @@ def audit(
         "likeness": lambda: (audit_likeness(scored, unseen), []),
         "relearning": lambda: (audit_relearning(after, forget, scored, test), []),
         "consistency": lambda: audit_consistency(retained),
+        "contrast": lambda: audit_contrast(after, scored[""], copies, test),
     }
     evidence: Evidence = {}
     failed = []
@@ -114,7 +116,8 @@ def audit(
     row["audits_failed"] = "; ".join(failed) or None
     note = f"not measured: {'; '.join(failed)}" if failed else ""
     progress("looking for traces", len(audits), len(audits), note)
-    return row, {name: evidence[name] for name in ("membership", "consistency")}
+    attacks = evidence["membership"] + evidence["contrast"]
+    return row, {"membership": attacks, "consistency": evidence["consistency"]}
 
 
 def _digest(forget: ForgetSet, *sets: BeforeAfter | None) -> str:

@@ -104,8 +104,9 @@ def evaluate(
                 networks, sets, selected, forget.classes, compared, kept, progress
             )
             scored, copies = forget_answers(networks, forget, kept)
+            altered = [copy for kind in copies[""].values() for copy in kind]
             audited, evidence = audit(
-                after, forget, scored, **samples, kept=kept, progress=progress
+                after, forget, scored, copies=altered, **samples, kept=kept, progress=progress
             )
         row |= forget_scores(scored, copies)
         row |= found_in_data(forget, selected.get("retain"))

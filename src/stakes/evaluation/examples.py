@@ -8,10 +8,10 @@ from torch import Tensor
 
 from stakes.data.decode import thumbnail
 from stakes.data.forget import ForgetSet
-from stakes.evaluation.audit import Evidence, Row, Sample
+from stakes.evaluation.audit import Evidence, Row
 from stakes.evaluation.retrieval import nearest
 from stakes.evaluation.saliency import grad_cam, overlay
-from stakes.evaluation.scores import WHEN, BeforeAfter
+from stakes.evaluation.scores import WHEN, BeforeAfter, Sample
 from stakes.models.classifier import Classifier
 from stakes.training.structure import affinities
 

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from stakes.data.forget import ForgetSet
 from stakes.errors import InputError
-from stakes.evaluation.audit import Sample
-from stakes.evaluation.scores import REFERENCE, WHEN, BeforeAfter, correct, percent, score
+from stakes.evaluation.scores import REFERENCE, WHEN, BeforeAfter, Sample, correct, percent, score
 from stakes.models.classifier import Classifier
 from stakes.rows import METRICS
 

@@ -1,11 +1,12 @@
 """Features and logits of images, whether they are recognised, and how high their class ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from stakes.data.images import Images
 from stakes.models.classifier import Classifier
 
 WHEN = {"_before": "before", "": "after"}
@@ -28,6 +29,14 @@ class Scored(NamedTuple):
 BeforeAfter = Mapping[str, Scored]
 """By the suffix of the network: ``_before``, nothing, the name of a further path, or
 :data:`REFERENCE`."""
+
+
+class Sample(NamedTuple):
+    """Features and logits of images of a set, in random order, and the images' indices in it."""
+
+    scored: BeforeAfter
+    images: Images
+    places: Sequence[int]
 
 
 class Depth(NamedTuple):

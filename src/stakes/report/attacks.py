@@ -12,6 +12,7 @@ ATTACKS = {
     "entropy": "How unsure the answer is (entropy)",
     "modified entropy": "Both in one number (modified entropy)",
     "learned": "All three, weighed by a learned attack",
+    "copies": "How much likelier its class is in altered copies (fewer unseen images)",
 }
 MUCH = 0.75  # an AUC from which an attack says much; of negated scores, below 1 - MUCH
 
@@ -40,7 +41,9 @@ def table(run: RunFolder) -> list[Record]:
 
 def traces(run: RunFolder) -> list[Finding]:
     """What somebody who holds the network, and an image, could still find out."""
-    found = [_leaky(run), _membership(run), _false_alarms(run), _predictable(run)]
+    found = [
+        _leaky(run), _membership(run), _contrast(run), _false_alarms(run), _predictable(run)
+    ]  # fmt: skip
     return [finding for finding in found if finding is not None]
 
 
@@ -48,6 +51,12 @@ def stand_out(run: RunFolder) -> bool:
     """Whether the forget images are now less likely to the network than unseen ones."""
     loss = attack(run, "loss", "forget", "after")
     return loss is not None and loss["high"] < 0.5
+
+
+def brief(found: Row) -> str:
+    """An AUC with its interval, for a table."""
+    auc, low, high = (decimals(found[key]) for key in ("auc", "low", "high"))
+    return f"AUC {auc} ({low}\u2013{high})"
 
 
 def unclear(found: Row) -> bool:
@@ -103,20 +112,45 @@ def _membership(run: RunFolder) -> Finding | None:
     return Finding(head, f"{numbers} Nothing within the interval can be excluded.")
 
 
+def _contrast(run: RunFolder) -> Finding | None:
+    found = attack(run, "copies", "forget", "after")
+    if found is None:
+        return None
+    head = "Altered copies do not give the images away."
+    if found["low"] > 0.5:
+        head = "Detectable by altered copies: the network names their class, and not the images’."
+    elif unclear(found):
+        head = "With so few images, it is uncertain whether altered copies give them away."
+    return Finding(
+        head,
+        "By how much likelier the class is in altered copies of an image than in the image: "
+        f"{_interval(found)}. {several(found['m'], 'image')} against {found['n']:,.0f} unseen "
+        "ones.",
+    )
+
+
+def found_by_copies(run: RunFolder) -> int:
+    """How many images altered copies identify at a false-alarm rate of 1 %, as far as measured."""
+    found = attack(run, "copies", "forget", "after")
+    return 0 if found is None else round(found["m"] * (found["found"] or 0) / 100)
+
+
 def _false_alarms(run: RunFolder) -> Finding | None:
     learned, loss = (attack(run, name, "forget", "after") for name in ("learned", "loss"))
     if learned is None or loss is None or learned["found"] is None or loss["unlikely"] is None:
         return None
     k = int(learned["m"])
     members, unlikely = (round(k * share / 100) for share in (learned["found"], loss["unlikely"]))
-    most = max(members, unlikely)
+    copies = found_by_copies(run)
+    most = max(members, unlikely, copies)
     many = "no single image" if not most else "some images" if 2 * most < k else "many images"
     many = "the image" if most and k == 1 else many
+    by = "by these attacks" if attack(run, "copies", "forget", "after") else "by its answer alone"
     return Finding(
-        f"At a false-alarm rate of 1\u00a0%, {many} would be identified.",
+        f"At a false-alarm rate of 1\u00a0%, {many} would be identified {by}.",
         f"{members:,} of {several(k, 'image')} would be taken for training images (learned "
         f"attack), and {unlikely:,} would stand out as less likely than 99\u00a0% of "
-        f"{loss['n']:,.0f} unseen images (loss).",
+        f"{loss['n']:,.0f} unseen images (loss); altered copies would identify {copies:,}.",
     )
 
 

@@ -212,23 +212,24 @@ def traces(run: RunFolder) -> Answer:
         return Answer(
             UNKNOWN, question, "Not measured", "It needs test and retained images (--data)."
         )
-    auc = (
-        f"AUC {decimals(loss['auc'])} ({decimals(loss['low'])}\u2013{decimals(loss['high'])}); "
-        "0.50 would be ideal."
-    )
+    copies = attacks.attack(run, "copies", "forget", "after")
+    detail = attacks.brief(loss)
+    if copies is not None:
+        detail = f"By the loss, {detail}; by altered copies, {attacks.brief(copies)}"
+    detail += "; 0.50 would be ideal."
     k, found = int(loss["m"]), round(loss["m"] * (loss["unlikely"] or 0) / 100)
-    single = (
-        f" {found:,} of {k:,} {'stands' if found == 1 else 'stand'} out alone." if found else ""
-    )
-    if loss["high"] < 0.5:
-        return Answer(CAUTION, question, "Yes, as a group", auc + single)
-    if loss["low"] > 0.5:
-        return Answer(CAUTION, question, "They look like training images", auc)
+    if found := max(found, attacks.found_by_copies(run)):
+        detail += f" {found:,} of {k:,} {'stands' if found == 1 else 'stand'} out alone."
     if 2 * found >= k:
-        return Answer(CAUTION, question, "Yes, one by one" if k > 1 else "Yes", auc + single)
-    if attacks.unclear(loss):
-        return Answer(UNKNOWN, question, "Too few images to tell", auc + single)
-    return Answer(GOOD, question, "Not by their loss", auc + single)
+        return Answer(CAUTION, question, "Yes, one by one" if k > 1 else "Yes", detail)
+    if loss["high"] < 0.5 or (copies is not None and copies["low"] > 0.5):
+        return Answer(CAUTION, question, "Yes, as a group", detail)
+    if loss["low"] > 0.5:
+        return Answer(CAUTION, question, "They look like training images", detail)
+    if any(attacks.unclear(each) for each in (loss, copies) if each is not None):
+        return Answer(UNKNOWN, question, "Too few images to tell", detail)
+    tried = "Not by their loss" if copies is None else "Not by these attacks"
+    return Answer(GOOD, question, tried, detail)
 
 
 def _headline(run: RunFolder, answers: list[Answer]) -> str:
