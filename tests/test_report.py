@@ -427,6 +427,7 @@ def test_altered_copies_that_give_images_away_are_in_the_verdict(tmp_path):
         given = verdict(read_run(folder)).answers[3]
         assert given.answer == answer
         assert f"by altered copies, AUC {(found | more)['auc']:.2f}" in given.detail
+        assert "near 1, they give it away" in page(tmp_path, folder).text
     assert "12 of 16 stand out alone" in given.detail
 
 

@@ -21,6 +21,7 @@ AUDITED = {
     "consistency": "representation consistency",
     "relearn_forget": "relearning speed",
     "retrieval_retain_map": "image-to-image retrieval",
+    "contrast_forget": "an attack by altered copies",
 }
 VIEWS = {
     "forget_flip": "mirrored",
