@@ -219,14 +219,6 @@ def test_a_check_says_what_is_left_of_images_and_of_views():
     assert (alone.forgotten, alone.nearly) == (True, True)
 
 
-@pytest.mark.parametrize(("k", "left", "nearly"), [(99, 1, False), (100, 1, True), (256, 3, False)])
-def test_of_many_images_one_in_a_hundred_may_be_left_when_settling_begins(k, left, nearly):
-    leads = torch.where(torch.arange(k) < left, 1.0, -1.0)
-    leads[0] = math.nan
-    check = Check(leads, leads, 0.0, leads[:0], leads[:0], needed=1.0)
-    assert (check.forgotten, check.nearly) == (False, nearly)
-
-
 def test_views_are_watched_beside_the_images(trained, forget, anchors):
     stakes = place_anchors(anchors.vectors, trained.head.weight.detach())
     views = [forget.images.flip(-1), forget.images.flip(-2)]

@@ -91,8 +91,8 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch)
     assert given == {
         "probes": "mixed", "probes_why": "the images alone are to be forgotten",
         "cohorts": 1, "cohorts_why": "a step takes all images",
-        "probe_batch": QUICK["probe_batch"], "forget_batch": 256,
-        "towards": "strongest", "towards_why": "at most 128 images",
+        "probe_batch": QUICK["probe_batch"],
+        "towards": "strongest", "towards_why": "a step takes all images",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "feature_scale": 1.0, "feature_scale_why": "as given",
         "views_scale": 1.0, "views_scale_why": "as given",

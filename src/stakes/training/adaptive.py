@@ -27,7 +27,7 @@ class AdaptiveMargin(State):
     """The margin required of forgotten images, and how strongly the features are retained.
 
     Both follow what the training batches show of the forget images. The last few of many images
-    cross the decision boundary back and forth from step to step: their margins then grow by a
+    cross the decision boundary back and forth from step to step: the margin then grows by a
     quarter. Where more than a few stay recognised for twice as long, features retained this
     tightly cannot let them go: the feature scale is then halved. As long as none at all has been
     forgotten, it is halved again after half of ``patience`` each time: a network held too tightly
@@ -41,7 +41,7 @@ class AdaptiveMargin(State):
         device: of the images.
 
     Attributes:
-        margin: (k,) required of each image now, logits.
+        margin: required now, logits.
         feature_scale: weight of the features relative to all other terms, 1 at the start.
         known: share of the forget images that were recognised when last seen, or not seen yet.
     """
@@ -51,7 +51,7 @@ class AdaptiveMargin(State):
     def __init__(
         self, k: int, margin: float, *, patience: int, device: torch.device | None = None
     ) -> None:
-        self.margin, self._highest = scalar(margin, device).repeat(k), MOST * margin
+        self.margin, self._highest = scalar(margin, device), MOST * margin
         self.feature_scale, self.known = scalar(1.0, device), scalar(1.0, device)
         self._lead = torch.full((k,), torch.inf, device=device)
         self._fewest, self._waited = scalar(1.0, device), scalar(0.0, device)
@@ -60,8 +60,7 @@ class AdaptiveMargin(State):
     def see(self, indices: Tensor, lead: Tensor) -> None:
         """Note a step's batch: the true classes' lead (b,) in the images at ``indices``."""
         self._lead[to_device(indices, self._lead.device)] = lead.detach()
-        left = ~(self._lead < 0)
-        known = left.sum().to(self.known.dtype) / len(self._lead)
+        known = (~(self._lead < 0)).sum().to(self.known.dtype) / len(self._lead)
         self.known = known
         if not self._patience:
             return
@@ -71,7 +70,7 @@ class AdaptiveMargin(State):
         grow, halve = few & (waited >= self._patience), ~few & (waited >= 2 * self._patience)
         none_yet = halve & (self._fewest == 1) & (known == 1)
         larger, smaller = 1.25 * self.margin, self.feature_scale / 2
-        self.margin = torch.where(grow & left, larger.clamp_max(self._highest), self.margin)
+        self.margin = torch.where(grow, larger.clamp_max(self._highest), self.margin)
         self.feature_scale = torch.where(halve, smaller.clamp_min(LEAST), self.feature_scale)
         self._fewest = torch.where(better | halve, known, self._fewest)
         waited = waited.masked_fill(grow | halve, 0)

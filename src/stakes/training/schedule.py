@@ -24,12 +24,12 @@ class Decision(Enum):
 class Schedule(State):
     """The learning rates of an optimiser, step by step, and when the steps end.
 
-    They grow over the warm-up. Once everything is forgotten, at first also once nearly everything
-    is, the run settles: it continues while they decay to nothing, so that the rest recovers. If
-    some images are recognised by the end, the weights return to the last check at which
-    everything was forgotten, if there was one in the second half; otherwise the run continues as
-    before. If the structure drifts too far at a check, or the loss is not finite, the weights
-    return to the last sound check and the learning rates are halved.
+    They grow over the warm-up. Once everything is forgotten the run settles: it continues while
+    they decay to nothing, so that the rest recovers. If some images are recognised again by the
+    end, the weights return to the last check at which everything was forgotten, if there was one
+    in the second half; otherwise the run continues as before. If the structure drifts too far at a
+    check, or the loss is not finite, the weights return to the last sound check and the learning
+    rates are halved.
 
     Args:
         optimizer: whose learning rates are set.
@@ -117,7 +117,7 @@ class Schedule(State):
     def _done(self, step: int, check: Check) -> bool:
         """Whether to stop after a check; begins, or breaks off, the settling.
 
-        Settling brings some more, so that the first begins where nearly all are forgotten.
+        Settling brings some more views, so that the first begins where nearly all are forgotten.
         """
         forgotten = check.forgotten
         if self._start is None:

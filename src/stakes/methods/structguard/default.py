@@ -9,8 +9,6 @@ from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeFields
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task, Unlearned
-from stakes.models.classifier import Classifier
-from stakes.preprocessing import sides
 from stakes.rows import Outcome
 from stakes.training import sharding
 from stakes.training.criteria import CRITERIA, CriterionName
@@ -21,7 +19,6 @@ from stakes.training.schedule import Schedule
 from stakes.training.search import pull_back
 from stakes.training.structure import MapKind
 
-IMAGES, SMALL_INPUT = 256, 112**2  # forget images a step, for an input of so many pixels at most
 WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and never trained on
 WARMUP = 20  # steps over which the learning rate rises to its full value
 SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
@@ -47,8 +44,8 @@ class StructGuard(ProbeFields):
     - Only the layers nearest the head are trained. Those before them pass an image once for both
       networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
-      until then. Each of many images is pushed to the class that the original ranked second:
-      otherwise they follow the first ones into one class, and retained images go with them.
+      until then. Each image is then pushed to the class that the original ranked second: otherwise
+      later images follow the first ones into one class, and retained images go with them.
     - Margin, feature retention and learning rate adapt to the run
       (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of
       defaults serves every network and k.
@@ -78,18 +75,14 @@ class StructGuard(ProbeFields):
         "cohorts are held as retain data until then; 0: 8 where copies must be forgotten without "
         "surrogate data or the images do not fit into one step, else 1",
     )
-    forget_batch: int = hyper(
-        0,
-        "forget images per step; 0: 256, or 128 for an input of more than 112 by 112 pixels",
-        low=0,
-    )
+    forget_batch: int = hyper(128, "forget images per step", low=1)
     deletion_loss: DeletionLoss = hyper("hinge", "deletion loss; ce: the paper's -CE")
     towards: Literal["auto", "strongest", "second", "drawn"] = hyper(
         "auto",
         "class that the hinge pushes an image to. strongest: whichever wrong class leads at that "
         "step; second: the original's second choice; drawn: one of the original's next choices at "
         "random, so that nobody can predict it; auto: drawn where criterion is deep or views, else "
-        "second where there are more than 128 images, or than a step takes, else strongest",
+        "second where the images do not fit into one step, else strongest",
     )
     margin: float = hyper(
         0.3, "lead of a wrong class, in logits, at which the hinge stops pushing; it may grow"
@@ -127,11 +120,6 @@ class StructGuard(ProbeFields):
     pull_back: bool = hyper(
         True, "at the end, move the weights back towards the original while all stays forgotten"
     )
-
-    def images_a_step(self, network: Classifier) -> int:
-        """How many forget images a step holds."""
-        height, width = sides(network.input_size)
-        return self.forget_batch or (IMAGES if height * width <= SMALL_INPUT else IMAGES // 2)
 
     def unlearn(self, task: Task) -> Unlearned:
         """Forget the images and preserve the structure around the stakes."""
@@ -186,13 +174,11 @@ class StructGuard(ProbeFields):
 
     def _chosen(self, schedule: Schedule, objective: Objective) -> dict[str, Any]:
         """What the run chose by itself, and why, for the row."""
-        balance = objective.balance
-        margin, scale = float(balance.margin.max()), float(balance.feature_scale)
+        margin, scale = float(objective.balance.margin), float(objective.balance.feature_scale)
         halved = ", ".join(map(str, schedule.halved_at))
         return {
             **objective.kind_of_probes(),
             "probe_batch": objective.settings.probe_batch,
-            "forget_batch": objective.settings.forget_batch,
             "cohorts": objective.cohorts,
             "cohorts_why": objective.cohorts_why,
             "towards": objective.towards,
@@ -202,7 +188,7 @@ class StructGuard(ProbeFields):
             if halved
             else "as given",
             "margin": margin,
-            "margin_why": "the greatest of an image: the last ones kept coming back"
+            "margin_why": "the last images kept coming back"
             if margin > self.margin
             else "as given",
             "feature_scale": scale,

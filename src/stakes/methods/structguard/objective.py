@@ -36,8 +36,7 @@ VIEWS_WEIGHT = 1.0  # initial weight of their deletion; the run adapts it (see V
 COHORTS = 8  # where copies must be forgotten too, or the images do not fit into one step
 COHORT_STEPS = 30  # between the starts of two cohorts; all start within half of max_steps
 NEXT_CHOICES = 4  # classes that a target is drawn from: one guess in four is right
-MORE, ALL = "more images than a step takes", "a step takes all images"
-FEW = 128  # images that may go to whichever class leads
+MANY, ALL = "more images than a step takes", "a step takes all images"
 
 
 class Objective:
@@ -53,8 +52,8 @@ class Objective:
         task: the call that they are for.
 
     Attributes:
-        settings: the hyper-parameters, with the numbers of images of a step filled in.
-        balance: the margins and the scale of ``features``, as the run adapts them.
+        settings: the hyper-parameters, with the number of probes per step filled in.
+        balance: the margin and the scale of ``features``, as the run adapts them.
         views_scale: the scale of ``views``, as the run adapts it.
         probes: makes the probes; it also gives the original's answers to any images.
         surrogates: draws probes from surrogate data, where some was given, else None.
@@ -69,11 +68,7 @@ class Objective:
     """
 
     def __init__(self, settings: "StructGuard", task: Task) -> None:
-        settings = replace(
-            settings,
-            probe_batch=settings.probes_a_step(task.original),
-            forget_batch=settings.images_a_step(task.original),
-        )
+        settings = replace(settings, probe_batch=settings.probes_a_step(task.original))
         self.settings = settings
         self._task = task
         device = task.stakes.device
@@ -89,6 +84,7 @@ class Objective:
         self._copies = VIEWS_PER_IMAGE if CRITERIA[settings.criterion].views else 0
         self.probes, self.surrogates = self._sources()
         self._outputs = self.probes.outputs(task.forget.images)
+        self._many = len(task.forget) > settings.forget_batch
         self.cohorts, self.cohorts_why = self._choose_cohorts()
         self.towards, self.towards_why = self._choose_towards()
         self.targets = self._choose_targets()
@@ -181,7 +177,7 @@ class Objective:
         if self.targets is not None and self.goal.lead is margins and self.goal.towards is None:
             towards = self.targets[pick]
         lead = goal.of(logits, labels, pick)
-        push = Push(logits, labels, lead, self.balance.margin[pick].to(lead.dtype), towards)
+        push = Push(logits, labels, lead, self.balance.margin, towards)
         return DELETION[self.settings.deletion_loss](push)
 
     def _views(self, features: Tensor, labels: Tensor, pick: Tensor) -> Tensor:
@@ -221,22 +217,19 @@ class Objective:
             return min(k, settings.cohorts), "as given"
         if self._copies and self.surrogates is None:
             return min(k, COHORTS), "copies are to be forgotten too"
-        return (min(k, COHORTS), MORE) if k > settings.forget_batch else (1, ALL)
+        return (min(k, COHORTS), MANY) if self._many else (1, ALL)
 
     def _choose_towards(self) -> tuple[str, str]:
         """How the target classes are chosen, and why.
 
-        "strongest" would send many images the way that the first have opened, into one class, and
-        retained images with them.
+        With several cohorts, "strongest" would send later images the way that the first have
+        opened, into one class, and retained images with them.
         """
         if self.settings.towards != "auto":
             return self.settings.towards, "as given"
         if CRITERIA[self.settings.criterion].lead is not margins:
             return "drawn", "new answers are not to be foretold"
-        few = min(FEW, self.settings.forget_batch)
-        if len(self._task.forget) > few:
-            return "second", f"more than {few} images"
-        return "strongest", f"at most {few} images"
+        return ("second", MANY) if self._many else ("strongest", ALL)
 
     def _choose_targets(self) -> Tensor | None:
         """The target class of each forget image (k,); None for the strongest at each step."""
