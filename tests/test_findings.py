@@ -2,7 +2,7 @@
 
 import pytest
 
-from stakes.report.attacks import found_by_copies, stand_out, table, traces
+from stakes.report.attacks import attack, counted, stand_out, table, traces
 from stakes.report.evidence import confusion, saliency
 from stakes.report.findings import knowledge, whole_classes
 from stakes.report.intervals import wilson
@@ -103,7 +103,14 @@ def test_what_altered_copies_give_away(auc, low, found, words, many):
     assert words in heads(traces(run))
     assert f"{many} would be identified by these attacks" in heads(traces(run))
     assert f"altered copies would identify {found * 0.16:.0f}" in traces(run)[-1].text
-    assert found_by_copies(run) == round(found * 0.16)
+    assert counted(attack(run, "copies", "forget", "after"), "found") == round(found * 0.16)
+
+
+def test_of_altered_copies_that_were_not_tried_nothing_is_said():
+    run = a_run(attacked("learned"), attacked("loss"))
+    assert attack(run, "copies", "forget", "after") is None
+    assert "no single image would be identified by its answer alone" in heads(traces(run))
+    assert "copies" not in traces(run)[-1].text
 
 
 @pytest.mark.parametrize(

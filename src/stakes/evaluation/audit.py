@@ -18,13 +18,7 @@ from stakes.evaluation.knowledge import (
     relearn_steps,
     rf_jsd,
 )
-from stakes.evaluation.membership import (
-    FOLDS,
-    SCORES,
-    answer_scores,
-    learned_scores,
-    separation,
-)
+from stakes.evaluation.membership import FOLDS, SCORES, answer_scores, learned_scores, separation
 from stakes.evaluation.retrieval import Retrieval, retrieve, retrieve_among
 from stakes.evaluation.scores import WHEN, BeforeAfter, Depth, Sample, correct, percent
 from stakes.files import tensor_digest

@@ -129,28 +129,29 @@ def _contrast(run: RunFolder) -> Finding | None:
     )
 
 
-def found_by_copies(run: RunFolder) -> int:
-    """How many images altered copies identify at a false-alarm rate of 1 %, as far as measured."""
-    found = attack(run, "copies", "forget", "after")
-    return 0 if found is None else round(found["m"] * (found["found"] or 0) / 100)
+def counted(found: Row | None, key: str) -> int:
+    """How many images a percentage among the numbers of an attack is; 0 where not measured."""
+    return 0 if found is None else round(found["m"] * (found[key] or 0) / 100)
 
 
 def _false_alarms(run: RunFolder) -> Finding | None:
     learned, loss = (attack(run, name, "forget", "after") for name in ("learned", "loss"))
     if learned is None or loss is None or learned["found"] is None or loss["unlikely"] is None:
         return None
-    k = int(learned["m"])
-    members, unlikely = (round(k * share / 100) for share in (learned["found"], loss["unlikely"]))
-    copies = found_by_copies(run)
-    most = max(members, unlikely, copies)
+    k, copies = int(learned["m"]), attack(run, "copies", "forget", "after")
+    members, unlikely, altered = (
+        counted(learned, "found"), counted(loss, "unlikely"), counted(copies, "found")
+    )  # fmt: skip
+    most = max(members, unlikely, altered)
     many = "no single image" if not most else "some images" if 2 * most < k else "many images"
     many = "the image" if most and k == 1 else many
-    by = "by these attacks" if attack(run, "copies", "forget", "after") else "by its answer alone"
+    by = "by these attacks" if copies else "by its answer alone"
+    more = f"; altered copies would identify {altered:,}" if copies else ""
     return Finding(
         f"At a false-alarm rate of 1\u00a0%, {many} would be identified {by}.",
         f"{members:,} of {several(k, 'image')} would be taken for training images (learned "
         f"attack), and {unlikely:,} would stand out as less likely than 99\u00a0% of "
-        f"{loss['n']:,.0f} unseen images (loss); altered copies would identify {copies:,}.",
+        f"{loss['n']:,.0f} unseen images (loss){more}.",
     )
 
 

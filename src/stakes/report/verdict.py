@@ -217,8 +217,8 @@ def traces(run: RunFolder) -> Answer:
     if copies is not None:
         detail = f"By the loss, {detail}; by altered copies, {attacks.brief(copies)}"
     detail += "; 0.50 would be ideal."
-    k, found = int(loss["m"]), round(loss["m"] * (loss["unlikely"] or 0) / 100)
-    if found := max(found, attacks.found_by_copies(run)):
+    k = int(loss["m"])
+    if found := max(attacks.counted(loss, "unlikely"), attacks.counted(copies, "found")):
         detail += f" {found:,} of {k:,} {'stands' if found == 1 else 'stand'} out alone."
     if 2 * found >= k:
         return Answer(CAUTION, question, "Yes, one by one" if k > 1 else "Yes", detail)
