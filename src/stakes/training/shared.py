@@ -133,7 +133,7 @@ class SharedLayers:
         modules = dict(self._original.body.named_modules())
         with ExitStack() as hooks, suppress(_Enough):
             for name in self._layers.shared:
-                hook = partial(_passed_on, partial(keep, name))
+                hook = partial(_passed_on, keep, name)
                 hooks.enter_context(modules[name].register_forward_hook(hook))
             for name in self._layers.entered:
                 hooks.enter_context(modules[name].register_forward_pre_hook(_stop))
@@ -201,8 +201,10 @@ def _stop(*args: Any) -> None:
     raise _Enough
 
 
-def _passed_on(keep: Callable[[Any], None], module: nn.Module, given: Any, output: Any) -> None:
-    keep(output)
+def _passed_on(
+    keep: Callable[[str, Any], None], name: str, module: nn.Module, given: Any, output: Any
+) -> None:
+    keep(name, output)
 
 
 def _has_rows(output: Any, count: int) -> bool:

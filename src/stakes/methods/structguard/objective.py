@@ -83,7 +83,7 @@ class Objective:
             self._shared = SharedLayers(task.original, task.live, task.forget.images[0])
         self._copies = VIEWS_PER_IMAGE if CRITERIA[settings.criterion].views else 0
         self.probes, self.surrogates = self._sources()
-        self._outputs = self.probes.outputs(task.forget.images)
+        self._before = self.probes.answers(task.forget.images)
         self._many = len(task.forget) > settings.forget_batch
         self.cohorts, self.cohorts_why = self._choose_cohorts()
         self.towards, self.towards_why = self._choose_towards()
@@ -157,7 +157,7 @@ class Objective:
 
     def _features(self, images: Tensor, pick: Tensor, probes: ProbeBatch) -> Tensor:
         """Of the forget images at ``pick``, then their copies, then the probes."""
-        own = tuple(output[pick] for output in self._outputs)
+        own = tuple(output[pick] for output in self._before.outputs)
         parts = [own, probes.outputs]
         if len(images) > len(pick):
             parts.insert(1, self.probes.outputs(images[len(pick) :]))
@@ -236,7 +236,7 @@ class Objective:
         task = self._task
         if self.towards == "strongest":
             return None
-        before = self.probes.answers(task.forget.images).logits
+        before, labels = self._before.logits, task.forget.labels
         if self.towards == "second":
-            return second_choices(before, task.forget.labels)
-        return next_choices(before, task.forget.labels, NEXT_CHOICES, task.generator)
+            return second_choices(before, labels)
+        return next_choices(before, labels, NEXT_CHOICES, task.generator)
