@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -14,7 +15,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from command_line import noise, ran, refused, row_of, with_options, write_images
+from command_line import COMMAND, noise, ran, refused, row_of, with_options, write_images
 from conftest import CLASSES, blobs, once
 from stakes import Anchors, Classifier, load_data
 from stakes.cli import commands as cli
@@ -277,3 +278,19 @@ def test_what_computes_nothing_does_not_wait_for_torch(words):
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, timeout=60)
     assert done.returncode == 0
     assert done.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_is_no_error(unbuffered, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run(
+        [COMMAND, "bench", "quick", "--out", tmp_path / "out", "--dry-run"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (141, "")

@@ -6,6 +6,7 @@ and ``stakes --help`` needs none.
 
 import io
 import os
+import select
 import shlex
 import signal
 import sys
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; an error is one line on standard error.
 
     Codes: 1 for what the machine refuses, 2 for input that cannot be used, 3 for a run that was
-    written without having forgotten everything, 128 and the signal's number for an interruption.
+    written without having forgotten everything, 128 and the signal's number for an interruption,
+    141 (that of SIGPIPE) where nobody reads what it prints.
     A fault of this package keeps its traceback, and says where to report it.
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
@@ -87,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             app = make_app(tokens)
             stack.enter_context(_joined(tokens))
             code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+            sys.stdout.flush()  # here, where it is known what to do if nobody reads it
     except InputError as error:
         return _fail(USAGE_ERROR, str(error))
     except CycloptsError as error:
@@ -102,10 +105,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fault(error)
         return _fail(FAILED, f"out of memory: {str(error) or 'a smaller --micro-batch needs less'}")
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            return 128 + signal.SIGPIPE
         return _fail(FAILED, "; ".join([f"cannot continue: {error}", *_notes(error)]))
     except Exception as error:
         return _fault(error)
     return code if isinstance(code, int) else 0
+
+
+def _is_unread() -> bool:
+    """Whether standard output leads nowhere any more, such as to ``head``, which has ended."""
+    outputs = select.poll()
+    outputs.register(sys.stdout, 0)  # asks for errors alone
+    unread = bool(outputs.poll(0))
+    if unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+    return unread
 
 
 def _notes(error: BaseException) -> list[str]:
