@@ -94,6 +94,14 @@ LEVELS: Columns = {
     "retained images": average("acc_retain"),
     "steps": steps,
 }
+IN_DEPTH: Columns = {
+    **NUMBER,
+    "third choice or lower, %": complement("forget_top2", 0),
+    "copies misclassified, %": complement("forget_views", 0),
+    "copies third choice or lower, %": complement("forget_views_top2", 0),
+    "new answers predicted, %": average("foretold", 0),
+    **CHANGES,
+}
 COPIES: Columns = {
     "copies recognised, %": lambda found: f"{stat(row['forget_views'] for row in found).mean:.0f}"
 }
@@ -224,17 +232,17 @@ PAPERS_OWN = ("STRUCTGUARD (paper)", "STRUCTGUARD (reference)", "L2UL", "Adv", "
 
 
 def holds() -> str:
-    """The methods that the paper compares, and the default, on 16 images of two networks."""
+    """The methods that the paper compares, and the default, on two networks."""
     found = [
         row | {"place": place}
         for row in rows("paper-resnet18") + rows("cifar10-resnet20")
         for place, name in enumerate((*PAPERS_OWN, OWN))
-        if row["k"] == 16
-        and row["cell_method"].split(",")[0].replace(" (until forgotten)", "") == name
+        if row["cell_method"].split(",")[0].replace(" (until forgotten)", "") == name
     ]
-    groups = ordered(found, "cell_network", "place", "cell_method")
+    groups = ordered(found, "cell_network", "k", "place", "cell_method")
     columns = {
         "network": first("cell_network"),
+        "k": first("k"),
         "": first("cell_method"),
         **NUMBER,
         **LEVELS,
@@ -284,16 +292,19 @@ def retrained() -> str:
 def convnext() -> str:
     """The criteria on a network without BatchNorm: depth in percent, changes in points."""
     groups = grouped(rows("structguard-convnext"), lambda row: row["cell_method"])
-    columns = {
-        "criterion": first("cell_method"),
-        **NUMBER,
-        "third choice or lower, %": complement("forget_top2", 0),
-        "copies misclassified, %": complement("forget_views", 0),
-        "copies third choice or lower, %": complement("forget_views_top2", 0),
-        "new answers predicted, %": average("foretold", 0),
-        **CHANGES,
-    }
-    return table(groups, columns)
+    return table(groups, {"criterion": first("cell_method"), **IN_DEPTH})
+
+
+def copies() -> str:
+    """Copies forgotten in depth with other data in place of the training data."""
+    found = rows("structguard-copies") + rows("structguard-sidecar")
+    groups = grouped(found, lambda row: (row["cell_network"], row["cell_method"], row["k"]))
+
+    def surrogates(found: Rows) -> str:
+        return first("cell_method")(found).removeprefix(f"{OWN} (views, ").removesuffix(")")
+
+    columns = {"network": first("cell_network"), "surrogate data": surrogates, "k": first("k")}
+    return table(groups, columns | IN_DEPTH)
 
 
 def retained() -> str:
@@ -323,7 +334,7 @@ def ablation() -> str:
 TABLES = {
     HERE.parent / "README.md": (default, methods),
     HERE.parent / "docs" / "results.md": (seeds, deep, views, retained, tuned, retrained),
-    HERE.parent / "docs" / "criteria.md": (convnext,),
+    HERE.parent / "docs" / "criteria.md": (copies, convnext),
     HERE.parent / "docs" / "does-the-paper-hold.md": (holds, readings),
     HERE / "README.md": (ablation,),
 }
