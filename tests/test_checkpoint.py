@@ -402,7 +402,7 @@ def test_a_restored_tensor_goes_to_the_device_of_the_run():
 
 
 def balance_trace(cut: int | None) -> list[tuple[float, float, float]]:
-    """Margin, hold and share known over steps in which ever fewer images are known."""
+    """Sum of the margins, hold and share known over steps in which ever fewer images are known."""
     generator = torch.Generator().manual_seed(0)
     balance, trace = AdaptiveMargin(40, 0.3, patience=2), []
     for step in range(120):
@@ -412,7 +412,9 @@ def balance_trace(cut: int | None) -> list[tuple[float, float, float]]:
             balance.load_state_dict(state)
         lead = torch.randn(10, generator=generator) - step / 40
         balance.see(torch.randperm(40, generator=generator)[:10], lead)
-        trace.append((float(balance.margin), float(balance.feature_scale), float(balance.known)))
+        trace.append(
+            (float(balance.margin.sum()), float(balance.feature_scale), float(balance.known))
+        )
     return trace
 
 

@@ -48,12 +48,13 @@ def answers_all(task: Task, label: int) -> None:
         task.live.head.bias.copy_(10.0 * torch.nn.functional.one_hot(torch.tensor(label), 4))
 
 
-def test_the_hinge_asks_for_the_margin_of_the_moment(task):
+def test_the_hinge_asks_of_each_image_its_margin_of_the_moment(task):
     objective = Objective(StructGuard(**QUICK), task)
     with torch.no_grad():
         logits = task.live(task.forget.images)
-    for margin in (0.3, 1.5):
-        objective.balance.margin = torch.tensor(margin)
+    k = len(logits)
+    for margin in (torch.full((k,), 0.3), torch.linspace(0.1, 30.0, k)):
+        objective.balance.margin = margin
         expected = deletion_hinge(logits, task.forget.labels, margin)
         assert terms(objective, task)["deletion"] == pytest.approx(float(expected), rel=1e-4)
 

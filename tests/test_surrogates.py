@@ -98,7 +98,7 @@ def test_a_step_holds_the_original_s_answers_to_them(criterion, classifier, forg
     run.take_surrogates(given, None, 0)
     settings = StructGuard(criterion=criterion, probe_batch=64)
     objective = Objective(settings, run)
-    assert objective.cohorts == 1
+    assert objective.cohorts.count == 1
     batch = objective._draw_probes()
     rows = {image.numpy().tobytes() for image in given}
     pixels = (batch.images * 255).round().to(torch.uint8)

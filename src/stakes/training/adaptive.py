@@ -24,24 +24,27 @@ def scalar(value: float, device: torch.device | None) -> Tensor:
 
 
 class AdaptiveMargin(State):
-    """The margin required of forgotten images, and how strongly the features are retained.
+    """The margins required of forgotten images, and how strongly the features are retained.
 
     Both follow what the training batches show of the forget images. The last few of many images
-    cross the decision boundary back and forth from step to step: the margin then grows by a
-    quarter. Where more than a few stay recognised for twice as long, features retained this
-    tightly cannot let them go: the feature scale is then halved. As long as none at all has been
-    forgotten, it is halved again after half of ``patience`` each time: a network held too tightly
-    for long yields by shrinking all its logits, and does not recover.
+    cross the decision boundary back and forth from step to step: the margins then grow by a
+    quarter; where the images take ``turns``, only the margins of those few. Where more than a few
+    stay recognised for twice as long, features retained this tightly cannot let them go: the
+    feature scale is then halved. With turns that takes as many times longer, since each of them
+    brings images that are recognised. As long as none at all has been forgotten, it is halved again
+    after half of ``patience`` each time: a network held too tightly for long yields by shrinking
+    all its logits, and does not recover.
 
     Args:
         k: number of forget images.
         margin: at the start, logits.
         patience: steps without a new least number of recognised images after which the margin
             grows; 0 leaves both as they are.
+        turns: how many parts the images are forgotten in, one after the other.
         device: of the images.
 
     Attributes:
-        margin: required now, logits.
+        margin: (k,) required of each image now, logits.
         feature_scale: weight of the features relative to all other terms, 1 at the start.
         known: share of the forget images that were recognised when last seen, or not seen yet.
     """
@@ -49,32 +52,45 @@ class AdaptiveMargin(State):
     saved = ("margin", "feature_scale", "known", "_lead", "_fewest", "_waited")
 
     def __init__(
-        self, k: int, margin: float, *, patience: int, device: torch.device | None = None
+        self,
+        k: int,
+        margin: float,
+        *,
+        patience: int,
+        turns: int = 1,
+        device: torch.device | None = None,
     ) -> None:
-        self.margin, self._highest = scalar(margin, device), MOST * margin
+        self.margin, self._highest = scalar(margin, device).repeat(k), MOST * margin
         self.feature_scale, self.known = scalar(1.0, device), scalar(1.0, device)
         self._lead = torch.full((k,), torch.inf, device=device)
         self._fewest, self._waited = scalar(1.0, device), scalar(0.0, device)
-        self._patience = patience
+        self._patience, self._longest = patience, 2 * patience * turns
+        self._alike = turns == 1  # whether all margins grow together
+
+    def known_among(self, first: int) -> int:
+        """How many of the first images were recognised when last seen, or not seen yet."""
+        return int((~(self._lead[:first] < 0)).sum())
 
     def see(self, indices: Tensor, lead: Tensor) -> None:
         """Note a step's batch: the true classes' lead (b,) in the images at ``indices``."""
         self._lead[to_device(indices, self._lead.device)] = lead.detach()
-        known = (~(self._lead < 0)).sum().to(self.known.dtype) / len(self._lead)
+        left = ~(self._lead < 0)
+        known = left.sum().to(self.known.dtype) / len(self._lead)
         self.known = known
         if not self._patience:
             return
         better = (known < self._fewest) | (known == 0)
         waited = (self._waited + 1).masked_fill(better, 0)
         few = known <= FEW
-        grow, halve = few & (waited >= self._patience), ~few & (waited >= 2 * self._patience)
+        grow, halve = few & (waited >= self._patience), ~few & (waited >= self._longest)
         none_yet = halve & (self._fewest == 1) & (known == 1)
         larger, smaller = 1.25 * self.margin, self.feature_scale / 2
-        self.margin = torch.where(grow, larger.clamp_max(self._highest), self.margin)
+        growing = grow & (left | self._alike)
+        self.margin = torch.where(growing, larger.clamp_max(self._highest), self.margin)
         self.feature_scale = torch.where(halve, smaller.clamp_min(LEAST), self.feature_scale)
         self._fewest = torch.where(better | halve, known, self._fewest)
         waited = waited.masked_fill(grow | halve, 0)
-        self._waited = waited.masked_fill(none_yet, 3 * self._patience // 2)
+        self._waited = waited.masked_fill(none_yet, self._longest - (self._patience + 1) // 2)
 
 
 class ViewsScale(State):

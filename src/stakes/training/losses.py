@@ -21,7 +21,7 @@ class Push(NamedTuple):
         logits: (n, c).
         labels: (n,) true classes y.
         lead: (n,) what has to fall below 0 by the criterion of the run, in logits.
-        margin: how far below 0, in logits.
+        margin: how far below 0, in logits; one for all, or (n,).
         towards: (n,) wrong classes that the images are sent to, where they are sent to one.
     """
 
@@ -63,7 +63,7 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def deletion_hinge(
-    logits: Tensor, labels: Tensor, margin: float, towards: Tensor | None = None
+    logits: Tensor, labels: Tensor, margin: float | Tensor, towards: Tensor | None = None
 ) -> Tensor:
     """Sum over n of relu(z_y - max other z + margin), divided by sqrt(n m); m of them are above 0.
 
@@ -75,7 +75,8 @@ def deletion_hinge(
     Args:
         logits: (n, c).
         labels: (n,) true classes y.
-        margin: lead of a wrong class, in logits, at which an image is no longer pushed.
+        margin: lead of a wrong class, in logits, at which an image is no longer pushed; for all,
+            or (n,).
         towards: (n,) wrong classes t; the m are then pushed by z_y - z_t + margin, so that they
             go where they are sent and not where the others have gone.
 

@@ -44,8 +44,9 @@ class StructGuard(ProbeFields):
     - Only the layers nearest the head are trained. Those before them pass an image once for both
       networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
-      until then. Each image is then pushed to the class that the original ranked second: otherwise
-      later images follow the first ones into one class, and retained images go with them.
+      until then (:mod:`stakes.methods.structguard.cohorts`). Each image is then pushed to the class
+      that the original ranked second: otherwise later images follow the first ones into one class,
+      and retained images go with them.
     - Margin, feature retention and learning rate adapt to the run
       (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of
       defaults serves every network and k.
@@ -174,12 +175,13 @@ class StructGuard(ProbeFields):
 
     def _chosen(self, schedule: Schedule, objective: Objective) -> dict[str, Any]:
         """What the run chose by itself, and why, for the row."""
-        margin, scale = float(objective.balance.margin), float(objective.balance.feature_scale)
+        balance = objective.balance
+        margin, scale = float(balance.margin.max()), float(balance.feature_scale)
         halved = ", ".join(map(str, schedule.halved_at))
         return {
             **objective.kind_of_probes(),
             "probe_batch": objective.settings.probe_batch,
-            "cohorts": objective.cohorts,
+            "cohorts": objective.cohorts.count,
             "cohorts_why": objective.cohorts_why,
             "towards": objective.towards,
             "towards_why": objective.towards_why,
@@ -188,7 +190,7 @@ class StructGuard(ProbeFields):
             if halved
             else "as given",
             "margin": margin,
-            "margin_why": "the last images kept coming back"
+            "margin_why": "the greatest of an image: the last ones kept coming back"
             if margin > self.margin
             else "as given",
             "feature_scale": scale,

@@ -9,6 +9,7 @@ from torch import Tensor
 from stakes.data.transfer import to_device
 from stakes.data.views import random_view
 from stakes.methods.probing import ProbeBatch, ProbeSource, joined
+from stakes.methods.structguard.cohorts import Cohorts
 from stakes.methods.structguard.surrogates import SurrogateProbes
 from stakes.methods.task import Task
 from stakes.training.adaptive import AdaptiveMargin, ViewsScale
@@ -34,7 +35,6 @@ if TYPE_CHECKING:  # the settings' own file imports this one
 VIEWS_PER_IMAGE = 3  # altered copies of each forget image, drawn afresh at each step
 VIEWS_WEIGHT = 1.0  # initial weight of their deletion; the run adapts it (see ViewsScale)
 COHORTS = 8  # where copies must be forgotten too, or the images do not fit into one step
-COHORT_STEPS = 30  # between the starts of two cohorts; all start within half of max_steps
 NEXT_CHOICES = 4  # classes that a target is drawn from: one guess in four is right
 MANY, ALL = "more images than a step takes", "a step takes all images"
 
@@ -53,11 +53,12 @@ class Objective:
 
     Attributes:
         settings: the hyper-parameters, with the number of probes per step filled in.
-        balance: the margin and the scale of ``features``, as the run adapts them.
+        balance: the margins and the scale of ``features``, as the run adapts them.
         views_scale: the scale of ``views``, as the run adapts it.
         probes: makes the probes; it also gives the original's answers to any images.
         surrogates: draws probes from surrogate data, where some was given, else None.
-        cohorts, cohorts_why: how many cohorts there are, and why.
+        cohorts: whose turn it is.
+        cohorts_why: why there are so many.
         towards, towards_why: how the target classes are chosen, and why.
         targets: int64 (k,), the class that each forget image is pushed to; None where it is the
             strongest wrong class of the step.
@@ -72,9 +73,6 @@ class Objective:
         self.settings = settings
         self._task = task
         device = task.stakes.device
-        self.balance = AdaptiveMargin(
-            len(task.forget), settings.margin, patience=settings.patience, device=device
-        )
         self.views_scale = ViewsScale(
             1 - settings.views_needed, patience=settings.patience, device=device
         )
@@ -86,12 +84,19 @@ class Objective:
         self._before = self.probes.answers(task.forget.images)
         self._many = len(task.forget) > settings.forget_batch
         self.cohorts, self.cohorts_why = self._choose_cohorts()
+        self.balance = AdaptiveMargin(
+            len(task.forget),
+            settings.margin,
+            patience=settings.patience,
+            turns=self.cohorts.count if self.cohorts.waits else 1,
+            device=device,
+        )
         self.towards, self.towards_why = self._choose_towards()
         self.targets = self._choose_targets()
         lead = CRITERIA[settings.criterion].lead
         self.goal = Goal(lead, self.targets if self.towards == "drawn" else None)
         self._batches = task.batches(len(task.forget), settings.forget_batch)
-        task.checkpoint.keep(self.balance, self.views_scale)
+        task.checkpoint.keep(self.balance, self.views_scale, self.cohorts)
 
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of a step (from 1), already weighted; their plain sum is minimised.
@@ -102,7 +107,7 @@ class Objective:
         task = self._task
         probes = self._draw_probes()
         batch = next(self._batches)
-        started = batch < self._started(step)
+        started = batch < self.cohorts.started(step, self.balance.known_among)
         pick, waiting = (
             to_device(part, task.forget.labels.device) for part in (batch[started], batch[~started])
         )
@@ -149,12 +154,6 @@ class Objective:
             return self.probes.draw()
         return self.surrogates.draw(self.settings.probe_batch // 2)
 
-    def _started(self, step: int) -> int:
-        """How many forget images, from the first, belong to cohorts that have started."""
-        half = self.settings.max_steps // (2 * self.cohorts)
-        cohorts = min(self.cohorts, 1 + (step - 1) // max(1, min(COHORT_STEPS, half)))
-        return -(-cohorts * len(self._task.forget) // self.cohorts)
-
     def _features(self, images: Tensor, pick: Tensor, probes: ProbeBatch) -> Tensor:
         """Of the forget images at ``pick``, then their copies, then the probes."""
         own = tuple(output[pick] for output in self._before.outputs)
@@ -177,7 +176,8 @@ class Objective:
         if self.targets is not None and self.goal.lead is margins and self.goal.towards is None:
             towards = self.targets[pick]
         lead = goal.of(logits, labels, pick)
-        push = Push(logits, labels, lead, self.balance.margin, towards)
+        margin = self.balance.margin[pick].to(lead.dtype)
+        push = Push(logits, labels, lead, margin, towards)
         return DELETION[self.settings.deletion_loss](push)
 
     def _views(self, features: Tensor, labels: Tensor, pick: Tensor) -> Tensor:
@@ -210,14 +210,17 @@ class Objective:
             return alignment(before, after, over="probes")
         return STRUCTURAL[self.settings.align_loss](before, after)
 
-    def _choose_cohorts(self) -> tuple[int, str]:
-        """How many cohorts the forget images are unlearned in, and why."""
+    def _choose_cohorts(self) -> tuple[Cohorts, str]:
+        """The cohorts that the forget images are unlearned in, and why they are so many."""
         settings, k = self.settings, len(self._task.forget)
         if settings.cohorts:
-            return min(k, settings.cohorts), "as given"
-        if self._copies and self.surrogates is None:
-            return min(k, COHORTS), "copies are to be forgotten too"
-        return (min(k, COHORTS), MANY) if self._many else (1, ALL)
+            count, why = settings.cohorts, "as given"
+        elif self._copies and self.surrogates is None:
+            count, why = COHORTS, "copies are to be forgotten too"
+        else:
+            count, why = (COHORTS, MANY) if self._many else (1, ALL)
+        waits = settings.criterion == "deep"
+        return Cohorts(k, min(k, count), max_steps=settings.max_steps, waits=waits), why
 
     def _choose_towards(self) -> tuple[str, str]:
         """How the target classes are chosen, and why.
