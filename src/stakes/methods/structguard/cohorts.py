@@ -22,6 +22,9 @@ class Cohorts(State):
         max_steps: the step budget.
         waits: whether a cohort waits for those before it.
 
+    Attributes:
+        count, waits: as given.
+
     >>> turns = Cohorts(6, 3, max_steps=12, waits=False)
     >>> [turns.started(step, lambda first: first) for step in range(1, 6)]
     [2, 2, 4, 4, 6]
