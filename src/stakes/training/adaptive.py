@@ -69,12 +69,12 @@ class AdaptiveMargin(State):
 
     def known_among(self, first: int) -> int:
         """How many of the first images were recognised when last seen, or not seen yet."""
-        return int((~(self._lead[:first] < 0)).sum())
+        return int(self._left()[:first].sum())
 
     def see(self, indices: Tensor, lead: Tensor) -> None:
         """Note a step's batch: the true classes' lead (b,) in the images at ``indices``."""
         self._lead[to_device(indices, self._lead.device)] = lead.detach()
-        left = ~(self._lead < 0)
+        left = self._left()
         known = left.sum().to(self.known.dtype) / len(self._lead)
         self.known = known
         if not self._patience:
@@ -91,6 +91,10 @@ class AdaptiveMargin(State):
         self._fewest = torch.where(better | halve, known, self._fewest)
         waited = waited.masked_fill(grow | halve, 0)
         self._waited = waited.masked_fill(none_yet, self._longest - (self._patience + 1) // 2)
+
+    def _left(self) -> Tensor:
+        """Which images (k,) were recognised when last seen, or not seen yet."""
+        return ~(self._lead < 0)
 
 
 class ViewsScale(State):

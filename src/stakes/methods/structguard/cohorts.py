@@ -7,7 +7,9 @@ from stakes.training.adaptive import FEW
 from stakes.training.checkpoint import State
 
 STEPS = 30  # between the starts of two cohorts that do not wait for each other
-LOOK = 10  # steps between two looks at those before; each follows a check, so nothing waits for it
+# Steps between two checks of the network, each of which costs about as much as a step. Cohorts look
+# at those before them right after one, when there is nothing left to wait for.
+CHECK_EVERY = 10
 
 
 class Cohorts(State):
@@ -53,7 +55,7 @@ class Cohorts(State):
         if waited >= self._longest:
             return True
         now = self._images()
-        return waited > 0 and step % LOOK == 1 and left(now) <= FEW * now
+        return waited > 0 and step % CHECK_EVERY == 1 and left(now) <= FEW * now
 
     def _images(self) -> int:
         return -(-self._begun * self._k // self.count)

@@ -7,6 +7,7 @@ import torch
 
 from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeFields
+from stakes.methods.structguard.cohorts import CHECK_EVERY
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task, Unlearned
 from stakes.rows import Outcome
@@ -22,7 +23,6 @@ from stakes.training.structure import MapKind
 WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and never trained on
 WARMUP = 20  # steps over which the learning rate rises to its full value
 SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
-CHECK_EVERY = 10  # steps: a check costs about as much as a step
 BACKOFFS = 5  # halvings of the learning rate: one that drifts too far at 1/32 will not recover
 
 
