@@ -3,7 +3,6 @@
 python benchmarks/criteria_chart.py          writes results/criteria.svg from the rows kept there
 """
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +13,8 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-RESULTS = Path(__file__).parent / "results"
+from kept_rows import RESULTS, rows
+
 ROWS = ("cifar10-resnet20", "structguard-deep", "structguard-copies")
 SHOWN = {
     "STRUCTGUARD": "#b8420f",
@@ -31,18 +31,16 @@ def points() -> dict[str, tuple[float, float, float]]:
     """Method -> share of images at the third choice or lower, of copies misclassified, change."""
     found = defaultdict(list)
     for name in ROWS:
-        path = RESULTS / f"{name}.rows.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        for row in map(json.loads, lines):
+        for row in rows(name):
             if row["k"] == K and row["cell_network"] == "ResNet-20" and "forget_top2" in row:
                 found[row["cell_method"]].append(row)
     return {
         method: (
-            fmean(100 - row["forget_top2"] for row in rows),
-            fmean(100 - row["forget_views"] for row in rows),
-            fmean(row["acc_retain"] - row["acc_retain_before"] for row in rows),
+            fmean(100 - row["forget_top2"] for row in runs),
+            fmean(100 - row["forget_views"] for row in runs),
+            fmean(row["acc_retain"] - row["acc_retain_before"] for row in runs),
         )
-        for method, rows in found.items()
+        for method, runs in found.items()
     }
 
 
