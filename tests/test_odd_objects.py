@@ -125,7 +125,9 @@ class Keeps(Tiny):
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
-@pytest.mark.parametrize("make", [Keeps, lambda: weight_norm_of(Tiny())])
+@pytest.mark.parametrize(
+    "make", [Keeps, lambda: weight_norm_of(Tiny()), lambda: parametrized(Tiny(), "conv2")]
+)
 def test_a_network_that_keeps_what_it_computed_can_be_changed(make, forget):
     torch.manual_seed(0)
     network = make()
@@ -141,6 +143,23 @@ def test_a_network_that_keeps_what_it_computed_can_be_changed(make, forget):
 def weight_norm_of(network: nn.Module) -> nn.Module:
     network.conv2 = nn.utils.weight_norm(network.conv2)
     return network
+
+
+def parametrized(network: nn.Module, name: str) -> nn.Module:
+    nn.utils.parametrizations.weight_norm(network.get_submodule(name))
+    return network
+
+
+def test_a_head_whose_weights_are_computed_is_refused_with_what_makes_them_plain():
+    network = parametrized(Tiny(), "fc")
+    answers = network.eval()(torch.ones(1, 3, 8, 8))
+    with pytest.raises(
+        InputError, match=r"computed by a parametrization; .*\(network.fc, 'weight'\)"
+    ):
+        Classifier.wrap(network, input_size=8)
+    nn.utils.parametrize.remove_parametrizations(network.fc, "weight")
+    plain = Classifier.wrap(network, input_size=8).network()
+    torch.testing.assert_close(plain(torch.ones(1, 3, 8, 8)), answers)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*not a leaf:UserWarning")

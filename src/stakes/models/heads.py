@@ -220,6 +220,14 @@ def _head_in(trace: _Trace, name: str) -> str:
     last, module = next(((n, m) for n, m, _, _ in reversed(trace.layers)), ("", None))
     taken = f"what it returns first, {tuple(logits.shape)}, was taken for the logits"
     ends = f"the last layer that runs is {type(module).__name__} {last!r}"
+    computed, _, weight = last.partition(".parametrizations.")
+    if weight:
+        raise InputError(
+            f"the weights of {computed!r}, where {name} ends, are computed by a parametrization; "
+            "make them plain before you give the network, with "
+            f"torch.nn.utils.parametrize.remove_parametrizations(network.{computed}, "
+            f"{weight.partition('.')[0]!r})"
+        )
     if not linear:
         raise InputError(
             f"{name} has no linear head: {taken}, but {ends}; return the output of one "
