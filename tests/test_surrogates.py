@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from conftest import blobs
-from stakes import InputError, NegGrad, StructGuard
+from stakes import ForgetSet, InputError, NegGrad, StructGuard
 from stakes.cli.commands import main
 from stakes.data.images import ImageArray
 from stakes.data.surrogates import Surrogates
@@ -98,12 +98,13 @@ def test_a_step_holds_the_original_s_answers_to_them(criterion, classifier, forg
     run.take_surrogates(given, None, 0)
     settings = StructGuard(criterion=criterion, probe_batch=64)
     objective = Objective(settings, run)
-    assert objective.cohorts.count == 1
     batch = objective._draw_probes()
     rows = {image.numpy().tobytes() for image in given}
     pixels = (batch.images * 255).round().to(torch.uint8)
     found = [image.numpy().tobytes() in rows for image in pixels]
-    assert (len(found), sum(found)) == (32, 32 if criterion == "exact" else 16)
+    assert len(found) == 64
+    assert not any(found[:32])  # made as for a run without surrogates
+    assert sum(found[32:]) == (32 if criterion == "exact" else 16)
     assert torch.allclose(batch.logits, classifier(batch.images), atol=0.05)
     with torch.no_grad():
         start = objective.terms(1)
@@ -113,11 +114,38 @@ def test_a_step_holds_the_original_s_answers_to_them(criterion, classifier, forg
         assert moved[term] > 10 * start[term].abs()
 
 
+@pytest.mark.parametrize(("k", "cohorts"), [(4, 1), (16, 2), (70, 8)])
+def test_copies_are_forgotten_in_cohorts_of_eight_images_or_more(k, cohorts, classifier, anchors):
+    pixels, labels = blobs(k, 5)
+    forget = ForgetSet(pixels / 255, labels, [f"{i}.png" for i in range(k)])
+    counts = []
+    for given in (None, blobs(20, 7)[0]):
+        run = Task(classifier, forget, anchors, 0, silent, "auto")
+        if given is not None:
+            run.take_surrogates(given, None, 0)
+        objective = Objective(StructGuard(criterion="views", probes="mixed"), run)
+        counts.append(objective.cohorts.count)
+    assert counts == [min(k, 8), cohorts]
+
+
+def test_drift_is_measured_on_mixtures_of_them(classifier, forget, anchors):
+    def drift(given: torch.Tensor | None) -> float:
+        run = Task(classifier, forget, anchors, 0, silent, "auto")
+        if given is not None:
+            run.take_surrogates(given, None, 0)
+        monitor = run.monitor()
+        run.live.body.conv1.weight.data *= 3
+        return monitor.check(run.live).drift
+
+    black = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
+    assert drift(black) < 1e-6 < drift(None)
+
+
 def test_a_run_with_surrogates_repeats_to_the_bit_and_says_so(classifier, forget, anchors, pixels):
     method = StructGuard(max_steps=3, **QUICK)
     one, two = (method(classifier, forget, anchors=anchors, surrogates=pixels) for _ in range(2))
     assert one.classifier.digest() == two.classifier.digest()
-    assert one.chosen["probes"] == "surrogates"
+    assert one.chosen["probes"] == "surrogates and mixed"
     assert (len(one.surrogates), method(classifier, forget, anchors=anchors).surrogates) == (
         40,
         None,

@@ -160,12 +160,20 @@ class Task:
         )
 
     def take_surrogates(self, data: Data, read: Reader | None, seed: int) -> None:
-        """Read surrogate data at the size of the forget images, copies of these left out."""
+        """Read surrogate data at the size of the forget images, copies of these left out.
+
+        The monitor's probes are then mixtures of it: those of the forget images are too like what
+        is to be forgotten, so that they drift although nothing else does.
+        """
         height, width = self.forget.images.shape[2:]
         given = Surrogates.of(data, (height, width), read=read, seed=seed, progress=self.progress)
         self.surrogates = given.without(self.forget)
         if count := self.surrogates.left_out:
             self.progress("surrogates", 0, len(given), f"{count} copies of forget images left out")
+        generator = self._monitor_generator
+        some = torch.randperm(len(self.surrogates), generator=generator)[: 4 * MONITOR_PROBES]
+        images = self.surrogates.images(some).to(self.forget.images)
+        self._monitor_probes = mixed(images, MONITOR_PROBES, generator)
 
     def monitor(
         self,

@@ -92,7 +92,8 @@ class Monitor:
         forget: the images to forget, on the classifier's device.
         stakes: (c, d) anchors in feature space (see
             :func:`stakes.training.structure.place_anchors`).
-        probes: (n, 3, h, w) mixtures of the forget images that no method trains on.
+        probes: (n, 3, h, w) mixtures of the forget images, or of surrogate data where some was
+            given, that no method trains on.
         projector: set where the deployed path goes through one.
         views: altered copies of the forget images, each (k, 3, h, w), to be forgotten as well.
         needed: share of these views that has to meet the criterion.

@@ -38,7 +38,8 @@ class StructGuard(ProbeFields):
     - Probes are mixed from the forget images afresh at every step, half of them within a class.
       Where altered copies must be forgotten too, they are mixed from images inverted from the
       network's own statistics (:mod:`stakes.training.inversion`) and from rotated and recoloured
-      mixtures of forget images, all perturbed as the copies are.
+      mixtures of forget images, all perturbed as the copies are. Surrogate data, where given, is
+      half of the probes (:mod:`stakes.methods.structguard.surrogates`).
     - A hinge stops pushing an image once it is forgotten by a margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
     - Only the layers nearest the head are trained. Those before them pass an image once for both
@@ -73,8 +74,9 @@ class StructGuard(ProbeFields):
     cohorts: int = hyper(
         0,
         "cohorts that the forget images are unlearned in, one after the other; images of later "
-        "cohorts are held as retain data until then; 0: 8 where copies must be forgotten without "
-        "surrogate data or the images do not fit into one step, else 1",
+        "cohorts are held as retain data until then; 0: 8 where copies must be forgotten "
+        "(with surrogate data fewer, of eight images at least) or the images do not fit into one "
+        "step, else 1",
     )
     forget_batch: int = hyper(128, "forget images per step", low=1)
     deletion_loss: DeletionLoss = hyper("hinge", "deletion loss; ce: the paper's -CE")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the settings' own file imports this one
 VIEWS_PER_IMAGE = 3  # altered copies of each forget image, drawn afresh at each step
 VIEWS_WEIGHT = 1.0  # initial weight of their deletion; the run adapts it (see ViewsScale)
 COHORTS = 8  # where copies must be forgotten too, or the images do not fit into one step
+COHORT = 8  # images of one at least, where surrogate data is held too
 NEXT_CHOICES = 4  # classes that a target is drawn from: one guess in four is right
 MANY, ALL = "more images than a step takes", "a step takes all images"
 
@@ -132,11 +133,11 @@ class Objective:
         return {n: t if n == "features" else t / scale.to(t.dtype) for n, t in terms.items()}
 
     def _sources(self) -> tuple[ProbeSource, SurrogateProbes | None]:
-        """Where probes come from: the forget images or the network, and surrogates if given."""
+        """Where probes come from: made for the run, and surrogates as many, if given."""
         settings, task = self.settings, self._task
         given, alone = task.surrogates, not self._copies
-        if given is not None:  # they are the probes: none are to be made from the network
-            settings = replace(settings, probes="mixed", pool=0)
+        if given is not None:
+            settings = replace(settings, probe_batch=-(-settings.probe_batch // 2))
         probes = ProbeSource(settings, task, self._autocast, self._shared, hold_copies=alone)
         if given is None:
             return probes, None
@@ -144,15 +145,15 @@ class Objective:
 
     def kind_of_probes(self) -> dict[str, str]:
         """The kind of probes and the reason for it, for the row."""
-        if self.surrogates is not None:
-            return {"probes": "surrogates", "probes_why": "as given"}
-        return {"probes": self.probes.kind, "probes_why": self.probes.why}
+        surrogates = "" if self.surrogates is None else "surrogates and "
+        return {"probes": f"{surrogates}{self.probes.kind}", "probes_why": self.probes.why}
 
     def _draw_probes(self) -> ProbeBatch:
-        """The probes of a step."""
+        """The probes of a step: half of them surrogates, where some were given."""
+        made = self.probes.draw()
         if self.surrogates is None:
-            return self.probes.draw()
-        return self.surrogates.draw(self.settings.probe_batch // 2)
+            return made
+        return joined([made, self.surrogates.draw(self.settings.probe_batch // 2)])
 
     def _features(self, images: Tensor, pick: Tensor, probes: ProbeBatch) -> Tensor:
         """Of the forget images at ``pick``, then their copies, then the probes."""
@@ -215,8 +216,9 @@ class Objective:
         settings, k = self.settings, len(self._task.forget)
         if settings.cohorts:
             count, why = settings.cohorts, "as given"
-        elif self._copies and self.surrogates is None:
-            count, why = COHORTS, "copies are to be forgotten too"
+        elif self._copies:
+            least = 1 if self.surrogates is None else COHORT
+            count, why = min(COHORTS, max(1, k // least)), "copies are to be forgotten too"
         else:
             count, why = (COHORTS, MANY) if self._many else (1, ALL)
         waits = settings.criterion == "deep"
