@@ -128,6 +128,23 @@ def test_copies_are_forgotten_in_cohorts_of_eight_images_or_more(k, cohorts, cla
     assert counts == [min(k, 8), cohorts]
 
 
+def test_plain_mixtures_which_resemble_copies_give_way_to_them(classifier, anchors):
+    images = torch.zeros(4, 3, 8, 8)
+    images[:, :, :4] = 1  # bright above; rotated, they are not
+    forget = ForgetSet(images, torch.tensor([0, 1, 2, 3]), list("abcd"))
+    shares = []
+    for given in (None, blobs(20, 7)[0]):
+        run = Task(classifier, forget, anchors, 0, silent, "auto")
+        if given is not None:
+            run.take_surrogates(given, None, 0)
+        settings = StructGuard(criterion="views", probes="mixed", probe_batch=400)
+        made = Objective(settings, run).probes.draw().images
+        above = made[:, :, :4].mean((1, 2, 3)) > made[:, :, 4:].mean((1, 2, 3)) + 0.3
+        shares.append(float(above.float().mean()))
+    assert 0.35 < shares[0] <= 0.5
+    assert shares[1] == 0
+
+
 def test_drift_is_measured_on_mixtures_of_them(classifier, forget, anchors):
     def drift(given: torch.Tensor | None) -> float:
         run = Task(classifier, forget, anchors, 0, silent, "auto")

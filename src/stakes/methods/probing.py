@@ -202,7 +202,9 @@ class ProbeSource:
         images, labels, least = self._mixed
         if self._hold_copies:
             return mixed(images, count, generator, least, labels)
-        real = round(TURNED * count)
+        # Surrogate data takes the place of plain mixtures, which resemble the copies.
+        plain = self.kind == "inverted" or self._task.surrogates is None
+        real = round(TURNED * count) if plain else count
         made = mixed(images, count - real, generator, least, labels)
         strange = rotate_recolour(mixed(self._task.forget.images, real, generator), generator)
         return perturb_pixels(torch.cat([made, strange]), generator)
