@@ -17,6 +17,7 @@ from stakes.methods.structguard.objective import Objective
 from stakes.methods.structguard.surrogates import weights
 from stakes.methods.task import Task
 from stakes.progress import silent
+from stakes.training.monitor import Check
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
@@ -145,17 +146,22 @@ def test_plain_mixtures_which_resemble_copies_give_way_to_them(classifier, ancho
     assert shares[1] == 0
 
 
-def test_drift_is_measured_on_mixtures_of_them(classifier, forget, anchors):
-    def drift(given: torch.Tensor | None) -> float:
+def test_drift_is_bounded_on_mixtures_of_them_and_reported_on_those_of_the_images(
+    classifier, forget, anchors
+):
+    def checked(given: torch.Tensor | None) -> Check:
         run = Task(classifier, forget, anchors, 0, silent, "auto")
         if given is not None:
             run.take_surrogates(given, None, 0)
         monitor = run.monitor()
         run.live.body.conv1.weight.data *= 3
-        return monitor.check(run.live).drift
+        return monitor.check(run.live)
 
-    black = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
-    assert drift(black) < 1e-6 < drift(None)
+    without = checked(None)
+    beside = checked(torch.zeros(5, 3, 8, 8, dtype=torch.uint8))
+    assert without.bounded_drift == without.drift > 1e-6
+    assert beside.drift == pytest.approx(without.drift)
+    assert beside.bounded_drift < 1e-6
 
 
 def test_a_run_with_surrogates_repeats_to_the_bit_and_says_so(classifier, forget, anchors, pixels):

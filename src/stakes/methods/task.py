@@ -128,6 +128,7 @@ class Task:
         ).to(self.original.head.weight)  # networks come in double precision too
         self._monitor_generator = torch.Generator().manual_seed(seed + 1)
         self._monitor_probes = mixed(self.forget.images, MONITOR_PROBES, self._monitor_generator)
+        self._monitor_held: Tensor | None = None
 
     def _copied(self, classifier: Classifier) -> Classifier:
         """A copy in eval mode; divided before the next one is made, where weights are."""
@@ -162,8 +163,8 @@ class Task:
     def take_surrogates(self, data: Data, read: Reader | None, seed: int) -> None:
         """Read surrogate data at the size of the forget images, copies of these left out.
 
-        The monitor's probes are then mixtures of it: those of the forget images are too like what
-        is to be forgotten, so that they drift although nothing else does.
+        The monitor then bounds the drift on mixtures of it: those of the forget images are so like
+        their copies that they drift when these are forgotten.
         """
         height, width = self.forget.images.shape[2:]
         given = Surrogates.of(data, (height, width), read=read, seed=seed, progress=self.progress)
@@ -173,7 +174,7 @@ class Task:
         generator = self._monitor_generator
         some = torch.randperm(len(self.surrogates), generator=generator)[: 4 * MONITOR_PROBES]
         images = self.surrogates.images(some).to(self.forget.images)
-        self._monitor_probes = mixed(images, MONITOR_PROBES, generator)
+        self._monitor_held = mixed(images, MONITOR_PROBES, generator)
 
     def monitor(
         self,
@@ -200,6 +201,7 @@ class Task:
             copies,
             needed,
             goal,
+            self._monitor_held,
         )
 
     def go_on_from(self, folder: str | Path, method: object, seed: int) -> None:

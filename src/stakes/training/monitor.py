@@ -26,6 +26,7 @@ class Check:
         view_margins: (v,) margins of the watched views; empty where none are watched.
         view_leads: (v,) what has to be below 0 in the required share of the views.
         needed: the required share.
+        held_drift: the drift on other images that the run holds; None where it has no such.
     """
 
     margins: Tensor
@@ -34,6 +35,12 @@ class Check:
     view_margins: Tensor
     view_leads: Tensor
     needed: float
+    held_drift: float | None = None
+
+    @property
+    def bounded_drift(self) -> float:
+        """The drift that bounds the learning rate."""
+        return self.drift if self.held_drift is None else self.held_drift
 
     @property
     def forgotten(self) -> bool:
@@ -92,12 +99,13 @@ class Monitor:
         forget: the images to forget, on the classifier's device.
         stakes: (c, d) anchors in feature space (see
             :func:`stakes.training.structure.place_anchors`).
-        probes: (n, 3, h, w) mixtures of the forget images, or of surrogate data where some was
-            given, that no method trains on.
+        probes: (n, 3, h, w) mixtures of the forget images that no method trains on.
         projector: set where the deployed path goes through one.
         views: altered copies of the forget images, each (k, 3, h, w), to be forgotten as well.
         needed: share of these views that has to meet the criterion.
         goal: what the forget images have to reach; the views, its criterion alone.
+        held: (m, 3, h, w) other images, whose drift bounds the learning rate in place of that of
+            the probes.
     """
 
     def __init__(
@@ -110,14 +118,17 @@ class Monitor:
         views: Sequence[Tensor] = (),
         needed: float = 1.0,
         goal: Goal = EXACT,
+        held: Tensor | None = None,
     ) -> None:
         self._k, self._needed, self._goal = len(forget), needed, goal
         self._labels = forget.labels.repeat(1 + len(views))
         self._stakes = stakes
-        self._images = torch.cat([forget.images, *views, probes])
+        held = probes[:0] if held is None else held
+        self._images = torch.cat([forget.images, *views, probes, held])
         self._projector = projector
         with torch.no_grad():
-            self._structure = affinities(_features(original, probes), stakes)
+            structures = affinities(_features(original, torch.cat([probes, held])), stakes)
+        self._structure, self._held = structures.split([len(probes), len(held)])
 
     @torch.no_grad()
     def check(self, live: Classifier) -> Check:
@@ -133,10 +144,13 @@ class Monitor:
         shown = len(self._labels)
         logits, views = live.head(features[:shown]).split([self._k, shown - self._k])
         labels, view_labels = self._labels.split([self._k, shown - self._k])
+        after = affinities(features[shown:], self._stakes)
+        now, held = after.split([len(self._structure), len(self._held)])
         return Check(  # read now, on the processor: every step's progress speaks of it
             margins=margins(logits, labels).cpu(),
             leads=self._goal.of(logits, labels).cpu(),
-            drift=drift(self._structure, affinities(features[shown:], self._stakes)),
+            drift=drift(self._structure, now),
+            held_drift=drift(self._held, held) if len(held) else None,
             view_margins=margins(views, view_labels).cpu(),
             view_leads=self._goal.lead(views, view_labels).cpu(),
             needed=self._needed,

@@ -110,7 +110,7 @@ class Schedule(State):
         Done although not everything is forgotten by the check: the weights have just been put
         back to an earlier check, at which it was.
         """
-        if self._too_far(check.drift) and self.back_off(step):
+        if self._too_far(check.bounded_drift) and self.back_off(step):
             return Decision.ROLLED_BACK
         return Decision.DONE if self._done(step, check) else Decision.GO_ON
 

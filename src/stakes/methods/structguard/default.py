@@ -112,8 +112,9 @@ class StructGuard(ProbeFields):
     )
     max_drift: float = hyper(
         0.2,
-        "structural drift on held-out probes above which the learning rate is halved and the "
-        "weights of the last check with at most half that drift are restored",
+        "structural drift on held-out probes (with surrogate data, mixtures of it) above which the "
+        "learning rate is halved and the weights of the last check with at most half that drift "
+        "are restored",
     )
     patience: int = hyper(
         20,
