@@ -193,7 +193,9 @@ def test_a_run_ends_with_the_same_bits_as_without(
     )
     forget = ForgetSet.from_images(images, torch.arange(6) % len(CLASSES))
     surrogates = blobs(12, 2)[0] if given else None
-    settings = StructGuard(criterion=criterion, max_steps=3, probe_batch=16, cohorts=2)
+    settings = StructGuard(
+        criterion=criterion, max_steps=3, probe_batch=16, cohorts=2, probes="mixed"
+    )
 
     def run() -> tuple[str, list[int]]:
         with pytest.MonkeyPatch.context() as counting:
