@@ -164,6 +164,11 @@ def test_drift_is_bounded_on_mixtures_of_them_and_reported_on_those_of_the_image
     assert beside.bounded_drift < 1e-6
 
 
+def test_a_step_of_one_probe_holds_one_of_each(classifier, forget, anchors, pixels):
+    method = StructGuard(max_steps=1, **QUICK | {"probe_batch": 1})
+    assert len(method(classifier, forget, anchors=anchors, surrogates=pixels).history) == 2
+
+
 def test_a_run_with_surrogates_repeats_to_the_bit_and_says_so(classifier, forget, anchors, pixels):
     method = StructGuard(max_steps=3, **QUICK)
     one, two = (method(classifier, forget, anchors=anchors, surrogates=pixels) for _ in range(2))

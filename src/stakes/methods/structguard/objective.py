@@ -153,7 +153,7 @@ class Objective:
         made = self.probes.draw()
         if self.surrogates is None:
             return made
-        return joined([made, self.surrogates.draw(self.settings.probe_batch // 2)])
+        return joined([made, self.surrogates.draw(max(1, self.settings.probe_batch // 2))])
 
     def _features(self, images: Tensor, pick: Tensor, probes: ProbeBatch) -> Tensor:
         """Of the forget images at ``pick``, then their copies, then the probes."""
