@@ -42,13 +42,14 @@ def with_head(network: Classifier, seen: Tensor, labels: Tensor, classes: int) -
     head = nn.Linear(seen.shape[1], classes)
     optimizer = torch.optim.Adam(head.parameters())
     order = Batches(len(labels), BATCH, torch.Generator().manual_seed(0))
-    schedule = OneCycle(optimizer, PEAK, EPOCHS * order.per_epoch)
+    total = EPOCHS * order.per_epoch
+    schedule = OneCycle(optimizer, PEAK, total)
 
     def terms(step: int) -> dict[str, Tensor]:
         batch = next(order)
         return {"fit": F.cross_entropy(head(seen[batch]), labels[batch])}
 
-    for _ in take_steps(terms, optimizer, range(1, EPOCHS * order.per_epoch), schedule=schedule):
+    for _ in take_steps(terms, optimizer, range(1, total + 1), schedule=schedule):
         pass
     names = [f"group {number}" for number in range(classes)]
     new = Classifier.load(SPEC, weights="random", mean=MEAN, std=STD, class_names=names)
