@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from conftest import blobs
-from stakes import ForgetSet, InputError, NegGrad, StructGuard
+from stakes import Anchors, Classifier, ForgetSet, InputError, NegGrad, StructGuard
 from stakes.cli.commands import main
 from stakes.data.images import ImageArray
 from stakes.data.surrogates import Surrogates
@@ -92,13 +93,21 @@ def test_a_method_without_a_use_for_them_says_so(classifier, forget, pixels):
         NegGrad()(classifier, forget, surrogates=pixels)
 
 
+def task(classifier: Classifier, forget: ForgetSet, anchors: Anchors, given: Tensor | None) -> Task:
+    """A call of a method, with the surrogates that are given."""
+    made = Task(classifier, forget, anchors, 0, silent, "auto")
+    if given is not None:
+        made.take_surrogates(given, None, 0)
+    return made
+
+
 @pytest.mark.parametrize("criterion", ["exact", "views"])
 def test_a_step_holds_the_original_s_answers_to_them(criterion, classifier, forget, anchors):
     given = blobs(2500, 7)[0]  # so many that none are mixed
-    run = Task(classifier, forget, anchors, 0, silent, "auto")
-    run.take_surrogates(given, None, 0)
+    run = task(classifier, forget, anchors, given)
     settings = StructGuard(criterion=criterion, probe_batch=64)
     objective = Objective(settings, run)
+    assert objective.cohorts.count == 1
     batch = objective._draw_probes()
     rows = {image.numpy().tobytes() for image in given}
     pixels = (batch.images * 255).round().to(torch.uint8)
@@ -121,9 +130,7 @@ def test_copies_are_forgotten_in_cohorts_of_eight_images_or_more(k, cohorts, cla
     forget = ForgetSet(pixels / 255, labels, [f"{i}.png" for i in range(k)])
     counts = []
     for given in (None, blobs(20, 7)[0]):
-        run = Task(classifier, forget, anchors, 0, silent, "auto")
-        if given is not None:
-            run.take_surrogates(given, None, 0)
+        run = task(classifier, forget, anchors, given)
         objective = Objective(StructGuard(criterion="views", probes="mixed"), run)
         counts.append(objective.cohorts.count)
     assert counts == [min(k, 8), cohorts]
@@ -135,9 +142,7 @@ def test_plain_mixtures_which_resemble_copies_give_way_to_them(classifier, ancho
     forget = ForgetSet(images, torch.tensor([0, 1, 2, 3]), list("abcd"))
     shares = []
     for given in (None, blobs(20, 7)[0]):
-        run = Task(classifier, forget, anchors, 0, silent, "auto")
-        if given is not None:
-            run.take_surrogates(given, None, 0)
+        run = task(classifier, forget, anchors, given)
         settings = StructGuard(criterion="views", probes="mixed", probe_batch=400)
         made = Objective(settings, run).probes.draw().images
         above = made[:, :, :4].mean((1, 2, 3)) > made[:, :, 4:].mean((1, 2, 3)) + 0.3
@@ -150,9 +155,7 @@ def test_drift_is_bounded_on_mixtures_of_them_and_reported_on_those_of_the_image
     classifier, forget, anchors
 ):
     def checked(given: torch.Tensor | None) -> Check:
-        run = Task(classifier, forget, anchors, 0, silent, "auto")
-        if given is not None:
-            run.take_surrogates(given, None, 0)
+        run = task(classifier, forget, anchors, given)
         monitor = run.monitor()
         run.live.body.conv1.weight.data *= 3
         return monitor.check(run.live)
