@@ -23,6 +23,7 @@ from stakes.anchors.anchors import Anchors
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
 from stakes.runs.allocation import keep_freed_memory
+from stakes.training.depth import shallow
 from stakes.training.steps import take_steps
 
 K = 16
@@ -80,7 +81,7 @@ def steps(made: Classifier, forget: ForgetSet, name: str) -> Iterator[Any]:
     settings = StructGuard(precision=precision, lr=1e-30)
     with Altered(alter):
         task = Task(made, forget, Anchors.from_head(made.head.weight, made.class_names))
-    with task.shallow(settings.depth):
+    with shallow(task.live, settings.depth):
         objective = Objective(settings, task)
         optimizer = torch.optim.Adam(task.trainable().values(), lr=settings.lr)
         yield from take_steps(objective.terms, optimizer, range(1, settings.max_steps))

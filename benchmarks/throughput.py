@@ -17,6 +17,7 @@ from stakes import Classifier, ForgetSet, StructGuard
 from stakes.anchors.anchors import Anchors
 from stakes.methods import StructGuardPaper
 from stakes.methods.task import Task
+from stakes.training.depth import shallow
 from stakes.training.precision import autocast
 
 NETWORKS = [
@@ -59,7 +60,7 @@ def main():
         )
         forward = seconds_an_image(run.live, images, False, arguments.repeat)
         whole = seconds_an_image(run.live, images, True, arguments.repeat)
-        with run.shallow(default.depth):
+        with shallow(run.live, default.depth):
             part = seconds_an_image(run.live, images, True, arguments.repeat)
         step = cost(spec, k=16, side=side, classes=classes, steps=arguments.steps)["seconds_step"]
         papers = paper.probe_batch * (forward + whole) + paper.forget_batch * whole

@@ -970,5 +970,9 @@ def test_the_page_names_surrogate_data_and_what_was_left_out(tmp_path):
     page = (tmp_path / "a.html").read_text()
     for words in ("public/", "1,234 unlabelled images", "2 copies of images", "f6" * 32):
         assert words in page
+    assert "statistics of what" not in page
+    given["chosen_probes"] = "surrogates and activations and inverted"
+    write_report([a_run(tmp_path / "c", **given)], tmp_path / "c.html")
+    assert "statistics of what the network’s layers gave" in (tmp_path / "c.html").read_text()
     write_report([a_run(tmp_path / "b")], tmp_path / "b.html")
     assert "unlabelled images" not in (tmp_path / "b.html").read_text()

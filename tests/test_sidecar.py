@@ -11,9 +11,14 @@ from PIL import Image
 from conftest import blobs
 from stakes import InputError, StructGuard
 from stakes.cli.commands import main
+from stakes.data.activations import Activations
 from stakes.data.images import ImageArray
+from stakes.data.surrogates import Surrogates
+from stakes.methods.structguard.objective import Objective
+from stakes.methods.task import Task
 from stakes.sidecar import Sidecar, make, membership
 from stakes.sidecar.membership import auc
+from stakes.training.depth import shallow
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -21,6 +26,29 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 @pytest.fixture(scope="module")
 def made(trained, train_images) -> Sidecar:
     return make(trained, train_images, count=40, steps=40)
+
+
+@pytest.fixture
+def half(monkeypatch) -> None:
+    """Half of the layers change: conv2 and the head of the small network."""
+    monkeypatch.setattr("stakes.training.depth.FEWEST_LAYERS", 1)
+    monkeypatch.setattr("stakes.sidecar.layers.DEPTH", 0.5)
+
+
+def many(count: int, seed: int) -> ImageArray:
+    return ImageArray(*blobs(count, seed))
+
+
+@pytest.fixture
+def described(half, trained) -> Sidecar:
+    """A sidecar that describes the layers before conv2."""
+    return make(trained, many(1200, 8), count=8, steps=1)
+
+
+def unchanged(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What the layers before conv2 give; the ReLU is no layer."""
+    body = network.body
+    return body.bn1(body.conv1((images - network.mean) / network.std)).detach()
 
 
 def test_it_holds_the_statistics_of_the_data(made, trained, train_images):
@@ -92,6 +120,93 @@ def test_its_file_is_read_as_it_was_written(made, tmp_path):
     for name, message in (("other", "cannot be read"), ("missing", "no such file")):
         with pytest.raises(InputError, match=message):
             Sidecar.load(tmp_path / f"{name}.safetensors")
+
+
+def test_it_describes_what_layers_give_that_do_not_change(described, trained):
+    images = many(1200, 8)
+    outputs = unchanged(trained, images.load(range(1200))).flatten(1)
+    found = described.activations
+    assert found.layers == (("bn1", (8, 8, 8)),)
+    for label in range(4):
+        own = outputs[images.labels == label]
+        assert torch.allclose(found.means[label], own.mean(0), atol=0.02)
+        longest = torch.linalg.svd(own - own.mean(0), full_matrices=False).S[:3] / len(own) ** 0.5
+        lengths = found.directions[label].norm(dim=1)
+        assert torch.allclose(lengths, longest, rtol=0.02)
+
+
+def test_nothing_is_described_of_few_images_or_where_all_layers_may_change(
+    half, trained, train_images, monkeypatch
+):
+    assert make(trained, train_images, count=8, steps=1).activations is None  # 40 of a class
+    monkeypatch.setattr("stakes.sidecar.layers.DEPTH", 1.0)
+    assert make(trained, many(1200, 8), count=8, steps=1).activations is None
+
+
+def test_a_file_keeps_the_activations(described, tmp_path):
+    described.save(tmp_path / "one.safetensors")
+    read = Sidecar.load(tmp_path / "one.safetensors")
+    assert read.activations.layers == described.activations.layers
+    for name, tensor in described.activations.tensors().items():
+        away = (read.activations.tensors()[name] - tensor).abs().max()
+        assert away <= tensor.abs().max() / (250 if name == "directions" else 2000)
+    generator = torch.Generator().manual_seed(0)
+    assert read.activations.draw(3, generator)[0].shape == (3, 8, 8, 8)
+    assert read.surrogates().digest() != replace(read, activations=None).surrogates().digest()
+    with pytest.raises(ValueError, match="fit"):
+        replace(read.activations, means=read.activations.means[:2])
+
+
+@pytest.mark.parametrize(("layers", "used"), [(0.5, True), (0.1, False)])
+def test_a_step_holds_activations_of_the_layers_before_those_that_change(
+    layers, used, described, classifier, forget, anchors
+):
+    task = Task(classifier, forget, anchors)
+    public = Surrogates.of(blobs(2500, 7)[0], (8, 8))
+    task.take_surrogates(Surrogates.joined([public, described.surrogates()]), None, 0)
+    settings = StructGuard(criterion="views", probes="mixed", probe_batch=64, depth=layers)
+    with shallow(task.live, layers):
+        objective = Objective(settings, task)
+        kind = objective.kind_of_probes()["probes"]
+        assert kind == ("surrogates and activations and mixed" if used else "surrogates and mixed")
+        batch = objective._draw_probes()
+        black = (batch.images == 0).flatten(1).all(1)
+        assert (len(black), int(black.sum())) == (64, 16 if used else 0)
+        if not used:
+            return
+        # the original's answers to them are what its later layers make of them
+        body, given = classifier.body, batch.outputs[0][black].float()
+        features = torch.relu(body.bn2(body.conv2(torch.relu(given)))).mean((2, 3)).detach()
+        assert torch.allclose(batch.features[black], features, atol=0.02 * float(features.max()))
+        assert given.std(0).min() > 0
+        with torch.no_grad():
+            start = objective.terms(1)
+            task.live.body.conv2.weight += 0.1
+            moved = objective.terms(2)
+        assert moved["retention"] > 10 * start["retention"].abs()
+
+
+def test_activations_give_nobody_away(described, trained, train_images, test_images):
+    found = membership(described, trained, many(1200, 8), many(1200, 9))
+    assert 0.4 < found["activations"] < 0.6
+    # the same test finds images of which each was kept as a class
+    kept = unchanged(trained, train_images.load(range(160))).flatten(1)
+    one = described.activations
+    leaky = Activations(
+        one.layers,
+        kept,
+        torch.zeros(160, 0, kept.shape[1]),
+        one.roots,
+        plain=one.plain[:1].expand(160, -1, -1),
+        seen=one.seen[:1].expand(160, -1, -1),
+    )
+    shown = replace(described, activations=leaky)
+    assert membership(shown, trained, train_images, test_images)["activations"] > 0.95
+
+
+def test_a_sidecar_at_another_size_has_no_activations(described):
+    assert described.surrogates().activations is described.activations
+    assert described.surrogates(size=(16, 16)).activations is None
 
 
 def test_a_run_holds_its_images(made, classifier, forget, anchors):

@@ -9,6 +9,7 @@ from stakes import InputError, StructGuard
 from stakes.data.views import mirror, random_view
 from stakes.methods import probing, task
 from stakes.methods.structguard import default, objective
+from stakes.training.depth import shallow
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
 
@@ -188,7 +189,7 @@ LAYERS = ["body.conv1", "body.conv2", "head"]
 def test_only_the_layers_nearest_the_head_change(
     depth, free, classifier, forget, anchors, monkeypatch
 ):
-    monkeypatch.setattr(task, "FEWEST_LAYERS", 1)
+    monkeypatch.setattr("stakes.training.depth.FEWEST_LAYERS", 1)
     method = StructGuard(**QUICK | {"depth": depth}, max_steps=2)
     after = method(classifier, forget, anchors=anchors, seed=0).classifier
     for i, name in enumerate(LAYERS):
@@ -200,24 +201,24 @@ def test_only_the_layers_nearest_the_head_change(
 
 
 def test_a_shallow_network_changes_as_a_whole(run):
-    with run.shallow(0.01):
+    with shallow(run.live, 0.01):
         assert all(p.requires_grad for p in run.live.parameters())
 
 
 def test_what_was_frozen_stays_so_and_counts_as_no_layer(run, monkeypatch):
-    monkeypatch.setattr(task, "FEWEST_LAYERS", 1)
+    monkeypatch.setattr("stakes.training.depth.FEWEST_LAYERS", 1)
     run.live.head.requires_grad_(False)
     run.live.body.bn2.requires_grad_(False)
     before = {name: p.requires_grad for name, p in run.live.named_parameters()}
-    with run.shallow(0.5):
+    with shallow(run.live, 0.5):
         free = {name for name, p in run.live.named_parameters() if p.requires_grad}
         assert free == {"body.conv2.weight", "body.conv2.bias"}
     assert {name: p.requires_grad for name, p in run.live.named_parameters()} == before
-    with pytest.raises(ZeroDivisionError), run.shallow(0.5):
+    with pytest.raises(ZeroDivisionError), shallow(run.live, 0.5):
         raise ZeroDivisionError
     assert {name: p.requires_grad for name, p in run.live.named_parameters()} == before
     run.live.requires_grad_(False)
-    with pytest.raises(InputError, match="frozen"), run.shallow(0.5):
+    with pytest.raises(InputError, match="frozen"), shallow(run.live, 0.5):
         pass
 
 

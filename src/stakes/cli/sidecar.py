@@ -36,8 +36,8 @@ def sidecar(
 ) -> None:
     """Make a sidecar: statistics of training data and synthetic images, to keep when it is gone.
 
-    Run it while the training data is still there. `stakes unlearn --sidecar OUT` then uses the
-    synthetic images in place of the data. OUT holds no training image; how well it tells training
+    Run it while the training data is still there. `stakes unlearn --sidecar OUT` then uses it in
+    place of the data. OUT holds no training image; how well it tells training
     images from test images is measured and written into it.
 
     Args:
@@ -66,7 +66,15 @@ def sidecar(
         measured = (
             f"training against test images by the nearest synthetic one, AUC: features "
             f"{found['features']:.3f}, pixels {found['pixels']:.3f}; by the nearest class mean "
-            f"{found['means']:.3f} (0.5 is chance, {found['n']:.0f} of each)"
+            f"{found['means']:.3f}{_activations(found)} (0.5 is chance, {found['n']:.0f} of each)"
         )
     size = made.save(out)
-    print(f"{len(made.images)} synthetic images, {size / 2**20:.1f} MiB: {out}\n{measured}")
+    print(f"{len(made.images)} synthetic images, {size / 2**20:.1f} MiB: {out}")
+    if made.activations is None:
+        print("no activations described: too few images of a class or layers, or too large ones")
+    print(measured)
+
+
+def _activations(found: dict[str, float]) -> str:
+    """The area under the curve by activations, where there are any."""
+    return f"; by activations {found['activations']:.3f}" if "activations" in found else ""

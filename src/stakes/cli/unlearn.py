@@ -109,8 +109,6 @@ def _check(chosen: Method, name: str, inputs: Inputs, options: RunOptions) -> No
             raise InputError("--shard and --micro-batch: give one of them")
     if options.surrogates is not None or options.sidecar is not None:
         chosen.check_surrogates()
-    if options.surrogates is not None and options.sidecar is not None:
-        raise InputError("--surrogates and --sidecar: give one of them")
     check_delivered(Path(inputs.model))
     if chosen.needs_retain and inputs.data is None:
         raise InputError(f"--method {name} needs retained training data: add --data")
@@ -155,19 +153,20 @@ def _request(
 
 
 def _surrogates(options: RunOptions, loaded: Loaded, seed: int) -> Surrogates | None:
-    """Surrogate data at the size of the images to forget, from a folder or a sidecar."""
+    """Surrogate data at the size of the images to forget, from a folder, a sidecar or both."""
     size = (loaded.forget.images.shape[2], loaded.forget.images.shape[3])
+    found = []
     if options.sidecar is not None:
         sidecar = Sidecar.load(options.sidecar)
         if sidecar.card.get("weights_digest") != loaded.classifier.digest():
             raise InputError(
                 f"--sidecar {options.sidecar} was made for other weights: make it for these"
             )
-        return sidecar.surrogates(str(options.sidecar), size)
-    if options.surrogates is None:
-        return None
-    read = loaded.classifier.preprocessing
-    return Surrogates.of(options.surrogates, size, read=read, seed=seed)
+        found.append(sidecar.surrogates(str(options.sidecar), size))
+    if options.surrogates is not None:
+        read = loaded.classifier.preprocessing
+        found.append(Surrogates.of(options.surrogates, size, read=read, seed=seed))
+    return Surrogates.joined(found) if found else None
 
 
 def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stakes.data.activations import Activations
 from stakes.data.adapter import Data, as_images
 from stakes.data.duplicates import near_duplicates
 from stakes.data.folders import files_below, is_image
 from stakes.data.forget import ForgetSet
 from stakes.data.images import ImageArray, ImageFiles, Images
 from stakes.errors import InputError
+from stakes.files import tensor_digest
 from stakes.preprocessing import Reader, Size
 from stakes.progress import Progress, silent
 from stakes.texts import expanded
@@ -34,6 +36,7 @@ class Surrogates:
         source: where they are from, in words.
         found: images that were there.
         left_out: of these, copies of images to forget, which nothing may hold on to.
+        activations: what the network's layers give for its training data, from a sidecar.
 
     >>> one = Surrogates(torch.zeros(5, 3, 4, 4, dtype=torch.uint8), "black squares", 5)
     >>> len(one), one.images(torch.tensor([1, 3])).shape
@@ -44,6 +47,7 @@ class Surrogates:
     source: str
     found: int
     left_out: int = 0
+    activations: Activations | None = None
 
     def __len__(self) -> int:
         """n, the number of images."""
@@ -54,9 +58,12 @@ class Surrogates:
         return self.pixels[indices].float().div_(255)
 
     def digest(self) -> str:
-        """SHA-256 over the shape and the pixels of all images, in their order."""
+        """SHA-256 over the shape and the pixels of all images in their order, and activations."""
         shape = f"{tuple(self.pixels.shape)}|".encode()
-        return hashlib.sha256(shape + self.pixels.numpy().tobytes()).hexdigest()
+        found = hashlib.sha256(shape + self.pixels.numpy().tobytes())
+        if self.activations is not None:
+            found.update(tensor_digest(self.activations.tensors()).encode())
+        return found.hexdigest()
 
     def row(self) -> dict[str, str | int]:
         """What a run's record says of them."""
@@ -85,7 +92,18 @@ class Surrogates:
                 f"surrogates {self.source}: every image is a copy of one to forget; give others"
             )
         left_out = self.left_out + int((~distinct).sum())
-        return type(self)(self.pixels[distinct], self.source, self.found, left_out)
+        return replace(self, pixels=self.pixels[distinct], left_out=left_out)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Several as one, with the activations of the first that has any."""
+        return cls(
+            torch.cat([part.pixels for part in parts]),
+            " and ".join(part.source for part in parts),
+            sum(part.found for part in parts),
+            sum(part.left_out for part in parts),
+            next((p.activations for p in parts if p.activations is not None), None),
+        )
 
     @classmethod
     def of(

@@ -97,6 +97,7 @@ class ProbeSource:
     Attributes:
         kind: of the probes: ``mixed``, ``inverted``, ``pgd`` or ``both``.
         why: it was chosen.
+        shared_layers: those whose outputs the layers to be changed read, and their shapes.
         fixed: those made once, if any: the attack's, then the pool of mixtures.
     """
 
@@ -111,6 +112,7 @@ class ProbeSource:
     ) -> None:
         self._settings, self._task, self._passes, self._shared = settings, task, passes, shared
         self.kind, self.why = self._chosen(hold_copies)
+        self.shared_layers = shared.read
         self._hold_copies = hold_copies
         # What is mixed, and the least share of the second image.
         labels = task.forget.labels.cpu()  # once: draws are made there
@@ -143,14 +145,26 @@ class ProbeSource:
         with self._passes:
             return one_batch(self._shared.outputs(batch) for batch in images.split(BATCH))
 
-    @torch.no_grad()
     def answers(self, images: Tensor, labels: Tensor | None = None) -> ProbeBatch:
         """Probes with the original's answers to them; its prediction is the label by default."""
+        with self._passes:
+            outputs = [self._shared.outputs(batch) for batch in images.split(BATCH)]
+        return self._answered(images, outputs, labels)
+
+    def answers_from(self, outputs: Outputs) -> ProbeBatch:
+        """Probes of which only what the shared layers give is known; their images are black."""
+        black = torch.zeros_like(self._task.forget.images[0]).expand(len(outputs[0]), -1, -1, -1)
+        parts = zip(*(output.split(BATCH) for output in outputs), strict=True)
+        return self._answered(black, list(parts), None)
+
+    @torch.no_grad()
+    def _answered(
+        self, images: Tensor, outputs: Sequence[Outputs], labels: Tensor | None
+    ) -> ProbeBatch:
+        """Images (n, 3, h, w), and the shared layers' outputs for batches of them, as probes."""
         original, shared = self._task.original, self._shared
         with self._passes:
-            batches = images.split(BATCH)
-            outputs = [shared.outputs(batch) for batch in batches]
-            pairs = zip(batches, outputs, strict=True)
+            pairs = zip(images.split(BATCH), outputs, strict=True)
             features = torch.cat([shared.features(original, *pair) for pair in pairs]).float()
         logits = original.head(features)
         labels = logits.argmax(1) if labels is None else labels

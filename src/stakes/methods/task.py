@@ -1,6 +1,5 @@
 """One call of a method: copies of the network, a generator, the stakes, the clock."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from stakes.data.images import Images
 from stakes.data.retain import retained
 from stakes.data.surrogates import Surrogates
 from stakes.data.views import random_view
-from stakes.errors import InputError
 from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import Reader
@@ -32,13 +30,10 @@ from stakes.training.checkpoint import Checkpoint, surroundings
 from stakes.training.criteria import EXACT, Goal
 from stakes.training.loop import Ending, History, minimise
 from stakes.training.monitor import Monitor
-from stakes.training.steps import Terms, frozen
+from stakes.training.steps import Terms
 from stakes.training.structure import MapKind, place_anchors
 
 MONITOR_PROBES = 64
-
-
-FEWEST_LAYERS = 6  # a shallow network needs all it has
 
 
 @dataclass(frozen=True)
@@ -244,33 +239,6 @@ class Task:
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The live network's parameters that are not frozen, by name."""
         return {n: p for n, p in self.live.named_parameters() if p.requires_grad}
-
-    @contextmanager
-    def shallow(self, depth: float) -> Iterator[None]:
-        """Let only the layers nearest the head change within the block.
-
-        A layer is a module with a weight of two dimensions or more that is not frozen; layers
-        count in the order in which the network registers them, and what lies between two of them
-        goes with the first.
-
-        Args:
-            depth: their share of all layers, in (0, 1]; six layers may change at the least.
-        """
-        own = [
-            [p for p in module.parameters(recurse=False) if p.requires_grad]
-            for module in self.live.modules()
-        ]
-        layers = [i for i, found in enumerate(own) if any(p.ndim > 1 for p in found)]
-        if not layers:
-            raise InputError(
-                "every layer of the network is frozen: nothing can be unlearned; "
-                "unfreeze some (requires_grad)"
-            )
-        saved = max(FEWEST_LAYERS, math.ceil(depth * len(layers)))
-        first = layers[-min(len(layers), saved)]
-        early = [p for found in own[:first] for p in found]
-        with frozen(early):
-            yield
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

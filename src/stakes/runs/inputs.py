@@ -110,8 +110,8 @@ class RunOptions:
     data; any that you may lawfully use, the more similar the better; never scored; copies of forget
     images are left out"""
     sidecar: Annotated[Place | None, TO_FORGET] = None
-    """a file of `stakes sidecar`, made while the training data was there; its synthetic images
-    serve as surrogates"""
+    """a file of `stakes sidecar`, made while the training data was there; what it holds serves as
+    surrogates, alone or beside a folder"""
     force: Annotated[Switch, TO_FORGET] = False
     """run even if the network recognises less than half of the forget images"""
     reference: Annotated[Place | None, EVIDENCE] = None

@@ -1,6 +1,7 @@
 """What a sidecar holds, and its file."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from stakes.data.activations import Activations
 from stakes.data.surrogates import Surrogates
 from stakes.errors import InputError, first_line
 from stakes.files import write_bytes
@@ -31,6 +33,8 @@ class Sidecar:
             of their classes, where those of each class would take too much room.
         counts: (c,) training images of each class.
         moments: name of a layer -> mean and variance of its input (2, channels).
+        activations: the distribution of what the layers give that unlearning does not change,
+            where there are such layers, enough images of a class, and room for it.
         card: what it was made of: ``weights_digest``, ``training_images``, and what was measured
             (see :func:`stakes.sidecar.membership.membership`).
     """
@@ -42,11 +46,14 @@ class Sidecar:
     counts: Tensor
     moments: dict[str, Tensor]
     card: dict[str, Any] = field(default_factory=dict)
+    activations: Activations | None = None
 
     def surrogates(self, source: str = "a sidecar", size: Size | None = None) -> Surrogates:
-        """The synthetic images as surrogate data, at a size (height, width)."""
-        size = size or (self.images.shape[2], self.images.shape[3])
-        return replace(Surrogates.of(self.images, size), source=source)
+        """Synthetic images and activations as surrogate data, images at a size (height, width)."""
+        own = (self.images.shape[2], self.images.shape[3])
+        fits = size is None or size == own
+        images = Surrogates.of(self.images, size or own)
+        return replace(images, source=source, activations=self.activations if fits else None)
 
     def save(self, path: str | Path) -> int:
         """Write one ``.safetensors`` file, statistics at half width where they fit; its size.
@@ -64,7 +71,14 @@ class Sidecar:
             "covariances": _narrow(self.covariances),
             **{f"moments.{name}": _narrow(value) for name, value in self.moments.items()},
         }
-        content = save(tensors, {"stakes": json.dumps({"format": FORMAT, "card": self.card})})
+        about: dict[str, Any] = {"format": FORMAT, "card": self.card}
+        if self.activations is not None:
+            about["layers"] = self.activations.layers
+            parts = self.activations.tensors()
+            bytes_, scales = _bytes(parts.pop("directions"))
+            tensors |= {f"activations.{name}": _narrow(part) for name, part in parts.items()}
+            tensors |= {"activations.directions": bytes_, "activations.scales": scales}
+        content = save(tensors, {"stakes": json.dumps(about)})
         write_bytes(path, content)
         return len(content)
 
@@ -96,6 +110,9 @@ class Sidecar:
                 counts=tensors["counts"],
                 moments=moments,
                 card=written["card"],
+                activations=_activations(tensors, written["layers"])
+                if "layers" in written
+                else None,
             )
         except (
             SafetensorError, ValueError, KeyError, AttributeError, OSError, RecursionError,
@@ -107,6 +124,32 @@ class Sidecar:
         if found.images.dtype != torch.uint8 or found.images.ndim != 4:
             raise InputError(f"sidecar {path}: its images are damaged; make it again")
         return found
+
+
+def _activations(tensors: Mapping[str, Tensor], layers: list[tuple[str, list[int]]]) -> Activations:
+    """The distribution of activations that a file holds.
+
+    Raises:
+        KeyError, ValueError: a part of it is missing, or of another shape.
+    """
+    own = "activations."
+    get = {n.removeprefix(own): t.float() for n, t in tensors.items() if n.startswith(own)}
+    get["directions"] *= get["scales"]
+    return Activations(
+        layers=tuple((name, tuple(shape)) for name, shape in layers),
+        roots=tuple((get[f"channels.{i}"], get[f"places.{i}"]) for i in range(len(layers))),
+        **{name: get[name] for name in ("means", "directions", "plain", "seen")},
+    )
+
+
+def _bytes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (..., D) as integers of 8 bits, and what each row's are to be multiplied by (..., 1).
+
+    >>> _bytes(torch.tensor([[-1.0, 0.5]]))
+    (tensor([[-127,   64]], dtype=torch.int8), tensor([[0.0079]]))
+    """
+    scales = rows.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
+    return (rows / scales).round().to(torch.int8), scales
 
 
 def _narrow(values: Tensor) -> Tensor:

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from stakes.data.activations import Activations
 from stakes.data.images import Images, batches
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.sidecar.contents import Sidecar
+from stakes.sidecar.fit import fitted
+from stakes.sidecar.layers import UnchangedLayers
 from stakes.training.inversion import Whitening, inverted
 from stakes.training.moments import observed
 from stakes.training.precision import autocast
@@ -32,10 +35,12 @@ def make(
     """Summarise training data for the day when it is gone.
 
     One pass over the data gives the mean and covariance of each class's features, and the moments
-    of the inputs of every normalising layer. Synthetic images are then fitted to these, beginning
-    with noise of the data's mean spectrum (see :func:`stakes.training.inversion.inverted`): each is
-    to have features drawn from the normal distribution of its class, and each batch the layers'
-    moments. No training image, and no mixture of any, is in them.
+    of the inputs of every normalising layer; another, over as many images as memory allows, the
+    distribution of what the layers give that unlearning leaves as they are. Synthetic images are
+    then fitted to features and moments, beginning with noise of the data's mean spectrum (see
+    :func:`stakes.training.inversion.inverted`): each is to have features drawn from the normal
+    distribution of its class, and each batch the layers' moments. No training image, and no
+    mixture of any, is in them.
 
     Args:
         classifier: the trained network.
@@ -75,6 +80,7 @@ def make(
         features=_drawn(means, covariances, labels, generator).to(network.device),
         progress=lambda done, total: progress("fitting images", done, total),
     )
+    activations = _activations(network, train, seed, progress)
     card = {
         "weights_digest": classifier.digest(),
         "training_images": len(train),
@@ -83,7 +89,8 @@ def make(
         "steps": steps,
     }
     pixels = (images * 255).round().to(torch.uint8).cpu()
-    return Sidecar(pixels, labels, means, covariances, gathered.counts, moments, card)
+    counts = gathered.counts
+    return Sidecar(pixels, labels, means, covariances, counts, moments, card, activations)
 
 
 class _Features:
@@ -116,6 +123,19 @@ class _Features:
             return means.float(), (self._squares / n[:, None, None] - outer).float()
         within = self._squares[0] - (outer * n[:, None, None]).sum(0)
         return means.float(), (within / n.sum())[None].float()
+
+
+def _activations(
+    network: Classifier, train: Images, seed: int, progress: Progress
+) -> Activations | None:
+    """What the layers that unlearning leaves as they are give for training images."""
+    layers = UnchangedLayers(network, train.load(range(1))[0])
+    if not layers.read:
+        return None
+    some = layers.sample(len(train), seed)
+    outputs = layers.outputs(train, some, progress)
+    generator = torch.Generator().manual_seed(seed)
+    return fitted(outputs, train.labels[some], layers.read, room=ROOM, generator=generator)
 
 
 def _shown(

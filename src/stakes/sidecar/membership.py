@@ -6,6 +6,7 @@ from torch import Tensor
 from stakes.data.images import Images, batches
 from stakes.models.classifier import Classifier
 from stakes.sidecar.contents import Sidecar
+from stakes.sidecar.layers import UnchangedLayers
 
 
 def membership(
@@ -27,13 +28,15 @@ def membership(
     Args:
         sidecar: to test.
         classifier: the network that it was made for.
-        members: the images that it was made from.
+        members: the images that it was made from, in the order that :func:`make` was given.
         others: images of the same kind that it was not made from.
         samples: as many are drawn of each.
         seed: of the draw.
 
     Returns:
-        The three areas under the curve, and ``n``, images of each kind.
+        The areas under the curve, and ``n``, images of each kind. Where the sidecar describes
+        activations, ``activations`` is that of the distance to the nearest class as it describes
+        it, its mean and directions; members are then images that these were found from.
     """
     generator = torch.Generator().manual_seed(seed)
     n = min(samples, len(members), len(others))
@@ -48,7 +51,28 @@ def membership(
     ):
         near, far = (torch.cdist(part[place], centres).amin(1) for part in shown)
         found[name] = auc(-near, -far)
+    if sidecar.activations is not None:
+        found["activations"] = _by_activations(sidecar, classifier, members, others, n)
     return found | {"n": float(n)}
+
+
+@torch.no_grad()
+def _by_activations(
+    sidecar: Sidecar, classifier: Classifier, members: Images, others: Images, n: int
+) -> float:
+    """How well the distance to the nearest class of activations tells members from others."""
+    described = sidecar.activations
+    assert described is not None
+    network = classifier.copy().eval().requires_grad_(False)
+    layers = UnchangedLayers(network, members.load(range(1))[0])
+    chosen = layers.sample(len(members), sidecar.card["seed"])[:n]
+    generator = torch.Generator().manual_seed(sidecar.card["seed"])
+    other = torch.randperm(len(others), generator=generator)[:n]
+    near, far = (
+        described.distances(layers.outputs(images, some).float()).amin(1)
+        for images, some in ((members, chosen), (others, other))
+    )
+    return auc(-near, -far)
 
 
 def auc(positive: Tensor, negative: Tensor) -> float:

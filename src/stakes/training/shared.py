@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stakes.data.activations import Layers
 from stakes.models.classifier import Classifier
 
 Outputs = tuple[Tensor, ...]  # each (n, ...): what later layers read of the shared ones
@@ -54,6 +55,11 @@ class SharedLayers:
     def works(self) -> bool:
         """Whether anything is shared."""
         return bool(self._calls)
+
+    @property
+    def read(self) -> Layers:
+        """The shared layers whose outputs others read: their names, and the shapes of these."""
+        return tuple((call.name, tuple(call.row.shape)) for call in self._calls if call.read)
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> Outputs:

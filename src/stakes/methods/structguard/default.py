@@ -13,6 +13,7 @@ from stakes.methods.task import Task, Unlearned
 from stakes.rows import Outcome
 from stakes.training import sharding
 from stakes.training.criteria import CRITERIA, CriterionName
+from stakes.training.depth import DEPTH, shallow
 from stakes.training.loop import Ending, History, minimise
 from stakes.training.losses import DeletionLoss, RetentionLoss, StructuralLoss
 from stakes.training.precision import Precision
@@ -103,7 +104,7 @@ class StructGuard(ProbeFields):
     max_steps: int = hyper(3000, "step budget", low=1)
     batch_norm: Literal["eval", "train"] = hyper("eval", "BatchNorm mode during unlearning")
     depth: float = hyper(
-        1 / 3, "share of the layers, counted from the head, that are trained", high=1
+        DEPTH, "share of the layers, counted from the head, that are trained", high=1
     )
     precision: Precision = hyper("auto", "number format of the passes through the network's body")
     settle: float = hyper(
@@ -128,7 +129,7 @@ class StructGuard(ProbeFields):
     def unlearn(self, task: Task) -> Unlearned:
         """Forget the images and preserve the structure around the stakes."""
         task.live.train(self.batch_norm == "train")
-        with task.shallow(self.depth):
+        with shallow(task.live, self.depth):
             history, ending, chosen = self._descend(task, Objective(self, task))
         return task.result(history, ending, chosen=chosen)
 

@@ -145,8 +145,11 @@ class Objective:
 
     def kind_of_probes(self) -> dict[str, str]:
         """The kind of probes and the reason for it, for the row."""
-        surrogates = "" if self.surrogates is None else "surrogates and "
-        return {"probes": f"{surrogates}{self.probes.kind}", "probes_why": self.probes.why}
+        kinds = [self.probes.kind]
+        if self.surrogates is not None:
+            activations = ["activations"] if self.surrogates.activations is not None else []
+            kinds = ["surrogates", *activations, self.probes.kind]
+        return {"probes": " and ".join(kinds), "probes_why": self.probes.why}
 
     def _draw_probes(self) -> ProbeBatch:
         """The probes of a step: half of them surrogates, where some were given."""

@@ -1,9 +1,10 @@
-"""Surrogate images as probes: the original's answers to them, found once and held."""
+"""Surrogate data as probes: images, and activations of a sidecar, with the original's answers."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stakes.data.activations import Activations
 from stakes.data.augment import mixed
 from stakes.data.surrogates import Surrogates
 from stakes.data.transfer import to_device
@@ -16,11 +17,12 @@ OFTEN = 4.0  # a surrogate is drawn at most as many times as often as one of ave
 
 
 class SurrogateProbes:
-    """Draws of surrogate images with the original's answers to them.
+    """Draws of surrogate data with the original's answers to it.
 
     Every image passes through the original once, before the first step. Those are drawn more
     often that lie where boundaries are to move: near a forget image in feature space, or
-    undecided between two classes (see :func:`weights`).
+    undecided between two classes (see :func:`weights`). Where a sidecar describes what the layers
+    that stay as they are give for training data, half of a draw is activations, fresh each time.
 
     Args:
         given: the images.
@@ -50,9 +52,33 @@ class SurrogateProbes:
         self._features, self._logits = torch.cat(features), torch.cat(logits)
         near = source.answers(task.forget.images).features
         self._weights = weights(self._features, self._logits, near).cpu()
+        fits = given.activations is not None and given.activations.layers == source.shared_layers
+        self.activations = given.activations if fits else None
+        if given.activations is not None and not fits:
+            reason = "this run changes other layers"
+            if not source.shared_layers:
+                reason = "its passes are divided, or none of its layers stays as it is"
+            note = f"activations of the sidecar not used: {reason}"
+            task.progress("surrogates", len(given), len(given), note)
 
     def draw(self, count: int) -> ProbeBatch:
-        """``count`` of them, drawn by their weights, half of them altered or freshly mixed."""
+        """``count`` of them, part of them activations where there are any."""
+        if self.activations is None:
+            return self._shown(count)
+        drawn = count // 2
+        parts = [self._activated(self.activations, drawn)] if drawn else []
+        return joined([*parts, self._shown(count - drawn)])
+
+    def _activated(self, described: Activations, count: int) -> ProbeBatch:
+        """Activations like those of training data."""
+        made = described.draw(count, self._task.generator)
+        like = self._source.outputs(self._task.forget.images[:1])
+        return self._source.answers_from(
+            tuple(part.to(one) for part, one in zip(made, like, strict=True))
+        )
+
+    def _shown(self, count: int) -> ProbeBatch:
+        """Images, drawn by their weights, half of them altered or freshly mixed."""
         few = len(self._given) < FEW
         fresh = count // 2 if few or self._alter else 0
         parts = [self._held(count - fresh)]
