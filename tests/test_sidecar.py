@@ -157,13 +157,16 @@ def test_a_file_keeps_the_activations(described, tmp_path):
         replace(read.activations, means=read.activations.means[:2])
 
 
+@pytest.mark.parametrize(("public", "share"), [(2500, 16), (0, 32)])
 @pytest.mark.parametrize(("layers", "used"), [(0.5, True), (0.1, False)])
 def test_a_step_holds_activations_of_the_layers_before_those_that_change(
-    layers, used, described, classifier, forget, anchors
+    layers, used, public, share, described, classifier, forget, anchors
 ):
     task = Task(classifier, forget, anchors)
-    public = Surrogates.of(blobs(2500, 7)[0], (8, 8))
-    task.take_surrogates(Surrogates.joined([public, described.surrogates()]), None, 0)
+    given = [described.surrogates()]
+    if public:
+        given.append(Surrogates.of(blobs(public, 7)[0], (8, 8)))
+    task.take_surrogates(Surrogates.joined(given), None, 0)
     settings = StructGuard(criterion="views", probes="mixed", probe_batch=64, depth=layers)
     with shallow(task.live, layers):
         objective = Objective(settings, task)
@@ -171,7 +174,7 @@ def test_a_step_holds_activations_of_the_layers_before_those_that_change(
         assert kind == ("surrogates and activations and mixed" if used else "surrogates and mixed")
         batch = objective._draw_probes()
         black = (batch.images == 0).flatten(1).all(1)
-        assert (len(black), int(black.sum())) == (64, 16 if used else 0)
+        assert (len(black), int(black.sum())) == (64, share if used else 0)
         if not used:
             return
         # the original's answers to them are what its later layers make of them

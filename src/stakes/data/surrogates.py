@@ -37,6 +37,7 @@ class Surrogates:
         found: images that were there.
         left_out: of these, copies of images to forget, which nothing may hold on to.
         activations: what the network's layers give for its training data, from a sidecar.
+        synthetic: whether all images were made by one, so that its activations are a better choice.
 
     >>> one = Surrogates(torch.zeros(5, 3, 4, 4, dtype=torch.uint8), "black squares", 5)
     >>> len(one), one.images(torch.tensor([1, 3])).shape
@@ -48,6 +49,7 @@ class Surrogates:
     found: int
     left_out: int = 0
     activations: Activations | None = None
+    synthetic: bool = False
 
     def __len__(self) -> int:
         """n, the number of images."""
@@ -103,6 +105,7 @@ class Surrogates:
             sum(part.found for part in parts),
             sum(part.left_out for part in parts),
             next((p.activations for p in parts if p.activations is not None), None),
+            all(part.synthetic for part in parts),
         )
 
     @classmethod

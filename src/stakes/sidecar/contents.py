@@ -53,7 +53,8 @@ class Sidecar:
         own = (self.images.shape[2], self.images.shape[3])
         fits = size is None or size == own
         images = Surrogates.of(self.images, size or own)
-        return replace(images, source=source, activations=self.activations if fits else None)
+        activations = self.activations if fits else None
+        return replace(images, source=source, activations=activations, synthetic=True)
 
     def save(self, path: str | Path) -> int:
         """Write one ``.safetensors`` file, statistics at half width where they fit; its size.

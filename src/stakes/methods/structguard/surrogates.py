@@ -22,7 +22,8 @@ class SurrogateProbes:
     Every image passes through the original once, before the first step. Those are drawn more
     often that lie where boundaries are to move: near a forget image in feature space, or
     undecided between two classes (see :func:`weights`). Where a sidecar describes what the layers
-    that stay as they are give for training data, half of a draw is activations, fresh each time.
+    that stay as they are give for training data, half of a draw is activations, fresh each time;
+    all of it, where there are no other images than the sidecar's own.
 
     Args:
         given: the images.
@@ -65,9 +66,11 @@ class SurrogateProbes:
         """``count`` of them, part of them activations where there are any."""
         if self.activations is None:
             return self._shown(count)
-        drawn = count // 2
+        drawn = count if self._given.synthetic else count // 2
         parts = [self._activated(self.activations, drawn)] if drawn else []
-        return joined([*parts, self._shown(count - drawn)])
+        if drawn < count:
+            parts.append(self._shown(count - drawn))
+        return joined(parts)
 
     def _activated(self, described: Activations, count: int) -> ProbeBatch:
         """Activations like those of training data."""
