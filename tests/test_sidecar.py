@@ -160,18 +160,20 @@ def test_a_file_keeps_the_activations(described, tmp_path):
 @pytest.mark.parametrize(("public", "share"), [(2500, 16), (0, 32)])
 @pytest.mark.parametrize(("layers", "used"), [(0.5, True), (0.1, False)])
 def test_a_step_holds_activations_of_the_layers_before_those_that_change(
-    layers, used, public, share, described, classifier, forget, anchors
+    layers, used, public, share, described, classifier, forget, anchors, monkeypatch
 ):
     task = Task(classifier, forget, anchors)
     given = [described.surrogates()]
     if public:
         given.append(Surrogates.of(blobs(public, 7)[0], (8, 8)))
     task.take_surrogates(Surrogates.joined(given), None, 0)
-    settings = StructGuard(criterion="views", probes="mixed", probe_batch=64, depth=layers)
+    settings = StructGuard(criterion="views", probe_batch=64, depth=layers)
+    monkeypatch.setattr("stakes.methods.probing.INVERSION_STEPS", 1)
     with shallow(task.live, layers):
         objective = Objective(settings, task)
         kind = objective.kind_of_probes()["probes"]
-        assert kind == ("surrogates and activations and mixed" if used else "surrogates and mixed")
+        made = "activations and mixed" if used else "inverted"  # not both
+        assert kind == f"surrogates and {made}"
         batch = objective._draw_probes()
         black = (batch.images == 0).flatten(1).all(1)
         assert (len(black), int(black.sum())) == (64, share if used else 0)

@@ -57,8 +57,8 @@ class ProbeFields(Method):
         "auto",
         "surrogate images. mixed: mixtures of forget images, fresh at each step; inverted: "
         "mixtures of images that match the network's BatchNorm statistics; pgd: fixed adversarial "
-        "images; both: half pgd, half mixed; auto: inverted where criterion is views and the "
-        "network has such statistics, else mixed",
+        "images; both: half pgd, half mixed; auto: inverted where criterion is views, the network "
+        "has such statistics and no sidecar describes activations, else mixed",
     )
     pool: int = hyper(0, "mixtures made once and reused; 0: fresh mixtures at each step")
     probe_batch: int = hyper(
@@ -98,6 +98,7 @@ class ProbeSource:
         kind: of the probes: ``mixed``, ``inverted``, ``pgd`` or ``both``.
         why: it was chosen.
         shared_layers: those whose outputs the layers to be changed read, and their shapes.
+        activations: what these give for training data, where a sidecar describes it.
         fixed: those made once, if any: the attack's, then the pool of mixtures.
     """
 
@@ -111,6 +112,8 @@ class ProbeSource:
         hold_copies: bool,
     ) -> None:
         self._settings, self._task, self._passes, self._shared = settings, task, passes, shared
+        given = None if task.surrogates is None else task.surrogates.activations
+        self.activations = given if given is not None and given.layers == shared.read else None
         self.kind, self.why = self._chosen(hold_copies)
         self.shared_layers = shared.read
         self._hold_copies = hold_copies
@@ -184,6 +187,8 @@ class ProbeSource:
             return "mixed", "the images alone are to be forgotten"
         if not has_statistics(network):
             return "mixed", "the network has no BatchNorm statistics"
+        if self.activations is not None:
+            return "mixed", "activations of training data are at hand"
         return "inverted", "copies are to be forgotten too"
 
     def _inverted(self) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,8 @@ class StructGuard(ProbeFields):
       Where altered copies must be forgotten too, they are mixed from images inverted from the
       network's own statistics (:mod:`stakes.training.inversion`) and from rotated and recoloured
       mixtures of forget images, all perturbed as the copies are. Surrogate data, where given, is
-      half of the probes (:mod:`stakes.methods.structguard.surrogates`).
+      half of the probes (:mod:`stakes.methods.structguard.surrogates`); where a sidecar describes
+      activations, nothing is inverted.
     - A hinge stops pushing an image once it is forgotten by a margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
     - Only the layers nearest the head are trained. Those before them pass an image once for both

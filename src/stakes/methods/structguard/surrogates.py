@@ -53,9 +53,8 @@ class SurrogateProbes:
         self._features, self._logits = torch.cat(features), torch.cat(logits)
         near = source.answers(task.forget.images).features
         self._weights = weights(self._features, self._logits, near).cpu()
-        fits = given.activations is not None and given.activations.layers == source.shared_layers
-        self.activations = given.activations if fits else None
-        if given.activations is not None and not fits:
+        self.activations = source.activations
+        if given.activations is not None and self.activations is None:
             reason = "this run changes other layers"
             if not source.shared_layers:
                 reason = "its passes are divided, or none of its layers stays as it is"
