@@ -15,16 +15,17 @@ from matplotlib.axes import Axes
 
 from kept_rows import RESULTS, rows
 
-ROWS = ("cifar10-resnet20", "structguard-deep", "structguard-copies")
+ROWS = ("cifar10-resnet20", "structguard-deep", "structguard-copies", "structguard-sidecar")
 SHOWN = {
     "STRUCTGUARD": "#b8420f",
     "STRUCTGUARD (exact)": "#b8420f",
     "STRUCTGUARD (deep)": "#7a1fa2",
     "STRUCTGUARD (views, public images)": "#00695c",
+    "STRUCTGUARD (views, sidecar)": "#00695c",
 }
 K = 16
 OTHERS = "#555555"
-LINE = 0.052  # between two names, of the height
+LINE = 0.0465  # between two names, of the height
 
 
 def points() -> dict[str, tuple[float, float, float]]:
@@ -48,7 +49,7 @@ def draw(path: Path) -> None:
     """Two panels with the same height, one for depth and one for copies."""
     found = dict(sorted(points().items(), key=lambda item: -item[1][2]))
     with mpl.rc_context({"svg.hashsalt": "stakes", "font.size": 9, "svg.fonttype": "none"}):
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.6), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(9.5, 5.0), sharey=True, layout="constrained")
         titles = (
             "images whose class is the third choice or lower, %",
             "altered copies misclassified, %",

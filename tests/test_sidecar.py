@@ -234,7 +234,9 @@ def test_the_command_makes_one_and_unlearn_takes_it(tmp_path, capsys):
     words = ["sidecar", *network, "--interpolation", "box", "--images", 8, "--steps", 2]
     words += ["--out", out]
     assert main([str(word) for word in words]) in (0, None)
-    assert "8 synthetic images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "8 synthetic images" in said
+    assert "no activations described" in said
     assert Sidecar.load(out).card["membership"]["n"] == 8
     words = ["unlearn", *network, "--forget", "random:2", "--sidecar", out, "--max-steps", 2]
     words += ["--quiet", "--out", tmp_path / "run"]

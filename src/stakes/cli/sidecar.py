@@ -71,7 +71,10 @@ def sidecar(
     size = made.save(out)
     print(f"{len(made.images)} synthetic images, {size / 2**20:.1f} MiB: {out}")
     if made.activations is None:
-        print("no activations described: too few images of a class or layers, or too large ones")
+        print(
+            "no activations described: that takes classes of 256 images, and layers that unlearning "
+            "leaves as they are, of no large output"
+        )
     print(measured)
 
 
