@@ -125,6 +125,8 @@ def test_parts_that_do_not_fit_together_are_refused(described):
 
 def test_the_distance_of_a_class_leaves_its_directions_out(described):
     place = described.means[1] + 5 * described.directions[1, 0]
-    away = described.distances(torch.stack([place, described.means[0]]))
-    assert away[0, 1] < 1e-3 < away[0, 0]
-    assert away[1, 0] < 1e-3
+    from_means, from_spans = described.distances(torch.stack([place, described.means[0]]))
+    assert from_spans[0, 1] < 1e-3 < from_spans[0, 0]
+    assert from_spans[1, 0] < 1e-3
+    assert from_means[0, 1] == pytest.approx(5 * float(described.directions[1, 0].norm()), rel=1e-4)
+    assert from_means[1, 0] < 1e-3

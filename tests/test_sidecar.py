@@ -207,6 +207,14 @@ def test_activations_give_nobody_away(described, trained, train_images, test_ima
     )
     shown = replace(described, activations=leaky)
     assert membership(shown, trained, train_images, test_images)["activations"] > 0.95
+    # and images that the directions kept span
+    mean = kept[:80].mean(0)
+    span = torch.linalg.svd(kept[:80] - mean, full_matrices=False).Vh[:40]
+    spanned = replace(one, means=mean.expand(4, -1), directions=span.expand(4, -1, -1))
+    shown = replace(described, activations=spanned)
+    shown.card["seed"] = 0
+    members = ImageArray(train_images.pixels[:80], train_images.labels[:80])
+    assert membership(shown, trained, members, test_images)["activations"] > 0.7
 
 
 def test_a_sidecar_at_another_size_has_no_activations(described):

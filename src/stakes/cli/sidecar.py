@@ -72,8 +72,8 @@ def sidecar(
     print(f"{len(made.images)} synthetic images, {size / 2**20:.1f} MiB: {out}")
     if made.activations is None:
         print(
-            "no activations described: that takes classes of 256 images, and layers that unlearning "
-            "leaves as they are, of no large output"
+            "no activations described: that takes classes of 256 images, and layers that "
+            "unlearning leaves as they are, of no large output"
         )
     print(measured)
 

@@ -69,14 +69,18 @@ class Activations:
             part.view(count, *shape) for part, (_, shape) in zip(given, self.layers, strict=True)
         )
 
-    def distances(self, rows: Tensor) -> Tensor:
-        """How far outputs (n, D) lie from each class, its mean and what its directions span."""
-        found = []
+    def distances(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """How far outputs (n, D) lie from the mean of each class, and from its directions' span.
+
+        Both are (n, m).
+        """
+        from_means, from_spans = [], []
         for mean, along in zip(self.means, self.directions, strict=True):
             unit = along / along.norm(dim=1, keepdim=True).clamp_min(1e-12)
             apart = rows - mean
-            found.append((apart - (apart @ unit.T) @ unit).norm(dim=1))
-        return torch.stack(found, dim=1)
+            from_means.append(apart.norm(dim=1))
+            from_spans.append((apart - (apart @ unit.T) @ unit).norm(dim=1))
+        return torch.stack(from_means, dim=1), torch.stack(from_spans, dim=1)
 
     def unmapped(self, classes: Tensor, generator: torch.Generator) -> Tensor:
         """Draws (n, D) of sorted classes (n,), before their values are mapped."""

@@ -35,8 +35,9 @@ def membership(
 
     Returns:
         The areas under the curve, and ``n``, images of each kind. Where the sidecar describes
-        activations, ``activations`` is that of the distance to the nearest class as it describes
-        it, its mean and directions; members are then images that these were found from.
+        activations, ``activations`` is the greater of two: that of the distance to the nearest
+        class, its mean and what its directions span, and that of the share of the distance to its
+        mean that these directions explain. Members are then images that they were found from.
     """
     generator = torch.Generator().manual_seed(seed)
     n = min(samples, len(members), len(others))
@@ -60,7 +61,7 @@ def membership(
 def _by_activations(
     sidecar: Sidecar, classifier: Classifier, members: Images, others: Images, n: int
 ) -> float:
-    """How well the distance to the nearest class of activations tells members from others."""
+    """How well the description of activations tells members from others: the better of two."""
     described = sidecar.activations
     assert described is not None
     network = classifier.copy().eval().requires_grad_(False)
@@ -68,11 +69,13 @@ def _by_activations(
     chosen = layers.sample(len(members), sidecar.card["seed"])[:n]
     generator = torch.Generator().manual_seed(sidecar.card["seed"])
     other = torch.randperm(len(others), generator=generator)[:n]
-    near, far = (
-        described.distances(layers.outputs(images, some).float()).amin(1)
-        for images, some in ((members, chosen), (others, other))
-    )
-    return auc(-near, -far)
+    scores = []
+    for images, some in ((members, chosen), (others, other)):
+        from_means, from_spans = described.distances(layers.outputs(images, some).float())
+        rest, nearest = from_spans.min(1)
+        whole = from_means.gather(1, nearest[:, None])[:, 0]
+        scores.append((-rest, -rest / whole.clamp_min(1e-12)))
+    return max(auc(*pair) for pair in zip(*scores, strict=True))
 
 
 def auc(positive: Tensor, negative: Tensor) -> float:
