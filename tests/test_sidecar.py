@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from conftest import blobs
 from stakes import InputError, StructGuard
@@ -155,6 +157,34 @@ def test_a_file_keeps_the_activations(described, tmp_path):
     assert read.surrogates().digest() != replace(read, activations=None).surrogates().digest()
     with pytest.raises(ValueError, match="fit"):
         replace(read.activations, means=read.activations.means[:2])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layers", 7),
+        ("layers", [["bn1", 3]]),
+        ("layers", [["bn1", [8, 8, 9]]]),
+        ("activations.seen", None),
+        ("activations.scales", torch.zeros(3)),
+        ("activations.places.0", torch.zeros(9, 9)),
+    ],
+)
+def test_damaged_activations_are_one_line(name, value, described, tmp_path):
+    place = tmp_path / "one.safetensors"
+    described.save(place)
+    with safe_open(place, "pt") as file:
+        about = json.loads(file.metadata()["stakes"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if name in about:
+        about[name] = value
+    elif value is None:
+        del tensors[name]
+    else:
+        tensors[name] = value
+    save_file(tensors, place, {"stakes": json.dumps(about)})
+    with pytest.raises(InputError, match="cannot be read"):
+        Sidecar.load(place)
 
 
 @pytest.mark.parametrize(("public", "share"), [(2500, 16), (0, 32)])

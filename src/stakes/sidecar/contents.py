@@ -116,7 +116,7 @@ class Sidecar:
                 else None,
             )
         except (
-            SafetensorError, ValueError, KeyError, AttributeError, OSError, RecursionError,
+            SafetensorError, ValueError, KeyError, AttributeError, OSError, TypeError, RuntimeError,
         ) as error:  # fmt: skip
             raise InputError(
                 f"sidecar {path}: cannot be read ({first_line(error)}); make it with "
@@ -131,7 +131,7 @@ def _activations(tensors: Mapping[str, Tensor], layers: list[tuple[str, list[int
     """The distribution of activations that a file holds.
 
     Raises:
-        KeyError, ValueError: a part of it is missing, or of another shape.
+        KeyError, TypeError, ValueError, RuntimeError: a part of it is missing, or of another shape.
     """
     own = "activations."
     get = {n.removeprefix(own): t.float() for n, t in tensors.items() if n.startswith(own)}
