@@ -37,8 +37,8 @@ def sidecar(
     """Make a sidecar: statistics of training data and synthetic images, to keep when it is gone.
 
     Run it while the training data is still there. `stakes unlearn --sidecar OUT` then uses it in
-    place of the data. OUT holds no training image; how well it tells training
-    images from test images is measured and written into it.
+    place of the data. OUT holds no training image; how well it tells training images from test
+    images is measured and written into it.
 
     Args:
         inputs: the network and its training data.

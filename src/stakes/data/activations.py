@@ -1,7 +1,8 @@
 """A distribution of what layers of a network give for its training data, and draws from it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 Shape = tuple[int, ...]
 Layers = tuple[tuple[str, Shape], ...]
 """Names of layers, and the shapes of what each gives for one image."""
+TABLES = ("means", "directions", "plain", "seen")  # the parts that are one tensor each
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +54,21 @@ class Activations:
 
     def tensors(self) -> dict[str, Tensor]:
         """Its parts by name."""
-        tables = {n: getattr(self, n) for n in ("means", "directions", "plain", "seen")}
+        tables = {name: getattr(self, name) for name in TABLES}
         for i, (channels, places) in enumerate(self.roots):
             tables |= {f"channels.{i}": channels, f"places.{i}": places}
         return tables
+
+    @classmethod
+    def of(cls, layers: Layers, tensors: Mapping[str, Tensor]) -> Self:
+        """What :meth:`tensors` took apart.
+
+        Raises:
+            KeyError, ValueError: a part is missing, or of another shape.
+        """
+        numbers = range(len(layers))
+        roots = tuple((tensors[f"channels.{i}"], tensors[f"places.{i}"]) for i in numbers)
+        return cls(layers, roots=roots, **{name: tensors[name] for name in TABLES})
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """What the layers might give for ``count`` images of random classes: (count, ...) each."""

@@ -98,7 +98,9 @@ class Surrogates:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Several as one, with the activations of the first that has any."""
+        """Several as one, with the activations of the first that has any; one as it is."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(
             torch.cat([part.pixels for part in parts]),
             " and ".join(part.source for part in parts),

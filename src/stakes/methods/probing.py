@@ -157,7 +157,8 @@ class ProbeSource:
     def answers_from(self, outputs: Outputs) -> ProbeBatch:
         """Probes of which only what the shared layers give is known; their images are black."""
         black = torch.zeros_like(self._task.forget.images[0]).expand(len(outputs[0]), -1, -1, -1)
-        parts = zip(*(output.split(BATCH) for output in outputs), strict=True)
+        own = self._shared.as_own(outputs)
+        parts = zip(*(output.split(BATCH) for output in own), strict=True)
         return self._answered(black, list(parts), None)
 
     @torch.no_grad()

@@ -136,11 +136,7 @@ def _activations(tensors: Mapping[str, Tensor], layers: list[tuple[str, list[int
     own = "activations."
     get = {n.removeprefix(own): t.float() for n, t in tensors.items() if n.startswith(own)}
     get["directions"] *= get["scales"]
-    return Activations(
-        layers=tuple((name, tuple(shape)) for name, shape in layers),
-        roots=tuple((get[f"channels.{i}"], get[f"places.{i}"]) for i in range(len(layers))),
-        **{name: get[name] for name in ("means", "directions", "plain", "seen")},
-    )
+    return Activations.of(tuple((name, tuple(shape)) for name, shape in layers), get)
 
 
 def _bytes(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,9 +46,11 @@ def fitted(
         return None
     most = min(most, DIRECTIONS, int(counts.max()) // SHARE)
     means, directions = torch.zeros(len(classes), width), torch.zeros(len(classes), most, width)
+    seen = torch.zeros(len(classes), sum(channels for channels, _ in shapes), LEVELS)
     sums = [(torch.zeros(c, c), torch.zeros(p, p)) for c, p in shapes]
     for row, label in enumerate(classes):
         own = outputs[labels == label].float()
+        seen[row] = _quantiles(own, layers)
         means[row] = own.mean(0)
         own -= means[row]
         kept = min(most, len(own) // SHARE)
@@ -64,12 +66,10 @@ def fitted(
         (_root(between / n), _root(across / across.trace().clamp_min(1e-12)))
         for between, across in sums
     )
-    blank = torch.zeros(len(classes), sum(channels for channels, _ in shapes), LEVELS)
-    made = Activations(layers, means, directions, roots, plain=blank, seen=blank.clone())
-    for row, label in enumerate(classes):
+    made = Activations(layers, means, directions, roots, plain=torch.zeros_like(seen), seen=seen)
+    for row in range(len(classes)):
         drawn = made.unmapped(torch.full((DRAWS,), row), generator)
         made.plain[row] = _quantiles(drawn, layers)
-        made.seen[row] = _quantiles(outputs[labels == label].float(), layers)
     return made
 
 

@@ -1,7 +1,5 @@
 """What the layers give for images that unlearning leaves as they are."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -48,7 +46,7 @@ class UnchangedLayers:
         done = 0
         for batch, _ in batches(images, some, batch_size=BATCH):
             with self._passes:
-                given: Sequence[Tensor] = self._shared.outputs(batch.to(self._device))
+                given = self._shared.outputs(batch.to(self._device))
             found[done : done + len(batch)] = torch.cat([part.flatten(1) for part in given], dim=1)
             done += len(batch)
             progress("reading activations", done, len(some))

@@ -61,6 +61,11 @@ class SharedLayers:
         """The shared layers whose outputs others read: their names, and the shapes of these."""
         return tuple((call.name, tuple(call.row.shape)) for call in self._calls if call.read)
 
+    def as_own(self, outputs: Outputs) -> Outputs:
+        """Outputs from elsewhere, on the device and in the number format of its own."""
+        rows = (call.row for call in self._calls if call.read)
+        return tuple(output.to(row) for output, row in zip(outputs, rows, strict=True))
+
     @torch.no_grad()
     def outputs(self, images: Tensor) -> Outputs:
         """What the shared layers give for images (n, 3, h, w); () where nothing is shared."""

@@ -147,7 +147,7 @@ class Objective:
         """The kind of probes and the reason for it, for the row."""
         kinds = [self.probes.kind]
         if self.surrogates is not None:
-            activations = ["activations"] if self.surrogates.activations is not None else []
+            activations = ["activations"] if self.probes.activations is not None else []
             kinds = ["surrogates", *activations, self.probes.kind]
         return {"probes": " and ".join(kinds), "probes_why": self.probes.why}
 

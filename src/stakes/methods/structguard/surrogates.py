@@ -53,8 +53,7 @@ class SurrogateProbes:
         self._features, self._logits = torch.cat(features), torch.cat(logits)
         near = source.answers(task.forget.images).features
         self._weights = weights(self._features, self._logits, near).cpu()
-        self.activations = source.activations
-        if given.activations is not None and self.activations is None:
+        if given.activations is not None and source.activations is None:
             reason = "this run changes other layers"
             if not source.shared_layers:
                 reason = "its passes are divided, or none of its layers stays as it is"
@@ -63,21 +62,18 @@ class SurrogateProbes:
 
     def draw(self, count: int) -> ProbeBatch:
         """``count`` of them, part of them activations where there are any."""
-        if self.activations is None:
+        described = self._source.activations
+        if described is None:
             return self._shown(count)
         drawn = count if self._given.synthetic else count // 2
-        parts = [self._activated(self.activations, drawn)] if drawn else []
+        parts = [self._activated(described, drawn)] if drawn else []
         if drawn < count:
             parts.append(self._shown(count - drawn))
         return joined(parts)
 
     def _activated(self, described: Activations, count: int) -> ProbeBatch:
         """Activations like those of training data."""
-        made = described.draw(count, self._task.generator)
-        like = self._source.outputs(self._task.forget.images[:1])
-        return self._source.answers_from(
-            tuple(part.to(one) for part, one in zip(made, like, strict=True))
-        )
+        return self._source.answers_from(described.draw(count, self._task.generator))
 
     def _shown(self, count: int) -> ProbeBatch:
         """Images, drawn by their weights, half of them altered or freshly mixed."""
