@@ -94,10 +94,19 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch)
         "cohorts": 1, "cohorts_why": "a step takes all images",
         "probe_batch": QUICK["probe_batch"],
         "towards": "strongest", "towards_why": "a step takes all images",
+        "optimizer": "adam", "optimizer_why": "the images alone are to be forgotten",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "feature_scale": 1.0, "feature_scale_why": "as given",
         "views_scale": 1.0, "views_scale_why": "as given",
     }  # fmt: skip
+    for criterion, optimizer, chosen in (
+        ("views", "auto", ("muon", "copies are to be forgotten too")),
+        ("views", "adam", ("adam", "as given")),
+        ("exact", "muon", ("muon", "as given")),
+    ):
+        asked = StructGuard(max_steps=1, criterion=criterion, optimizer=optimizer, **QUICK)
+        found = asked(classifier, forget, anchors=anchors).chosen
+        assert (found["optimizer"], found["optimizer_why"]) == chosen
     monkeypatch.setattr(default, "CHECK_EVERY", 1)
     hurried = StructGuard(max_steps=12, **QUICK | {"lr": 1e2, "patience": 1})
     found = hurried(classifier, forget, anchors=anchors).chosen

@@ -1,9 +1,11 @@
 """STRUCTGUARD, improved: the default method, its hyper-parameters and its descent."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeFields
@@ -16,6 +18,7 @@ from stakes.training.criteria import CRITERIA, CriterionName
 from stakes.training.depth import DEPTH, shallow
 from stakes.training.loop import Ending, History, minimise
 from stakes.training.losses import DeletionLoss, RetentionLoss, StructuralLoss
+from stakes.training.muon import Muon
 from stakes.training.precision import Precision
 from stakes.training.schedule import Schedule
 from stakes.training.search import pull_back
@@ -24,6 +27,7 @@ from stakes.training.structure import MapKind
 WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and never trained on
 WARMUP = 20  # steps over which the learning rate rises to its full value
 SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
+MUON_STEP = 0.6  # size of Muon's steps, in units of the learning rate; as published, 0.2
 BACKOFFS = 5  # halvings of the learning rate: one that drifts too far at 1/32 will not recover
 
 
@@ -44,6 +48,7 @@ class StructGuard(ProbeFields):
       activations, nothing is inverted.
     - A hinge stops pushing an image once it is forgotten by a margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
+    - Where copies are to be forgotten too, steps are those of Muon (:mod:`stakes.training.muon`).
     - Only the layers nearest the head are trained. Those before them pass an image once for both
       networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
@@ -101,7 +106,12 @@ class StructGuard(ProbeFields):
     align_weight: float = hyper(1.0, "weight of the structural alignment", "equation 2; paper: 1")
     align_loss: StructuralLoss = hyper("cosine", "how two structures are compared", "Table 6")
     anchor_map: MapKind = hyper("auto", "how anchors of another width are mapped to the features")
-    lr: float = hyper(1e-3, "initial learning rate of Adam", above=0, high=100)
+    optimizer: Literal["auto", "adam", "muon"] = hyper(
+        "auto",
+        "of the descent. adam; muon: orthogonalised momentum for matrices and kernels, Adam for "
+        "all else; auto: muon where criterion is views, else adam",
+    )
+    lr: float = hyper(1e-3, "initial learning rate", above=0, high=100)
     max_steps: int = hyper(3000, "step budget", low=1)
     batch_norm: Literal["eval", "train"] = hyper("eval", "BatchNorm mode during unlearning")
     depth: float = hyper(
@@ -136,11 +146,8 @@ class StructGuard(ProbeFields):
 
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; gives the history, how it ended, and what the run chose."""
-        parameters = task.trainable().values()
-        # PyTorch's faster way takes no mixture of divided weights and whole ones, as in the head.
-        foreach = False if sharding.is_wanted() else None
-        optimizer = torch.optim.Adam(parameters, lr=self.lr, foreach=foreach)
         views = CRITERIA[self.criterion].views
+        optimizer = self._optimizer(task.trainable().values())
         monitor = task.monitor(
             views=WATCHED_VIEWS if views else 0,
             needed=self.views_needed,
@@ -178,8 +185,25 @@ class StructGuard(ProbeFields):
             history[-1] |= monitor.check(task.live).row()
         return history, ending, chosen
 
+    def _optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """What takes the steps."""
+        if self._chosen_optimizer()[0] == "muon":
+            return Muon(parameters, self.lr, MUON_STEP)
+        # PyTorch's faster way takes no mixture of divided weights and whole ones, as in the head.
+        foreach = False if sharding.is_wanted() else None
+        return torch.optim.Adam(parameters, lr=self.lr, foreach=foreach)
+
+    def _chosen_optimizer(self) -> tuple[str, str]:
+        """Its name, and why."""
+        if self.optimizer != "auto":
+            return self.optimizer, "as given"
+        if CRITERIA[self.criterion].views:
+            return "muon", "copies are to be forgotten too"
+        return "adam", "the images alone are to be forgotten"
+
     def _chosen(self, schedule: Schedule, objective: Objective) -> dict[str, Any]:
         """What the run chose by itself, and why, for the row."""
+        optimizer, optimizer_why = self._chosen_optimizer()
         balance = objective.balance
         margin, scale = float(balance.margin.max()), float(balance.feature_scale)
         halved = ", ".join(map(str, schedule.halved_at))
@@ -190,6 +214,8 @@ class StructGuard(ProbeFields):
             "cohorts_why": objective.cohorts_why,
             "towards": objective.towards,
             "towards_why": objective.towards_why,
+            "optimizer": optimizer,
+            "optimizer_why": optimizer_why,
             "lr": self.lr * 0.5 ** len(schedule.halved_at),
             "lr_why": f"drift above {self.max_drift}, or no finite loss, at step {halved}"
             if halved
