@@ -36,7 +36,7 @@ def test_nothing_is_made_of_nothing() -> None:
 def test_matrices_move_as_by_the_optimiser_of_pytorch() -> None:
     start = torch.randn(12, 20, generator=torch.Generator().manual_seed(2))
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    own = Muon([ours], lr=0.1)
+    own = Muon([ours], [], lr=0.1)
     other = torch.optim.Muon(
         [theirs], lr=0.1, weight_decay=0.0, momentum=0.9, adjust_lr_fn="match_rms_adamw"
     )
@@ -55,7 +55,7 @@ def test_a_kernel_moves_as_its_matrix() -> None:
     kernel = torch.nn.Parameter(start.clone())
     matrix = torch.nn.Parameter(start.clone().flatten(1))
     kernel.grad, matrix.grad = start.sin(), start.sin().flatten(1)
-    Muon([kernel, matrix], lr=0.1).step()
+    Muon([kernel, matrix], [], lr=0.1).step()
     assert torch.equal(kernel.flatten(1), matrix)
     step = (kernel.detach() - start).flatten(1)
     assert float(step.square().mean().sqrt()) == pytest.approx(0.02, rel=0.3)  # 0.2 of the rate
@@ -65,10 +65,12 @@ def test_a_kernel_moves_as_its_matrix() -> None:
     torch.testing.assert_close(step, -scale * expected, atol=1e-5, rtol=1e-3)
 
 
-def test_vectors_move_as_by_adam_and_what_has_no_gradient_stays() -> None:
-    start = torch.randn(7, generator=torch.Generator().manual_seed(4))
+@pytest.mark.parametrize("shape", [(7,), (3, 4)])
+def test_vectors_and_heads_move_as_by_adam_and_what_has_no_gradient_stays(shape) -> None:
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(4))
     ours, theirs, still = (torch.nn.Parameter(start.clone()) for _ in range(3))
-    own, adam = Muon([ours, still], lr=0.1), torch.optim.Adam([theirs], lr=0.1)
+    parts = ([ours, still], []) if len(shape) == 1 else ([still], [ours])
+    own, adam = Muon(*parts, lr=0.1), torch.optim.Adam([theirs], lr=0.1)
     for step in range(5):
         ours.grad = (start * (step + 1)).cos()
         theirs.grad = ours.grad.clone()
@@ -90,10 +92,10 @@ def test_a_saved_state_goes_on_to_the_same_bits() -> None:
         return [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in ((3, 4), (4,))]
 
     straight, first = made(), made()
-    steps(straight, Muon(straight, lr=0.1), range(6))
-    before = Muon(first, lr=0.1)
+    steps(straight, Muon(straight, [], lr=0.1), range(6))
+    before = Muon(first, [], lr=0.1)
     steps(first, before, range(3))
-    after = Muon(first, lr=0.7)
+    after = Muon(first, [], lr=0.7)
     after.load_state_dict(before.state_dict())
     steps(first, after, range(3, 6))
     assert all(torch.equal(one, other) for one, other in zip(straight, first, strict=True))
@@ -107,5 +109,5 @@ def test_a_closure_is_called_with_gradients_and_its_loss_returned() -> None:
         loss.backward()
         return float(loss.detach())
 
-    assert Muon([weight], lr=0.1).step(closure) == 4.0
+    assert Muon([weight], [], lr=0.1).step(closure) == 4.0
     assert not torch.equal(weight, torch.ones(2, 2))

@@ -87,6 +87,22 @@ def test_every_comparison_of_structures_can_be_held(name, classifier, forget, an
     assert again[-1]["term_alignment"] != history[-1]["term_alignment"]
 
 
+def test_muon_moves_hidden_layers_and_adam_the_head(classifier, forget, anchors):
+    """Adam's first step is as long in every entry, Muon's in every direction."""
+    asked = StructGuard(max_steps=1, optimizer="muon", **QUICK | {"lr": 1e-3})
+    made = asked(classifier, forget, anchors=anchors).classifier
+    rate = 1e-3 / default.WARMUP
+    before, after = (dict(network.named_parameters()) for network in (classifier, made))
+    moved = {n: after[n].detach() - before[n].detach() for n in after}
+    head = moved.pop("head.weight").abs()
+    assert [float(head.median()), float(head.max())] == pytest.approx([rate, rate], rel=0.02)
+    kernels = [change for change in moved.values() if change.ndim > 1 and change.any()]
+    assert kernels
+    for change in kernels:
+        root = float(change.square().mean().sqrt())
+        assert root == pytest.approx(default.MUON_STEP * rate, rel=0.3)
+
+
 def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch):
     given = StructGuard(max_steps=2, **QUICK)(classifier, forget, anchors=anchors).chosen
     assert given == {

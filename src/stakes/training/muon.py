@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,19 +28,26 @@ class Muon(torch.optim.Optimizer):
     PyTorch's own ``torch.optim.Muon`` takes matrices alone.
 
     Args:
-        parameters: to be trained.
-        lr: the learning rate, that of Adam for vectors.
+        hidden: parameters of hidden layers; of these, vectors are moved by Adam.
+        others: parameters that Adam moves whatever their shape, such as a head's, by custom.
+        lr: the learning rate, that of Adam.
         rms: size of a step in a matrix or kernel, in units of the learning rate.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
     >>> weight.grad = torch.tensor([[100.0, 0.0], [0.0, 1.0]])
-    >>> Muon([weight], lr=1.0).step()
+    >>> Muon([weight], [], lr=1.0).step()
     >>> bool((weight.diagonal() < -0.15).all())  # gradient descent would move one of them alone
     True
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, rms: float = RMS) -> None:
-        super().__init__(parameters, {"lr": lr, "rms": rms})
+    def __init__(
+        self, hidden: Iterable[Tensor], others: Iterable[Tensor], *, lr: float, rms: float = RMS
+    ) -> None:
+        groups: list[dict[str, Any]] = [
+            {"params": list(hidden), "rms": rms},
+            {"params": list(others), "rms": None},
+        ]
+        super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -52,7 +60,7 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                if weight.ndim > 1:
+                if weight.ndim > 1 and group["rms"] is not None:
                     size = group["lr"] * group["rms"]
                     weight.add_(self._orthogonal(weight, weight.grad), alpha=-size)
                 else:

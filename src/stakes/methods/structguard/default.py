@@ -1,11 +1,9 @@
 """STRUCTGUARD, improved: the default method, its hyper-parameters and its descent."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeFields
@@ -108,8 +106,8 @@ class StructGuard(ProbeFields):
     anchor_map: MapKind = hyper("auto", "how anchors of another width are mapped to the features")
     optimizer: Literal["auto", "adam", "muon"] = hyper(
         "auto",
-        "of the descent. adam; muon: orthogonalised momentum for matrices and kernels, Adam for "
-        "all else; auto: muon where criterion is views, else adam",
+        "of the descent. adam; muon: orthogonalised momentum for matrices and kernels of hidden "
+        "layers, Adam for all else; auto: muon where criterion is views, else adam",
     )
     lr: float = hyper(1e-3, "initial learning rate", above=0, high=100)
     max_steps: int = hyper(3000, "step budget", low=1)
@@ -147,7 +145,7 @@ class StructGuard(ProbeFields):
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; gives the history, how it ended, and what the run chose."""
         views = CRITERIA[self.criterion].views
-        optimizer = self._optimizer(task.trainable().values())
+        optimizer = self._optimizer(task)
         monitor = task.monitor(
             views=WATCHED_VIEWS if views else 0,
             needed=self.views_needed,
@@ -185,10 +183,14 @@ class StructGuard(ProbeFields):
             history[-1] |= monitor.check(task.live).row()
         return history, ending, chosen
 
-    def _optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    def _optimizer(self, task: Task) -> torch.optim.Optimizer:
         """What takes the steps."""
+        parameters = list(task.trainable().values())
         if self._chosen_optimizer()[0] == "muon":
-            return Muon(parameters, self.lr, MUON_STEP)
+            of_head = set(task.live.head.parameters())
+            hidden = [p for p in parameters if p not in of_head]
+            head = [p for p in parameters if p in of_head]
+            return Muon(hidden, head, lr=self.lr, rms=MUON_STEP)
         # PyTorch's faster way takes no mixture of divided weights and whole ones, as in the head.
         foreach = False if sharding.is_wanted() else None
         return torch.optim.Adam(parameters, lr=self.lr, foreach=foreach)
