@@ -71,7 +71,7 @@ class StructGuard(ProbeFields):
         "copies too",
     )
     views_needed: float = hyper(
-        0.82,
+        0.88,
         "share of an image's eight watched copies that must meet the criterion; each is altered in "
         "several ways at once, so a larger share of plainly altered copies meets it",
         high=1,
