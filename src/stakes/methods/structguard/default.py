@@ -72,8 +72,8 @@ class StructGuard(ProbeFields):
     )
     views_needed: float = hyper(
         0.88,
-        "share of an image's eight watched copies that must meet the criterion; each is altered in "
-        "several ways at once, so a larger share of plainly altered copies meets it",
+        "share of the watched copies, eight of each image, that must meet the criterion; they are "
+        "altered in several ways at once, so a larger share of plainly altered copies meets it",
         high=1,
     )
     cohorts: int = hyper(
