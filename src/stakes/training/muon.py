@@ -94,10 +94,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Nearly the orthogonal matrix nearest to one (m, n): singular values between 0.7 and 1.2.
+    """Nearly the orthogonal matrix nearest to one (m, n).
 
     By five rounds of a Newton-Schulz iteration, whose coefficients raise small singular values
-    fast (Jordan et al. 2024).
+    fast (Jordan et al. 2024): all but the smallest end between 0.7 and 1.2.
 
     >>> made = orthogonalised(torch.tensor([[3.0, 0.0], [0.0, 0.1]]))
     >>> torch.linalg.svdvals(made).round(decimals=1)
