@@ -211,7 +211,8 @@ def copies() -> str:
     groups = grouped(found, lambda row: (row["cell_network"], row["cell_method"], row["k"]))
 
     def surrogates(found: Rows) -> str:
-        return first("cell_method")(found).removeprefix(f"{OWN} (views, ").removesuffix(")")
+        named = first("cell_method")(found).removeprefix(f"{OWN} (views").removesuffix(")")
+        return named.removeprefix(", ") or "none"
 
     columns = {"network": first("cell_network"), "surrogate data": surrogates, "k": first("k")}
     return table(groups, columns | IN_DEPTH)
