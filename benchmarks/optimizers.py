@@ -42,13 +42,11 @@ def main() -> None:
     for name in parser.parse_args().networks:
         network = Classifier.load(name, num_classes=1000, weights="random")
         with shallow(network, DEPTH):
-            of_head = list(network.head.parameters())
             trained = [p for p in network.parameters() if p.requires_grad]
-            hidden = [p for p in trained if not any(p is q for q in of_head)]
             for weight in trained:
                 weight.grad = torch.randn_like(weight)
             adam = seconds(torch.optim.Adam(trained, lr=1e-6))
-            muon = seconds(Muon(hidden, of_head, lr=1e-6))
+            muon = seconds(Muon(trained, network.head.parameters(), lr=1e-6))
         count = sum(p.numel() for p in trained) / 1e6
         print(f"| {name} | {count:.1f} | {adam:.3f} | {muon:.3f} |", flush=True)
 

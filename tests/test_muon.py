@@ -69,8 +69,8 @@ def test_a_kernel_moves_as_its_matrix() -> None:
 def test_vectors_and_heads_move_as_by_adam_and_what_has_no_gradient_stays(shape) -> None:
     start = torch.randn(shape, generator=torch.Generator().manual_seed(4))
     ours, theirs, still = (torch.nn.Parameter(start.clone()) for _ in range(3))
-    parts = ([ours, still], []) if len(shape) == 1 else ([still], [ours])
-    own, adam = Muon(*parts, lr=0.1), torch.optim.Adam([theirs], lr=0.1)
+    head = [] if len(shape) == 1 else [ours]
+    own, adam = Muon([ours, still], head, lr=0.1), torch.optim.Adam([theirs], lr=0.1)
     for step in range(5):
         ours.grad = (start * (step + 1)).cos()
         theirs.grad = ours.grad.clone()

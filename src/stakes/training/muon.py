@@ -28,8 +28,8 @@ class Muon(torch.optim.Optimizer):
     PyTorch's own ``torch.optim.Muon`` takes matrices alone.
 
     Args:
-        hidden: parameters of hidden layers; of these, vectors are moved by Adam.
-        others: parameters that Adam moves whatever their shape, such as a head's, by custom.
+        parameters: to be trained; vectors among them are moved by Adam.
+        head: of these, what Adam moves whatever its shape, by custom; it may hold others too.
         lr: the learning rate, that of Adam.
         rms: size of a step in a matrix or kernel, in units of the learning rate.
 
@@ -41,11 +41,12 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, hidden: Iterable[Tensor], others: Iterable[Tensor], *, lr: float, rms: float = RMS
+        self, parameters: Iterable[Tensor], head: Iterable[Tensor], *, lr: float, rms: float = RMS
     ) -> None:
+        given, of_head = list(parameters), set(head)
         groups: list[dict[str, Any]] = [
-            {"params": list(hidden), "rms": rms},
-            {"params": list(others), "rms": None},
+            {"params": [p for p in given if p not in of_head], "rms": rms},
+            {"params": [p for p in given if p in of_head], "rms": None},
         ]
         super().__init__(groups, {"lr": lr})
 

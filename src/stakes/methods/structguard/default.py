@@ -185,12 +185,9 @@ class StructGuard(ProbeFields):
 
     def _optimizer(self, task: Task) -> torch.optim.Optimizer:
         """What takes the steps."""
-        parameters = list(task.trainable().values())
+        parameters = task.trainable().values()
         if self._chosen_optimizer()[0] == "muon":
-            of_head = set(task.live.head.parameters())
-            hidden = [p for p in parameters if p not in of_head]
-            head = [p for p in parameters if p in of_head]
-            return Muon(hidden, head, lr=self.lr, rms=MUON_STEP)
+            return Muon(parameters, task.live.head.parameters(), lr=self.lr, rms=MUON_STEP)
         # PyTorch's faster way takes no mixture of divided weights and whole ones, as in the head.
         foreach = False if sharding.is_wanted() else None
         return torch.optim.Adam(parameters, lr=self.lr, foreach=foreach)
