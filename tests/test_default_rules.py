@@ -173,7 +173,9 @@ def test_a_structure_that_drifts_too_far_is_gone_back_from(
 def test_the_learning_rate_grows_over_the_warm_up(classifier, forget, anchors, monkeypatch):
     def largest_step(warmup: int) -> float:
         monkeypatch.setattr(default, "WARMUP", warmup)
-        result = StructGuard(**QUICK | {"max_steps": 1})(classifier, forget, anchors=anchors)
+        result = StructGuard(optimizer="adam", **QUICK | {"max_steps": 1})(
+            classifier, forget, anchors=anchors
+        )
         pairs = zip(result.classifier.parameters(), classifier.parameters(), strict=True)
         return max(float((a - b).detach().abs().max()) for a, b in pairs)
 

@@ -217,6 +217,11 @@ def test_a_check_says_what_is_left_of_images_and_of_views():
     assert not replace(gone, needed=0.75).nearly
     alone = replace(gone, view_margins=views[:0], view_leads=views[:0])
     assert (alone.forgotten, alone.nearly) == (True, True)
+    for left, k, nearly in ((1, 20, True), (1, 19, False), (3, 60, True), (math.nan, 19, False)):
+        some = torch.full((k,), -1.0)
+        some[: 1 if math.isnan(left) else left] = left
+        few = replace(alone, margins=some, leads=some)
+        assert (few.forgotten, few.nearly) == (False, nearly)
 
 
 def test_views_are_watched_beside_the_images(trained, forget, anchors):

@@ -81,7 +81,7 @@ def test_eight_steps(forget_batch, cohorts, plain, small, ten, stakes, monkeypat
     monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)
     method = StructGuard(
         max_steps=STEPS, probe_batch=64, forget_batch=forget_batch, cohorts=cohorts,
-        precision="float32", lr=LR,
+        precision="float32", optimizer="adam", lr=LR,
     )  # fmt: skip
     anchors = Anchors(stakes, small.class_names, {"encoder": "random"})
     result = method(small, ten, anchors=anchors, seed=SEED)
@@ -91,5 +91,5 @@ def test_eight_steps(forget_batch, cohorts, plain, small, ten, stakes, monkeypat
 
 
 def test_the_first_step_is_adam_s_at_a_twentieth_of_the_learning_rate(small, ten):
-    result = StructGuard(max_steps=1)(small, ten, seed=SEED)
+    result = StructGuard(max_steps=1, optimizer="adam")(small, ten, seed=SEED)
     assert apart(small, result.classifier) == pytest.approx(1e-3 / 20, rel=1e-2)

@@ -117,7 +117,9 @@ class Schedule(State):
     def _done(self, step: int, check: Check) -> bool:
         """Whether to stop after a check; begins, or breaks off, the settling.
 
-        Settling brings some more views, so that the first begins where nearly all are forgotten.
+        At the full learning rate the last of many images cross the boundary back and forth.
+        Settling brings these, and some more views, so that the first one begins where nearly all
+        are forgotten.
         """
         forgotten = check.forgotten
         if self._start is None:

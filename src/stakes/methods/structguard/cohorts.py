@@ -6,7 +6,9 @@ from typing import ClassVar
 from stakes.training.adaptive import FEW
 from stakes.training.checkpoint import State
 
-STEPS = 30  # between the starts of two cohorts that do not wait for each other
+# Steps between the starts of two cohorts that do not wait for each other, without and with copies
+# of the images: at half of the steps, copies cost a quarter to a half more accuracy.
+STEPS, STEPS_COPIES = 15, 30
 # Steps between two checks of the network, each of which costs about as much as a step. Cohorts look
 # at those before them right after one, when there is nothing left to wait for.
 CHECK_EVERY = 10
@@ -15,27 +17,28 @@ CHECK_EVERY = 10
 class Cohorts(State):
     """How many of the forget images, from the first, have had their turn.
 
-    A cohort starts a fixed number of steps after the one before it, or, where it ``waits``, as soon
-    as at most 5 % of the images before it are left. All have started by half of the step budget.
+    A cohort starts a fixed number of steps after the one before it, or, where it waits, as soon as
+    at most 5 % of the images before it are left. All have started by half of the step budget.
 
     Args:
         k: number of forget images.
         count: cohorts that they are divided into.
         max_steps: the step budget.
-        waits: whether a cohort waits for those before it.
+        pace: steps between the starts of two cohorts; None: a cohort waits for those before it.
 
     Attributes:
-        count, waits: as given.
+        count: as given.
+        waits: whether a cohort waits for those before it.
 
-    >>> turns = Cohorts(6, 3, max_steps=12, waits=False)
+    >>> turns = Cohorts(6, 3, max_steps=12, pace=15)
     >>> [turns.started(step, lambda first: first) for step in range(1, 6)]
     [2, 2, 4, 4, 6]
     """
 
     saved: ClassVar[tuple[str, ...]] = ("_begun", "_since")
 
-    def __init__(self, k: int, count: int, *, max_steps: int, waits: bool) -> None:
-        self.count, self.waits = count, waits
+    def __init__(self, k: int, count: int, *, max_steps: int, pace: int | None) -> None:
+        self.count, self.waits, self._pace = count, pace is None, pace
         self._k, self._longest = k, max(1, max_steps // (2 * count))
         self._begun, self._since = 1, 1
 
@@ -50,10 +53,10 @@ class Cohorts(State):
 
     def _due(self, step: int, left: Callable[[int], int]) -> bool:
         waited = step - self._since
-        if not self.waits:
-            return waited >= min(STEPS, self._longest)
         if waited >= self._longest:
             return True
+        if self._pace is not None:
+            return waited >= self._pace
         now = self._images()
         return waited > 0 and step % CHECK_EVERY == 1 and left(now) <= FEW * now
 

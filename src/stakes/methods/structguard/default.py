@@ -46,7 +46,7 @@ class StructGuard(ProbeFields):
       activations, nothing is inverted.
     - A hinge stops pushing an image once it is forgotten by a margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
-    - Where copies are to be forgotten too, steps are those of Muon (:mod:`stakes.training.muon`).
+    - Steps are those of Muon (:mod:`stakes.training.muon`).
     - Only the layers nearest the head are trained. Those before them pass an image once for both
       networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
@@ -104,10 +104,10 @@ class StructGuard(ProbeFields):
     align_weight: float = hyper(1.0, "weight of the structural alignment", "equation 2; paper: 1")
     align_loss: StructuralLoss = hyper("cosine", "how two structures are compared", "Table 6")
     anchor_map: MapKind = hyper("auto", "how anchors of another width are mapped to the features")
-    optimizer: Literal["auto", "adam", "muon"] = hyper(
-        "auto",
-        "of the descent. adam; muon: orthogonalised momentum for matrices and kernels of hidden "
-        "layers, Adam for all else; auto: muon where criterion is views, else adam",
+    optimizer: Literal["muon", "adam"] = hyper(
+        "muon",
+        "of the descent. muon: orthogonalised momentum for matrices and kernels of hidden layers, "
+        "Adam for all else; adam",
     )
     lr: float = hyper(1e-3, "initial learning rate", above=0, high=100)
     max_steps: int = hyper(3000, "step budget", low=1)
@@ -186,23 +186,14 @@ class StructGuard(ProbeFields):
     def _optimizer(self, task: Task) -> torch.optim.Optimizer:
         """What takes the steps."""
         parameters = task.trainable().values()
-        if self._chosen_optimizer()[0] == "muon":
+        if self.optimizer == "muon":
             return Muon(parameters, task.live.head.parameters(), lr=self.lr, rms=MUON_STEP)
         # PyTorch's faster way takes no mixture of divided weights and whole ones, as in the head.
         foreach = False if sharding.is_wanted() else None
         return torch.optim.Adam(parameters, lr=self.lr, foreach=foreach)
 
-    def _chosen_optimizer(self) -> tuple[str, str]:
-        """Its name, and why."""
-        if self.optimizer != "auto":
-            return self.optimizer, "as given"
-        if CRITERIA[self.criterion].views:
-            return "muon", "copies are to be forgotten too"
-        return "adam", "the images alone are to be forgotten"
-
     def _chosen(self, schedule: Schedule, objective: Objective) -> dict[str, Any]:
         """What the run chose by itself, and why, for the row."""
-        optimizer, optimizer_why = self._chosen_optimizer()
         balance = objective.balance
         margin, scale = float(balance.margin.max()), float(balance.feature_scale)
         halved = ", ".join(map(str, schedule.halved_at))
@@ -213,8 +204,6 @@ class StructGuard(ProbeFields):
             "cohorts_why": objective.cohorts_why,
             "towards": objective.towards,
             "towards_why": objective.towards_why,
-            "optimizer": optimizer,
-            "optimizer_why": optimizer_why,
             "lr": self.lr * 0.5 ** len(schedule.halved_at),
             "lr_why": f"drift above {self.max_drift}, or no finite loss, at step {halved}"
             if halved

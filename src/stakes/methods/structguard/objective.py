@@ -9,7 +9,7 @@ from torch import Tensor
 from stakes.data.transfer import to_device
 from stakes.data.views import random_view
 from stakes.methods.probing import ProbeBatch, ProbeSource, joined
-from stakes.methods.structguard.cohorts import Cohorts
+from stakes.methods.structguard.cohorts import STEPS, STEPS_COPIES, Cohorts
 from stakes.methods.structguard.surrogates import SurrogateProbes
 from stakes.methods.task import Task
 from stakes.training.adaptive import AdaptiveMargin, ViewsScale
@@ -102,8 +102,9 @@ class Objective:
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of a step (from 1), already weighted; their plain sum is minimised.
 
-        Where the features are to count for less, the other terms grow: Adam remembers the size of
-        gradients for a thousand steps, and would take ever smaller steps if one term shrank.
+        Where the features are to count for less, the other terms grow: Adam, which moves vectors
+        and the head, remembers the size of gradients for a thousand steps, and would take ever
+        smaller steps if one term shrank.
         """
         task = self._task
         probes = self._draw_probes()
@@ -224,8 +225,8 @@ class Objective:
             count, why = min(COHORTS, max(1, k // least)), "copies are to be forgotten too"
         else:
             count, why = (COHORTS, MANY) if self._many else (1, ALL)
-        waits = settings.criterion == "deep"
-        return Cohorts(k, min(k, count), max_steps=settings.max_steps, waits=waits), why
+        pace = STEPS_COPIES if self._copies else None if settings.criterion == "deep" else STEPS
+        return Cohorts(k, min(k, count), max_steps=settings.max_steps, pace=pace), why
 
     def _choose_towards(self) -> tuple[str, str]:
         """How the target classes are chosen, and why.
