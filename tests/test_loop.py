@@ -222,6 +222,7 @@ def test_a_check_says_what_is_left_of_images_and_of_views():
         some[: 1 if math.isnan(left) else left] = left
         few = replace(alone, margins=some, leads=some)
         assert (few.forgotten, few.nearly) == (False, nearly)
+        assert not replace(few, view_margins=some - 2, view_leads=some - 2).nearly
 
 
 def test_views_are_watched_beside_the_images(trained, forget, anchors):

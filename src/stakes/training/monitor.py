@@ -51,10 +51,10 @@ class Check:
 
     @property
     def nearly(self) -> bool:
-        """Whether it is forgotten but for a few images and views, which settling will bring."""
+        """Whether settling will bring the rest: a few views, or images if no views are watched."""
         met, views = int((self.view_leads < 0).sum()), len(self.view_leads)
         left = float((~(self.leads < 0)).double().mean())
-        return left <= FEW and (views == 0 or met / views >= self.needed - SLACK)
+        return left == 0 and met / views >= self.needed - SLACK if views else left <= FEW
 
     @property
     def views_accuracy(self) -> float | None:

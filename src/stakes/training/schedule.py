@@ -118,7 +118,7 @@ class Schedule(State):
         """Whether to stop after a check; begins, or breaks off, the settling.
 
         At the full learning rate the last of many images cross the boundary back and forth.
-        Settling brings these, and some more views, so that the first one begins where nearly all
+        Settling brings these, or some more views, so that the first one begins where nearly all
         are forgotten.
         """
         forgotten = check.forgotten
