@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from kept_rows import RESULTS, rows
 
-ROWS = ("cifar10-resnet20", "structguard-deep", "structguard-copies", "structguard-sidecar")
+ROWS = ("cifar10-resnet20", "structguard-criteria", "structguard-copies", "structguard-sidecar")
 SHOWN = {
     "STRUCTGUARD": "#b8420f",
     "STRUCTGUARD (exact)": "#b8420f",
