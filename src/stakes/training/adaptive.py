@@ -9,7 +9,7 @@ from torch import Tensor
 from stakes.data.transfer import to_device
 from stakes.training.checkpoint import State
 
-FEW = 0.05  # of the forget images; with more recognised, the features are held too tightly
+FEW = 0.05  # of the forget images; with more recognised, they are not forgotten but for the last
 MOST = 8.0  # times its start, the margin at most
 LEAST = 1 / 16  # the feature scale at least
 STEADY = 0.9  # of the share of copies recognised a window ago; above it, progress is too slow

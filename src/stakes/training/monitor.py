@@ -53,8 +53,9 @@ class Check:
     def nearly(self) -> bool:
         """Whether settling will bring the rest: a few views, or images if no views are watched."""
         met, views = int((self.view_leads < 0).sum()), len(self.view_leads)
-        left = float((~(self.leads < 0)).double().mean())
-        return left == 0 and met / views >= self.needed - SLACK if views else left <= FEW
+        if views:
+            return bool((self.leads < 0).all()) and met / views >= self.needed - SLACK
+        return float((~(self.leads < 0)).double().mean()) <= FEW
 
     @property
     def views_accuracy(self) -> float | None:
