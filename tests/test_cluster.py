@@ -4,6 +4,7 @@ The workers are real; what they run is a stand-in for `stakes unlearn`, so that 
 seconds. ``benchmarks/cluster_storm.py`` does the same with real runs.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from checks import write_result
 from cluster_storm import finished, free_port, scheduler, worker
 from command_line import forked, wait_until
 from stakes.errors import InputError
-from stakes.runs import process
+from stakes.runs import cluster, process
 from stakes.runs.benchmark import FAILED, bench
 from stakes.runs.process import Work, run_cell
 from stakes.runs.recipe import read_recipe
@@ -101,6 +102,26 @@ def test_a_worker_and_then_the_scheduler_killed(tmp_path, preload, recipe):
     assert bench(twelve, out, jobs=1, log=log) == 0
     assert f"{done} finished before, {12 - done} to run" in log.getvalue()
     assert (out / "rows.jsonl").read_bytes() == (tmp_path / "serial" / "rows.jsonl").read_bytes()
+
+
+def test_a_scheduler_lost_at_any_moment_is_a_lost_connection(monkeypatch):
+    """While Dask's client tries again, closes and has closed: never an error of its own."""
+    monkeypatch.setattr(cluster, "ANSWER", 0.5)
+    port, log = free_port(), io.StringIO()
+    with (
+        scheduler(port) as lost,
+        worker(port),
+        cluster.connected(f"tcp://127.0.0.1:{port}", (), (), None, log) as pool,
+    ):
+        lost.kill()
+        end = time.monotonic() + 60.0
+        while pool._client.status != "closed" and time.monotonic() < end:
+            assert pool.looks("/no/folder") == {}
+            pool.stop("/no/folder")
+            with contextlib.suppress(ConnectionError):
+                assert pool.slots() == 1
+        with pytest.raises(ConnectionError, match="the scheduler is lost"):
+            pool.slots()
 
 
 def test_results_come_back_where_the_folder_is_not_shared(tmp_path, preload):

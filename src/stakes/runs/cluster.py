@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from importlib.metadata import version
@@ -24,6 +24,8 @@ from stakes.texts import expanded, read_text
 #: Seconds for a scheduler to answer, for earlier cells to end, for a worker with what is needed.
 ANSWER, LEAVE, COME = 10.0, 30.0, 60.0
 LOCAL = "local"
+#: What Dask's client raises once the scheduler is lost: it closes, and is then without one.
+LOST = (OSError, RuntimeError, AttributeError)
 
 
 class Cluster:
@@ -45,7 +47,11 @@ class Cluster:
         self.words = f"{self.slots()} at once with {threads} threads each, by Dask at {address}"
 
     def slots(self) -> int:
-        """Threads of the workers, or fewer where what a cell needs is scarce."""
+        """Threads of the workers, or fewer where what a cell needs is scarce.
+
+        Raises:
+            ConnectionError: the scheduler is lost.
+        """
         workers = _workers(self._client)
         counts = [sum(worker["nthreads"] for worker in workers)]
         for name, amount in self._need.items():
@@ -61,23 +67,28 @@ class Cluster:
 
     def looks(self, out: str) -> dict[str, Look]:
         """How the cells stand, of all workers that answer."""
-        with contextlib.suppress(OSError):
-            answers = self._client.run(process.looks, out, on_error="ignore")
-            return {name: look for found in answers.values() for name, look in found.items()}
-        return {}
+        answers = self._ask(process.looks, out)
+        return {name: look for found in answers.values() for name, look in found.items()}
 
     def stop(self, out: str, number: int | None = None) -> None:
         """Stop those that run; no other begins."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*LOST):
             self._executor.shutdown(wait=False)
-            self._client.run(process.stop, out, number, on_error="ignore")
+        self._ask(process.stop, out, number)
 
     def clear(self, out: str) -> None:
         """Stop what an earlier client of this folder, now dead, has left running."""
         deadline = time.monotonic() + LEAVE
         while self.looks(out) and time.monotonic() < deadline:
-            self._client.run(process.stop, out)
+            self._ask(process.stop, out)
             time.sleep(0.5)
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """What each worker answers; nothing where the scheduler is lost."""
+        with contextlib.suppress(*LOST):
+            answers: dict[str, Any] = self._client.run(function, *arguments, on_error="ignore")
+            return answers
+        return {}
 
 
 @contextlib.contextmanager
@@ -195,7 +206,15 @@ def _listed(resources: Mapping[str, float]) -> str:
 
 
 def _workers(client: Any) -> list[dict[str, Any]]:
-    return list(client.scheduler_info(n_workers=-1)["workers"].values())
+    """The workers there are now.
+
+    Raises:
+        ConnectionError: the scheduler is lost.
+    """
+    found = client.scheduler_info(n_workers=-1)
+    if "workers" not in found:  # the client has closed
+        raise ConnectionError("the scheduler is lost")
+    return list(found["workers"].values())
 
 
 def check_cluster(address: str, need: Sequence[str]) -> None:
