@@ -1,5 +1,6 @@
 """STRUCTGUARD, improved: the default method, its hyper-parameters and its descent."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +27,20 @@ WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and ne
 WARMUP = 20  # steps over which the learning rate rises to its full value
 SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
 MUON_STEP = 0.6  # size of Muon's steps, in units of the learning rate; as published, 0.2
+FEW_LAYERS = 6  # up to so many have steps of that size
 BACKOFFS = 5  # halvings of the learning rate: one that drifts too far at 1/32 will not recover
+
+
+def muon_step(layers: int) -> float:
+    """Size of Muon's steps in each of so many hidden layers, in units of the learning rate.
+
+    What such steps do to the images that are held adds up over the layers like independent errors:
+    of four times as many layers, each moves half as far.
+
+    >>> muon_step(1), muon_step(6), muon_step(24)
+    (0.6, 0.6, 0.3)
+    """
+    return MUON_STEP * math.sqrt(FEW_LAYERS / max(FEW_LAYERS, layers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +60,7 @@ class StructGuard(ProbeFields):
       activations, nothing is inverted.
     - A hinge stops pushing an image once it is forgotten by a margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
-    - Steps are those of Muon (:mod:`stakes.training.muon`).
+    - Steps are those of Muon (:mod:`stakes.training.muon`), shorter where many layers are trained.
     - Only the layers nearest the head are trained. Those before them pass an image once for both
       networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
@@ -185,9 +199,11 @@ class StructGuard(ProbeFields):
 
     def _optimizer(self, task: Task) -> torch.optim.Optimizer:
         """What takes the steps."""
-        parameters = task.trainable().values()
+        parameters = list(task.trainable().values())
         if self.optimizer == "muon":
-            return Muon(parameters, task.live.head.parameters(), lr=self.lr, rms=MUON_STEP)
+            head = set(task.live.head.parameters())
+            layers = sum(p.ndim > 1 and p not in head for p in parameters)
+            return Muon(parameters, head, lr=self.lr, rms=muon_step(layers))
         # PyTorch's faster way takes no mixture of divided weights and whole ones, as in the head.
         foreach = False if sharding.is_wanted() else None
         return torch.optim.Adam(parameters, lr=self.lr, foreach=foreach)
