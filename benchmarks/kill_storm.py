@@ -35,7 +35,7 @@ from stakes.runs.folder import checkpoint_beside
 from stakes.runs.record import Request, record
 from stakes.training import checkpoint
 
-METHOD = StructGuard(max_steps=200, probe_batch=16)  # it settles from step 75 or so to 140
+METHOD = StructGuard(criterion="exact", max_steps=200, probe_batch=16)  # it settles from 75 to 140
 EARLIER = StructGuard(max_steps=1, probe_batch=16)
 EPOCHS, FORGOTTEN = 3, 4
 ON_NAMES = {"os.rename", "os.remove", "os.rmdir"}

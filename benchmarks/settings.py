@@ -127,7 +127,9 @@ def outcomes(asked: argparse.Namespace) -> None:
         precision, alter = SETTINGS[name]
         start = seconds()
         with Altered(alter):
-            result = StructGuard(precision=precision)(made, forget, anchors="cifar10", seed=0)
+            result = StructGuard(criterion="exact", precision=precision)(
+                made, forget, anchors="cifar10", seed=0
+            )
         took = seconds() - start
         with torch.no_grad():
             given = torch.cat([result.classifier(part) for part in images.split(256)]).argmax(1)

@@ -185,6 +185,7 @@ def test_files_row_and_streams(done, place):
     assert re.fullmatch(
         r"STRUCTGUARD, \d+ steps?: forgotten: every forget image is misclassified\n"
         r"forget images recognised    100.00 % ->   0.00 %\n"
+        r"recognised by two guesses   100.00 % ->   0.00 %\n"
         r"test accuracy               .*\nretained accuracy           100.00 % -> .*\n"
         r"altered copies recognised   +\d+\.\d\d % -> +\d+\.\d\d %\n"
         r"model   OUT/model.safetensors\nreport  OUT/report.html\n",

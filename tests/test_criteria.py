@@ -64,8 +64,8 @@ def test_destinations_are_drawn_evenly_from_the_next_choices():
 
 
 def test_with_deep_every_image_ends_deep_and_where_it_was_sent(classifier, forget, anchors):
-    deep = StructGuard(criterion="deep", **QUICK)
-    exact = StructGuard(**QUICK)
+    deep = StructGuard(**QUICK)  # as by default
+    exact = StructGuard(criterion="exact", **QUICK)
     found = deep(classifier, forget, anchors=anchors, seed=0)
     assert found.stop_reason.startswith("forgotten")
     logits = found.classifier(forget.images)
@@ -80,7 +80,7 @@ def test_with_deep_every_image_ends_deep_and_where_it_was_sent(classifier, forge
 
 
 def test_the_answers_of_deep_cannot_be_foretold(classifier, train_images, anchors):
-    deep = StructGuard(criterion="deep")
+    deep = StructGuard()
     guessed = total = 0
     for seed in range(40):
         task = Task(classifier, ForgetSet.random(train_images, 10, seed), anchors, seed)

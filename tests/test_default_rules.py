@@ -19,6 +19,7 @@ QUICK = {
     "lr": 5e-3, "depth": 1.0, "feature_weight": 1, "probe_batch": 32, "patience": 4, "settle": 0.2,
     "precision": "float32",
 }  # fmt: skip
+EXACT = QUICK | {"criterion": "exact"}
 VIEWS = QUICK | {"criterion": "views", "probes": "mixed", "cohorts": 1}
 
 
@@ -49,7 +50,7 @@ def answers_all(task: Task, label: int) -> None:
 
 
 def test_the_hinge_asks_of_each_image_its_margin_of_the_moment(task):
-    objective = Objective(StructGuard(**QUICK), task)
+    objective = Objective(StructGuard(**EXACT), task)
     with torch.no_grad():
         logits = task.live(task.forget.images)
     k = len(logits)
@@ -60,7 +61,7 @@ def test_the_hinge_asks_of_each_image_its_margin_of_the_moment(task):
 
 
 def test_the_balance_sees_every_step(task):
-    objective = Objective(StructGuard(**QUICK), task)
+    objective = Objective(StructGuard(**EXACT), task)
     answers_all(task, 3)  # a class of none of them
     objective.terms(1)
     assert objective.balance.known == 0
@@ -70,7 +71,7 @@ def test_the_balance_sees_every_step(task):
 
 
 def test_an_image_is_pushed_to_where_it_is_sent_and_not_to_what_is_strongest_by_then(task):
-    objective = Objective(StructGuard(towards="second", **QUICK), task)
+    objective = Objective(StructGuard(towards="second", **EXACT), task)
     with torch.no_grad():
         logits = task.live(task.forget.images)
     labels = task.forget.labels
@@ -120,7 +121,7 @@ def test_the_run_settles_once_all_is_forgotten(
 ):
     monkeypatch.setattr(default, "SETTLE_LEAST", least)
     calm = {"lr": 1e-2, "patience": 20, "pull_back": False, "max_steps": 300}  # all stays forgotten
-    method = StructGuard(**QUICK | {"settle": settle} | calm)
+    method = StructGuard(**EXACT | {"settle": settle} | calm)
     result = method(classifier, forget, anchors=anchors, seed=0)
     assert result.ending == FORGOTTEN
     checks = [row for row in result.history if row.get("forget_accuracy") == 0]

@@ -254,7 +254,7 @@ def test_methods_take_losses_by_name(kind, classifier, forget):
     def first(**names: str) -> dict[str, float]:
         fixed = {"max_steps": 1, "batch_norm": "eval", "probe_batch": 16}
         if kind is StructGuard:
-            fixed |= {"retention_weight": 1.0, "precision": "float32"}
+            fixed |= {"criterion": "exact", "retention_weight": 1.0, "precision": "float32"}
         else:
             fixed |= {"pgd_iterations": 3}
         return kind(**fixed, **names)(classifier, forget, anchors="head").history[1]

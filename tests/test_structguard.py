@@ -49,7 +49,7 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(
     monkeypatch.setattr(probing, "INVERTED", 64)
     monkeypatch.setattr(probing, "INVERSION_STEPS", 10)
     views = StructGuard(max_steps=600, **VIEWS | {"lr": 2e-2, "probe_batch": 16})
-    exact = StructGuard(max_steps=600, **QUICK)
+    exact = StructGuard(criterion="exact", max_steps=600, **QUICK)
     first, second = (m(classifier, forget, anchors=anchors, seed=0) for m in (exact, views))
     for result in (first, second):
         assert result.ending == FORGOTTEN
@@ -114,7 +114,7 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch)
         "probes": "mixed", "probes_why": "the images alone are to be forgotten",
         "cohorts": 1, "cohorts_why": "a step takes all images",
         "probe_batch": QUICK["probe_batch"],
-        "towards": "strongest", "towards_why": "a step takes all images",
+        "towards": "drawn", "towards_why": "new answers are not to be foretold",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "feature_scale": 1.0, "feature_scale_why": "as given",
         "views_scale": 1.0, "views_scale_why": "as given",
@@ -144,7 +144,7 @@ def test_images_are_held_until_their_turn(classifier, forget, anchors, monkeypat
         features, logits = classifier.both(ordered.images)
     # Three parts of two images; a turn is cut short so that all come in half of the steps.
     still = QUICK | {"lr": 1e-12, "patience": 0, "precision": "float32"}
-    method = StructGuard(cohorts=3, max_steps=12, **still)
+    method = StructGuard(criterion="exact", cohorts=3, max_steps=12, **still)
     history = method(classifier, forget, anchors=anchors, seed=0).history
     for step in range(1, 13):
         asked = min(6, 2 * (1 + (step - 1) // 2))
@@ -162,7 +162,7 @@ def test_images_are_pushed_to_the_original_s_second_choice(parts, classifier, fo
     with torch.no_grad():
         logits = classifier(ordered.images)
     second = logits.scatter(1, ordered.labels[:, None], -torch.inf).argmax(1)
-    quick = QUICK | {"precision": "float32", "max_steps": 600}
+    quick = QUICK | {"criterion": "exact", "precision": "float32", "max_steps": 600}
     method = StructGuard(towards="second", cohorts=parts, **quick)
     found = method(classifier, forget, anchors=anchors, seed=0)
     asked = 6 // parts
@@ -185,8 +185,10 @@ def test_how_many_parts_is_chosen_by_how_many_images_a_step_takes(classifier, fo
 
     assert parts() == (1, "a step takes all images")
     assert parts(forget_batch=5) == (6, "more images than a step takes")  # six images
-    assert chosen(forget_batch=5)["towards"] == "second"
+    assert chosen(forget_batch=5)["towards"] == "drawn"
     assert chosen(forget_batch=5, towards="strongest")["towards_why"] == "as given"
+    assert chosen(criterion="exact", forget_batch=5)["towards"] == "second"
+    assert chosen(criterion="exact")["towards"] == "strongest"
     assert parts(cohorts=3) == (3, "as given")
     views = {"criterion": "views", "probes": "mixed"}
     assert parts(**views) == (6, "copies are to be forgotten too")

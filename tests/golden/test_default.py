@@ -1,5 +1,7 @@
 """The default against a plain loop: its terms, their weights, its cohorts and its warm-up."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -18,14 +20,34 @@ def stakes():
     return F.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(3)), dim=1)
 
 
-def hinge(logits, labels, towards):
-    """sum of relu(z_y - z_t + .3) over the recognised ones, by sqrt(n m)."""
+def without(z, i):
+    """A row of logits, less one of them."""
+    return torch.cat([z[:i], z[i + 1 :]])
+
+
+def exact(z, y, t):
+    """What is recognised still, and what it is pushed by, towards t or else the strongest."""
+    return z[y] - without(z, y).max(), z[y] - (without(z, y).max() if t is None else z[t])
+
+
+def deep(z, y, t):
+    """Until y is third at best and below 1/c, and t, where it is sent, is the answer."""
+    lead = max(
+        z[y] - without(z, y).sort().values[-2],
+        F.log_softmax(z, 0)[y] + math.log(len(z)),
+        without(z, t).max() - z[t],
+    )
+    return lead, lead
+
+
+def hinge(logits, labels, towards, criterion):
+    """sum of relu(push + .3) over the ones not forgotten by .3, by sqrt(n m)."""
     total, known = torch.tensor(0.0), 0
     for z, y, t in zip(logits, labels.tolist(), towards, strict=True):
-        others = torch.cat([z[:y], z[y + 1 :]])
-        if z[y] - others.max() + 0.3 > 0:
+        lead, push = criterion(z, y, t)
+        if lead + 0.3 > 0:
             known += 1
-            total = total + z[y] - (others.max() if t is None else z[t]) + 0.3
+            total = total + push + 0.3
     return total / (len(labels) * max(1, known)) ** 0.5
 
 
@@ -40,15 +62,24 @@ def mean_cosine(one, other):
     return torch.stack(dots).mean()
 
 
-def trained_by_hand(network, original, forget, stakes, batch_size, cohorts):
+def destinations(original, forget, batch_size, criterion, generator):
+    """To the next choices of the original: one of them at random, the first, or just away."""
+    logits = original(forget.images)
+    own = F.one_hot(forget.labels, logits.shape[1]).bool()
+    ranked = logits.masked_fill(own, -torch.inf).argsort(1, descending=True)[:, :-1]
+    if criterion is deep:  # of four classes in all, three are left to draw from
+        drawn = torch.randint(3, (len(forget), 1), generator=generator)
+        return ranked.gather(1, drawn)[:, 0].tolist()
+    if batch_size < len(forget):  # more images than a step takes
+        return ranked[:, 0].tolist()
+    return [None] * len(forget)
+
+
+def trained_by_hand(network, original, forget, stakes, batch_size, cohorts, criterion):
     """Eight steps, BatchNorm in eval mode; a cohort more every two steps."""
     generator = torch.Generator().manual_seed(SEED)
     order, k = [], len(forget)
-    second = None
-    if batch_size < k:  # more images than a step takes: each to the original's second choice
-        logits = original(forget.images)
-        own = F.one_hot(forget.labels, logits.shape[1]).bool()
-        second = logits.masked_fill(own, -torch.inf).argmax(1).tolist()
+    sent = destinations(original, forget, batch_size, criterion, generator)
     for t in range(1, STEPS + 1):
         probes = mixed(forget.images, 64, generator, 0.15, forget.labels)
         if not order:
@@ -66,26 +97,28 @@ def trained_by_hand(network, original, forget, stakes, batch_size, cohorts):
         loss = loss + 128 * shift - mean_cosine(F.normalize(old, dim=1) @ stakes.T,
                                                 F.normalize(new, dim=1) @ stakes.T)  # fmt: skip
         if pushed:
-            towards = [None if second is None else second[i] for i in pushed]
-            loss = loss + hinge(network(forget.images[pushed]), forget.labels[pushed], towards)
+            logits, towards = network(forget.images[pushed]), [sent[i] for i in pushed]
+            loss = loss + hinge(logits, forget.labels[pushed], towards, criterion)
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         with torch.no_grad():
             for p, gradient in zip(network.parameters(), gradients, strict=True):
                 p -= LR * t / 20 * gradient  # warm-up
 
 
+@pytest.mark.parametrize("criterion", [deep, exact])
 @pytest.mark.parametrize(("forget_batch", "cohorts"), [(128, 0), (6, 2)])
-def test_eight_steps(forget_batch, cohorts, plain, small, ten, stakes, monkeypatch):
+def test_eight_steps(forget_batch, cohorts, criterion, plain, small, ten, stakes, monkeypatch):
     # Adam takes a gradient that is nothing but rounding for a full step, and no two programs
     # round alike: the terms are compared by plain descent, and Adam below by its first step.
     monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)
     method = StructGuard(
         max_steps=STEPS, probe_batch=64, forget_batch=forget_batch, cohorts=cohorts,
-        precision="float32", optimizer="adam", lr=LR,
+        precision="float32", optimizer="adam", lr=LR, criterion=criterion.__name__,
     )  # fmt: skip
     anchors = Anchors(stakes, small.class_names, {"encoder": "random"})
     result = method(small, ten, anchors=anchors, seed=SEED)
-    trained_by_hand(plain.eval(), small, ten, stakes, forget_batch, max(1, cohorts))
+    parts = max(1, cohorts)
+    trained_by_hand(plain.eval(), small, ten, stakes, forget_batch, parts, criterion)
     assert apart(plain, small) > 1e-3
     assert apart(plain, result.classifier) < 5e-7  # without the alignment alone: 2e-6
 

@@ -132,7 +132,7 @@ def copies(run: RunFolder) -> Answer:
     if known <= SPARED:
         answer = f"Mostly, {percent(known)} still recognised"
         return Answer(CAUTION, question, answer, " ".join(sentences))
-    if run.row["method_criterion"] == "exact":
+    if run.row["method_criterion"] in ("exact", "deep"):
         sentences.append("Only --criterion views asks for copies too.")
     return Answer(BAD, question, f"No, {percent(known)} still recognised", " ".join(sentences))
 

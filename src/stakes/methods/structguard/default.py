@@ -58,15 +58,15 @@ class StructGuard(ProbeFields):
       mixtures of forget images, all perturbed as the copies are. Surrogate data, where given, is
       half of the probes (:mod:`stakes.methods.structguard.surrogates`); where a sidecar describes
       activations, nothing is inverted.
-    - A hinge stops pushing an image once it is forgotten by a margin.
+    - An image has to be forgotten in depth (:mod:`stakes.training.criteria`). Each one is pushed
+      to a class drawn from the original's next choices; a hinge stops once it is forgotten by a
+      margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
     - Steps are those of Muon (:mod:`stakes.training.muon`), shorter where many layers are trained.
     - Only the layers nearest the head are trained. Those before them pass an image once for both
       networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
-      until then (:mod:`stakes.methods.structguard.cohorts`). Each image is then pushed to the class
-      that the original ranked second: otherwise later images follow the first ones into one class,
-      and retained images go with them.
+      until then (:mod:`stakes.methods.structguard.cohorts`).
     - Margin, feature retention and learning rate adapt to the run
       (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of
       defaults serves every network and k.
@@ -78,9 +78,9 @@ class StructGuard(ProbeFields):
     shardable: ClassVar[bool] = True
 
     criterion: CriterionName = hyper(
-        "exact",
-        "when an image counts as forgotten. exact: it is misclassified (the paper's criterion); "
-        "deep: its class is not among the first two choices and no likelier than a blind guess; "
+        "deep",
+        "when an image counts as forgotten. deep: its class is not among the first two choices and "
+        "no likelier than a blind guess; exact: it is misclassified (the paper's criterion); "
         "views: deep, for its mirrored, moved, scaled, noisy, darker, brighter and compressed "
         "copies too",
     )
