@@ -79,6 +79,15 @@ def test_with_deep_every_image_ends_deep_and_where_it_was_sent(classifier, forge
     assert min(ranks(shallow, forget.labels)) == 2
 
 
+def test_with_deep_the_original_s_second_choice_can_be_asked_for(classifier, forget, anchors):
+    made = StructGuard(towards="second", **QUICK)(classifier, forget, anchors=anchors, seed=0)
+    assert made.stop_reason.startswith("forgotten")
+    own = torch.nn.functional.one_hot(forget.labels, classifier.num_classes).bool()
+    second = classifier(forget.images).masked_fill(own, -torch.inf).argmax(1)
+    assert made.classifier(forget.images).argmax(1).tolist() == second.tolist()
+    assert min(ranks(made.classifier(forget.images), forget.labels)) > 2
+
+
 def test_the_answers_of_deep_cannot_be_foretold(classifier, train_images, anchors):
     deep = StructGuard()
     guessed = total = 0

@@ -63,7 +63,8 @@ class Objective:
         towards, towards_why: how the target classes are chosen, and why.
         targets: int64 (k,), the class that each forget image is pushed to; None where it is the
             strongest wrong class of the step.
-        goal: what the monitor checks: the criterion and, where targets are drawn, the targets.
+        goal: what the monitor checks: the criterion, and targets where they have to be reached:
+            those that were drawn, and any in depth.
 
     Raises:
         InputError: ``probes="inverted"`` for a network without BatchNorm statistics.
@@ -95,7 +96,8 @@ class Objective:
         self.towards, self.towards_why = self._choose_towards()
         self.targets = self._choose_targets()
         lead = CRITERIA[settings.criterion].lead
-        self.goal = Goal(lead, self.targets if self.towards == "drawn" else None)
+        required = self.towards == "drawn" or lead is not margins
+        self.goal = Goal(lead, self.targets if required else None)
         self._batches = task.batches(len(task.forget), settings.forget_batch)
         task.checkpoint.keep(self.balance, self.views_scale, self.cohorts)
 
