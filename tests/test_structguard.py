@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from stakes import InputError, StructGuard
+from stakes import ForgetSet, InputError, StructGuard
 from stakes.data.views import mirror, random_view
 from stakes.methods import probing, task
 from stakes.methods.structguard import default, objective
@@ -192,6 +192,22 @@ def test_how_many_parts_is_chosen_by_how_many_images_a_step_takes(classifier, fo
     assert parts(cohorts=3) == (3, "as given")
     views = {"criterion": "views", "probes": "mixed"}
     assert parts(**views) == (6, "copies are to be forgotten too")
+
+
+@pytest.mark.parametrize("criterion", ["exact", "deep", "views"])
+def test_whole_classes_are_pushed_all_at_once_and_to_whatever_is_next(
+    criterion, classifier, train_images, anchors
+):
+    """Images of a class that wait for their turn would hold the network to that class."""
+    settings = {"criterion": criterion, "probes": "mixed", "max_steps": 1, "forget_batch": 4}
+    forget = ForgetSet.from_classes(train_images, "red", class_names=classifier.class_names)
+    found = StructGuard(**QUICK | settings)(classifier, forget, anchors=anchors).chosen
+    why = "whole classes are to be forgotten"
+    assert (found["cohorts"], found["cohorts_why"]) == (1, why)
+    assert (found["towards"], found["towards_why"]) == ("strongest", why)
+    asked = {"cohorts": 2, "towards": "drawn"}
+    found = StructGuard(**QUICK | settings | asked)(classifier, forget, anchors=anchors).chosen
+    assert (found["cohorts_why"], found["towards_why"]) == ("as given", "as given")
 
 
 def test_half_width_changes_the_numbers_and_not_the_outcome(classifier, forget, anchors):

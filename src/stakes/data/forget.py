@@ -59,8 +59,13 @@ class ForgetSet:
         """The same images by their digests, so that the order they came in changes nothing."""
         digests = self.pixel_digests()
         order = sorted(range(len(self)), key=digests.__getitem__)
-        names = tuple(self.names[i] for i in order)
-        return ForgetSet(self.images[order], self.labels[order], names)
+        return replace(
+            self,
+            images=self.images[order],
+            labels=self.labels[order],
+            names=tuple(self.names[i] for i in order),
+            indices=None if self.indices is None else tuple(self.indices[i] for i in order),
+        )
 
     @classmethod
     def from_tensors(

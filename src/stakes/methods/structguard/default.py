@@ -95,7 +95,7 @@ class StructGuard(ProbeFields):
         "cohorts that the forget images are unlearned in, one after the other; images of later "
         "cohorts are held as retain data until then; 0: 8 where copies must be forgotten "
         "(with surrogate data fewer, of eight images at least) or the images do not fit into one "
-        "step, else 1",
+        "step, else 1; of whole classes always 1",
     )
     forget_batch: int = hyper(128, "forget images per step", low=1)
     deletion_loss: DeletionLoss = hyper("hinge", "deletion loss; ce: the paper's -CE")
@@ -103,8 +103,9 @@ class StructGuard(ProbeFields):
         "auto",
         "class that the hinge pushes an image to. strongest: whichever wrong class leads at that "
         "step; second: the original's second choice; drawn: one of the original's next choices at "
-        "random, so that nobody can predict it; auto: drawn where criterion is deep or views, else "
-        "second where the images do not fit into one step, else strongest",
+        "random, so that nobody can predict it; auto: strongest for whole classes, else drawn "
+        "where criterion is deep or views, else second where the images do not fit into one step, "
+        "else strongest",
     )
     margin: float = hyper(
         0.3, "lead of a wrong class, in logits, at which the hinge stops pushing; it may grow"

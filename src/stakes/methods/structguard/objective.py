@@ -38,6 +38,7 @@ COHORTS = 8  # where copies must be forgotten too, or the images do not fit into
 COHORT = 8  # images of one at least, where surrogate data is held too
 NEXT_CHOICES = 4  # classes that a target is drawn from: one guess in four is right
 MANY, ALL = "more images than a step takes", "a step takes all images"
+WHOLE = "whole classes are to be forgotten"
 
 
 class Objective:
@@ -218,10 +219,15 @@ class Objective:
         return STRUCTURAL[self.settings.align_loss](before, after)
 
     def _choose_cohorts(self) -> tuple[Cohorts, str]:
-        """The cohorts that the forget images are unlearned in, and why they are so many."""
+        """The cohorts that the forget images are unlearned in, and why they are so many.
+
+        Of a whole class, later images would hold the network to the class that is to be forgotten.
+        """
         settings, k = self.settings, len(self._task.forget)
         if settings.cohorts:
             count, why = settings.cohorts, "as given"
+        elif self._task.forget.classes:
+            count, why = 1, WHOLE
         elif self._copies:
             least = 1 if self.surrogates is None else COHORT
             count, why = min(COHORTS, max(1, k // least)), "copies are to be forgotten too"
@@ -234,10 +240,13 @@ class Objective:
         """How the target classes are chosen, and why.
 
         With several cohorts, "strongest" would send later images the way that the first have
-        opened, into one class, and retained images with them.
+        opened, into one class, and retained images with them. Images of a whole class are alike:
+        what sends each of two like images elsewhere has to tell them apart, which costs more.
         """
         if self.settings.towards != "auto":
             return self.settings.towards, "as given"
+        if self._task.forget.classes:
+            return "strongest", WHOLE
         if CRITERIA[self.settings.criterion].lead is not margins:
             return "drawn", "new answers are not to be foretold"
         return ("second", MANY) if self._many else ("strongest", ALL)
