@@ -256,7 +256,7 @@ def test_methods_take_losses_by_name(kind, classifier, forget):
         if kind is StructGuard:
             fixed |= {"criterion": "exact", "retention_weight": 1.0, "precision": "float32"}
         else:
-            fixed |= {"pgd_iterations": 3}
+            fixed |= {"weighting": "sum", "pgd_iterations": 3}
         return kind(**fixed, **names)(classifier, forget, anchors="head").history[1]
 
     with torch.no_grad():

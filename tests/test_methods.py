@@ -35,16 +35,17 @@ SMALL = {"retain_samples": 96, "retain_batch": 32}
 VARIANTS = {
     "structguard": StructGuard(max_steps=600, **DEFAULT),
     "structguard views": StructGuard(max_steps=600, **DEFAULT | VIEWS | FEW),
-    "structguard paper": StructGuardPaper(lr=0.02, **PAPER),
-    "structguard paper, shares": StructGuardPaper(
+    "structguard paper": StructGuardPaper(
         lr=0.02,
-        weighting="share",
         align_over="probes",
         projector_start="random",
         **PAPER | {"probes_per_image": 1},
     ),
+    "structguard paper, summed": StructGuardPaper(lr=0.02, weighting="sum", **PAPER),
     "structguard reference": StructGuardReference(lr=0.02, probe_batch=7, **QUICK),
-    "structguard projected": StructGuardPaper(lr=0.02, deploy="projected", **PAPER),
+    "structguard projected": StructGuardPaper(
+        lr=0.02, weighting="sum", deploy="projected", **PAPER
+    ),
     "structguard both": StructGuard(probes="both", **DEFAULT),
     "l2ul": METHODS["l2ul"](lr=0.03, **QUICK | {"batch_norm": "train"}),
     "adv": METHODS["adv"](lr=0.03, **QUICK | {"batch_norm": "train"}),

@@ -36,7 +36,9 @@ class StructGuardPaper(PGDFields):
 
     What the text leaves open is a field here, and follows the authors' code where that has no
     reason to differ: batches of forget images beside those of probes, each with its own pass;
-    weights of the parts; no momentum; 101 passes; the path that ends the run is the one deployed.
+    weights of the parts; L_del and L_ret by their share of the images; no momentum; the path that
+    ends the run is the one deployed. Steps end once every image is misclassified, as all are in
+    the paper's tables, where the code ends after 101 passes at the latest.
     """
 
     title: ClassVar[str] = "STRUCTGUARD (paper)"
@@ -48,7 +50,7 @@ class StructGuardPaper(PGDFields):
     )
     probe_batch: int = hyper(128, "probes per step", "authors' code", low=1)
     weighting: Literal["sum", "share"] = hyper(
-        "sum", "L_del + L_ret as printed, or each times its share of the images", "share: code"
+        "share", "L_del and L_ret each times its share of the images, or their sum", "authors' code"
     )
     deletion_loss: losses.DeletionLoss = hyper("ce", "loss L_del", "Sec. 3.3: ce")
     retention_loss: losses.RetentionLoss = hyper("ce", "loss L_ret", "Sec. 3.3: ce")
@@ -73,7 +75,7 @@ class StructGuardPaper(PGDFields):
     )
     deploy: Literal["direct", "projected"] = hyper("direct", "path to save: h(g(x)) or h(p(g(x)))")
     anchor_map: MapKind = hyper("auto", "how anchors of another width are mapped to the features")
-    max_steps: int = hyper(0, "step budget; 0: 101 passes over the probes", "authors' code")
+    max_steps: int = hyper(5000, "step budget; 0: 101 passes over the probes, as in the code")
 
     def unlearn(self, task: Task) -> Unlearned:
         """Minimise the total loss until every forget image is misclassified."""
