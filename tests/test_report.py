@@ -467,6 +467,16 @@ def test_what_makes_the_result_doubtful_is_said_beside_it(tmp_path, changes, wor
     assert found.tone != "good"
 
 
+@pytest.mark.parametrize(
+    ("criterion", "said"), [("exact", True), ("deep", True), ("views", False), (None, False)]
+)
+def test_a_run_that_did_not_ask_for_copies_says_how_to(tmp_path, criterion, said):
+    changes = {"method_criterion": criterion, "forget_views": 80.0}
+    copies = verdict(read_run(a_run(tmp_path / "run", **changes))).answers[1]
+    assert copies.answer.startswith("No, 80.0")
+    assert ("Only --criterion views asks" in copies.detail) == said
+
+
 def test_every_view_that_is_scored_stands_on_the_page():
     assert VIEWS.keys() == SCORED.keys()
 
