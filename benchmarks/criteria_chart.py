@@ -25,7 +25,7 @@ SHOWN = {
 }
 K = 16
 OTHERS = "#555555"
-LINE = 0.0465  # between two names, of the height
+LINE = 0.0445  # between two names, of the height
 
 
 def points() -> dict[str, tuple[float, float, float]]:
