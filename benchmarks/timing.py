@@ -61,7 +61,7 @@ def stopped_after(seconds):
 
 
 def default(network, forget, seed):
-    """Seconds of the default and the share of passes in them, percent; prints the phases."""
+    """Seconds of the default, by the paper's criterion, and the share of passes, percent."""
     with Passes() as passes:
         start = time.perf_counter()
         result = StructGuard(criterion="exact")(network, forget, anchors="cifar10", seed=seed)
@@ -78,11 +78,11 @@ def default(network, forget, seed):
 
 
 def paper(network, forget, seed, limit):
-    """Seconds of the paper preset, at most ``limit``; prints how it ended."""
+    """Seconds of the paper's printed sum, at most ``limit``; prints how it ended."""
     start = time.perf_counter()
     report = stopped_after(limit)
     try:
-        end = StructGuardPaper(max_steps=10**6)(
+        end = StructGuardPaper(weighting="sum", max_steps=10**6)(
             network, forget, anchors="cifar10", seed=seed, progress=report
         ).stop_reason
     except TimeoutError:

@@ -46,12 +46,12 @@ def summary(row: dict[str, Any]) -> str:
         f"{key:<27} {plain(row[f'{key}_before'])}   -> {plain(row[key])}" for key in own_keys(row)
     ]
     found, kept = found_in_words(row), change("acc_test_kept_classes")
-    several_wrong = row["num_classes"] > 2  # of two classes, a second guess is always right
+    twice = change("forget_top2")  # of two classes, a second guess is always right
     return "\n".join(
         [
             f"{row['method_title']}, {steps} step{'s' * (steps != 1)}: {row['stop_reason']}",
             f"forget images recognised    {change('acc_forget')}",
-            *([f"recognised by two guesses   {change('forget_top2')}"] if several_wrong else []),
+            *([f"recognised by two guesses   {twice}"] if row["num_classes"] > 2 else []),
             f"test accuracy               {change('acc_test')}",
             *([f"of classes to be kept       {kept}"] if row["forgotten_classes"] else []),
             f"retained accuracy           {change('acc_retain')}",

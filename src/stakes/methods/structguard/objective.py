@@ -181,7 +181,7 @@ class Objective:
     def _deletion(self, logits: Tensor, labels: Tensor, pick: Tensor, goal: Goal) -> Tensor:
         """The deletion loss of logits (n, c) that belong to the forget images at ``pick`` (n,)."""
         towards = None
-        if self.targets is not None and self.goal.lead is margins and self.goal.towards is None:
+        if self.targets is not None and self.goal.towards is None:
             towards = self.targets[pick]
         lead = goal.of(logits, labels, pick)
         margin = self.balance.margin[pick].to(lead.dtype)
