@@ -136,7 +136,7 @@ def test_it_is_checked_as_soon_as_a_step_shows_all_forgotten(
     monkeypatch.setattr(default, "CHECK_EVERY", 1000)
     method = StructGuard(**QUICK | {"settle": 0, "max_steps": 299})
     result = method(classifier, forget, anchors=anchors, seed=0)
-    assert result.ending == FORGOTTEN
+    assert result.stop_reason == "forgotten: no forget image's class is first or second choice"
     assert result.history[-1]["step"] < 299
 
 

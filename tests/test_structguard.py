@@ -9,8 +9,8 @@ from stakes import ForgetSet, InputError, StructGuard
 from stakes.data.views import mirror, random_view
 from stakes.methods import probing, task
 from stakes.methods.structguard import default, objective
+from stakes.rows import Outcome
 from stakes.training.depth import shallow
-from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(
     exact = StructGuard(criterion="exact", max_steps=600, **QUICK)
     first, second = (m(classifier, forget, anchors=anchors, seed=0) for m in (exact, views))
     for result in (first, second):
-        assert result.ending == FORGOTTEN
+        assert result.ending.outcome is Outcome.FORGOTTEN
         assert known(result.classifier, forget, [forget.images]) == 0
     assert known(first.classifier, forget, copies(forget)) > 0.3
     assert known(second.classifier, forget, copies(forget)) < 0.2
@@ -114,6 +114,7 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch)
         "probes": "mixed", "probes_why": "the images alone are to be forgotten",
         "cohorts": 1, "cohorts_why": "a step takes all images",
         "probe_batch": QUICK["probe_batch"],
+        "depth": 1.0, "depth_why": "as given",
         "towards": "drawn", "towards_why": "new answers are not to be foretold",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "feature_scale": 1.0, "feature_scale_why": "as given",
@@ -168,7 +169,7 @@ def test_images_are_pushed_to_the_original_s_second_choice(parts, classifier, fo
     asked = 6 // parts
     pushed = deletion_hinge(logits[:asked], ordered.labels[:asked], 0.3, second[:asked])
     assert found.history[1]["term_deletion"] == pytest.approx(float(pushed), rel=1e-4)
-    assert found.ending == FORGOTTEN
+    assert found.ending.outcome is Outcome.FORGOTTEN
     with torch.no_grad():
         went = found.classifier(ordered.images).argmax(1)
     assert int((went == second).sum()) >= 5
@@ -213,12 +214,32 @@ def test_whole_classes_are_pushed_all_at_once_and_to_whatever_is_next(
 def test_half_width_changes_the_numbers_and_not_the_outcome(classifier, forget, anchors):
     half = StructGuard(precision="bfloat16", max_steps=600, **QUICK)
     first = half(classifier, forget, anchors=anchors, seed=0)
-    assert first.ending == FORGOTTEN
+    assert first.ending.outcome is Outcome.FORGOTTEN
     assert all(p.dtype == torch.float32 for p in first.classifier.parameters())
     full = dataclasses.replace(half, precision="float32", max_steps=3)
     second = full(classifier, forget, anchors=anchors, seed=0)
     assert first.history[1]["loss"] != second.history[1]["loss"]
     assert first.history[1]["loss"] == pytest.approx(second.history[1]["loss"], rel=0.1)
+
+
+def test_many_images_take_more_layers(classifier, forget, anchors, monkeypatch):
+    monkeypatch.setattr("stakes.training.depth.FEWEST_LAYERS", 1)
+
+    def trained(**fields) -> tuple[object, object, int]:
+        method = StructGuard(**QUICK | {"depth": 0.0, "max_steps": 2} | fields)
+        made = method(classifier, forget, anchors=anchors)
+        changed = [
+            name
+            for name in LAYERS
+            if not torch.equal(
+                made.classifier.get_submodule(name).weight, classifier.get_submodule(name).weight
+            )
+        ]
+        return made.chosen["depth"], made.chosen["depth_why"], len(changed)
+
+    assert trained(forget_batch=6) == (1 / 3, "a step takes all images", 1)  # six images
+    assert trained(forget_batch=5) == (2 / 3, "more images than a step takes", 2)
+    assert trained(forget_batch=5, depth=0.1) == (0.1, "as given", 1)
 
 
 LAYERS = ["body.conv1", "body.conv2", "head"]

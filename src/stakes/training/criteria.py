@@ -38,17 +38,23 @@ class Criterion:
 
     Attributes:
         lead: has to fall below 0 for every image.
+        met: what is so once it has, in words.
         views: whether it has to for altered copies too.
     """
 
     lead: Lead
+    met: str
     views: bool = False
 
 
 CRITERIA: dict[CriterionName, Criterion] = {
-    "exact": Criterion(margins),
-    "deep": Criterion(deep_lead),
-    "views": Criterion(deep_lead, views=True),
+    "exact": Criterion(margins, "every forget image is misclassified"),
+    "deep": Criterion(deep_lead, "no forget image's class is first or second choice"),
+    "views": Criterion(
+        deep_lead,
+        "no forget image's class is first or second choice, nor is it for most copies",
+        views=True,
+    ),
 }
 """The paper's (misclassified), and what goes beyond it: in depth, then in breadth as well."""
 
@@ -60,10 +66,12 @@ class Goal:
     Attributes:
         lead: of a criterion.
         towards: (k,) the class that each forget image has to be given, where they are sent.
+        met: what is so once the images, and copies where these are watched, meet the criterion.
     """
 
     lead: Lead = margins
     towards: Tensor | None = None
+    met: str = CRITERIA["exact"].met
 
     def of(self, logits: Tensor, labels: Tensor, pick: Tensor | None = None) -> Tensor:
         """The lead (n,) of logits (n, c), rows ``pick`` of the forget set; all by default.

@@ -11,6 +11,7 @@ from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.rows import Outcome
 from stakes.training.checkpoint import Checkpoint
+from stakes.training.criteria import EXACT, Goal
 from stakes.training.monitor import Monitor
 from stakes.training.schedule import Decision, Schedule
 from stakes.training.steps import BeforeStep, Step, Terms, nothing, take_steps
@@ -33,8 +34,15 @@ class Ending(NamedTuple):
         return self.outcome.value, self.sentence
 
 
-FORGOTTEN = Ending(Outcome.FORGOTTEN, "forgotten: every forget image is misclassified")
 History = list[dict[str, float]]
+
+
+def forgotten(goal: Goal) -> Ending:
+    """The ending of a run that reached its goal."""
+    return Ending(Outcome.FORGOTTEN, f"forgotten: {goal.met}")
+
+
+FORGOTTEN = forgotten(EXACT)  # that of every published method
 
 
 def complete(done: str, left: float) -> Ending:
@@ -172,7 +180,7 @@ class _Record:
         if self._decision is Decision.ROLLED_BACK or (done and not self.check.forgotten):
             self._check()  # the weights were put back
         if self.check.forgotten:
-            return FORGOTTEN
+            return forgotten(self.monitor.goal)
         if done or self.run_to_budget:
             steps_done = f"{'' if done else 'all '}{self._last.number} steps done"
             return complete(steps_done, self.check.forget_accuracy)

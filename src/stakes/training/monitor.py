@@ -123,7 +123,7 @@ class Monitor:
         goal: Goal = EXACT,
         held: Tensor | None = None,
     ) -> None:
-        self._k, self._needed, self._goal = len(forget), needed, goal
+        self._k, self._needed, self.goal = len(forget), needed, goal
         self._labels = forget.labels.repeat(1 + len(views))
         self._stakes = stakes
         held = probes[:0] if held is None else held
@@ -151,11 +151,11 @@ class Monitor:
         now, held = after.split([len(self._structure), len(self._held)])
         return Check(  # read now, on the processor: every step's progress speaks of it
             margins=margins(logits, labels).cpu(),
-            leads=self._goal.of(logits, labels).cpu(),
+            leads=self.goal.of(logits, labels).cpu(),
             drift=drift(self._structure, now),
             held_drift=drift(self._held, held) if len(held) else None,
             view_margins=margins(views, view_labels).cpu(),
-            view_leads=self._goal.lead(views, view_labels).cpu(),
+            view_leads=self.goal.lead(views, view_labels).cpu(),
             needed=self._needed,
         )
 

@@ -96,9 +96,9 @@ class Objective:
         )
         self.towards, self.towards_why = self._choose_towards()
         self.targets = self._choose_targets()
-        lead = CRITERIA[settings.criterion].lead
-        required = self.towards == "drawn" or lead is not margins
-        self.goal = Goal(lead, self.targets if required else None)
+        criterion = CRITERIA[settings.criterion]
+        required = self.towards == "drawn" or criterion.lead is not margins
+        self.goal = Goal(criterion.lead, self.targets if required else None, criterion.met)
         self._batches = task.batches(len(task.forget), settings.forget_batch)
         task.checkpoint.keep(self.balance, self.views_scale, self.cohorts)
 
