@@ -190,6 +190,17 @@ def test_half_the_mixtures_hold_an_unblended_box():
     assert 60 < blended.sum() < 140
 
 
+def test_mixtures_are_as_sharp_as_the_images():
+    """Of images of black and white pixels, a box leaves nothing grey; to interpolate would."""
+    images = torch.rand(6, 3, 16, 16, generator=seeded()).round()
+    mixtures = mixed(images, 400, seeded())
+    pure = ((mixtures == 0) | (mixtures == 1)).flatten(1).all(1)
+    assert 160 < pure.sum() < 240
+    # nor does blending level the differences between neighbours more than the shares say
+    steps = [made.diff(dim=3).abs().mean() for made in (mixtures[~pure], images)]
+    assert steps[0] > 0.7 * steps[1]
+
+
 @pytest.mark.parametrize(("least", "low", "high"), [(0.15, 0.15, 0.85), (0.35, 0.35, 0.65)])
 def test_both_images_of_a_mixture_have_the_least_share(least, low, high):
     """Of a black and a white image, the mean is the share of the white one."""

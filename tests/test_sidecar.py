@@ -221,18 +221,6 @@ def test_a_step_holds_activations_of_the_layers_before_those_that_change(
         assert moved["retention"] > 10 * start["retention"].abs()
 
 
-def test_the_layers_that_a_sidecar_describes_stay_as_they_are(
-    described, classifier, forget, anchors, monkeypatch
-):
-    """However many images there are: the sidecar has nothing on the layers before them."""
-    monkeypatch.setattr("stakes.methods.structguard.default.DEPTH", 0.5)  # as it was made
-    method = StructGuard(forget_batch=2, max_steps=2, probe_batch=32)
-    found = method(classifier, forget, anchors=anchors, surrogates=described.surrogates())
-    assert found.chosen["depth"] == 0.5
-    assert found.chosen["depth_why"] == "the sidecar describes what the layers before them give"
-    assert found.chosen["probes"] == "surrogates and activations and mixed"
-
-
 def test_activations_give_nobody_away(described, trained, train_images, test_images):
     found = membership(described, trained, many(1200, 8), many(1200, 9))
     assert 0.4 < found["activations"] < 0.6

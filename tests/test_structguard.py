@@ -66,10 +66,10 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(
 
 def test_with_views_it_looks_no_more_often(classifier, forget, anchors, monkeypatch):
     monkeypatch.setattr(objective, "VIEWS_WEIGHT", 0)
-    method = StructGuard(max_steps=50, **VIEWS | {"probes": "mixed", "views_needed": 1.0})
+    method = StructGuard(max_steps=30, **VIEWS | {"probes": "mixed", "views_needed": 1.0})
     history = method(classifier, forget, anchors=anchors, seed=0).history
     looks = [row["step"] for row in history if "drift" in row]
-    assert looks == list(range(0, 51, 10))
+    assert looks == [0, 10, 20, 30]
     assert history[-1]["forget_accuracy"] == 0  # the reason to look at every step otherwise
     assert history[-1]["views_accuracy"] > 0
 
@@ -114,7 +114,6 @@ def test_it_says_what_it_chose_and_why(classifier, forget, anchors, monkeypatch)
         "probes": "mixed", "probes_why": "the images alone are to be forgotten",
         "cohorts": 1, "cohorts_why": "a step takes all images",
         "probe_batch": QUICK["probe_batch"],
-        "depth": 1.0, "depth_why": "as given",
         "towards": "drawn", "towards_why": "new answers are not to be foretold",
         "lr": 5e-3, "lr_why": "as given", "margin": 0.3, "margin_why": "as given",
         "feature_scale": 1.0, "feature_scale_why": "as given",
@@ -220,26 +219,6 @@ def test_half_width_changes_the_numbers_and_not_the_outcome(classifier, forget, 
     second = full(classifier, forget, anchors=anchors, seed=0)
     assert first.history[1]["loss"] != second.history[1]["loss"]
     assert first.history[1]["loss"] == pytest.approx(second.history[1]["loss"], rel=0.1)
-
-
-def test_many_images_take_more_layers(classifier, forget, anchors, monkeypatch):
-    monkeypatch.setattr("stakes.training.depth.FEWEST_LAYERS", 1)
-
-    def trained(**fields) -> tuple[object, object, int]:
-        method = StructGuard(**QUICK | {"depth": 0.0, "max_steps": 2} | fields)
-        made = method(classifier, forget, anchors=anchors)
-        changed = [
-            name
-            for name in LAYERS
-            if not torch.equal(
-                made.classifier.get_submodule(name).weight, classifier.get_submodule(name).weight
-            )
-        ]
-        return made.chosen["depth"], made.chosen["depth_why"], len(changed)
-
-    assert trained(forget_batch=6) == (1 / 3, "a step takes all images", 1)  # six images
-    assert trained(forget_batch=5) == (2 / 3, "more images than a step takes", 2)
-    assert trained(forget_batch=5, depth=0.1) == (0.1, "as given", 1)
 
 
 LAYERS = ["body.conv1", "body.conv2", "head"]

@@ -10,7 +10,6 @@ from stakes.errors import InputError
 from stakes.training.steps import frozen
 
 DEPTH = 1 / 3  # share of the layers, by default
-DEEPER = 2 / 3  # the same for more images than a step takes: many are told apart by more layers
 FEWEST_LAYERS = 6  # a shallow network needs all it has
 
 

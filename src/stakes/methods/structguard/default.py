@@ -9,12 +9,12 @@ import torch
 from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeFields
 from stakes.methods.structguard.cohorts import CHECK_EVERY
-from stakes.methods.structguard.objective import ALL, MANY, Objective
+from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task, Unlearned
 from stakes.rows import Outcome
 from stakes.training import sharding
 from stakes.training.criteria import CRITERIA, CriterionName
-from stakes.training.depth import DEEPER, DEPTH, shallow
+from stakes.training.depth import DEPTH, shallow
 from stakes.training.loop import Ending, History, minimise
 from stakes.training.losses import DeletionLoss, RetentionLoss, StructuralLoss
 from stakes.training.muon import Muon
@@ -63,8 +63,8 @@ class StructGuard(ProbeFields):
       margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
     - Steps are those of Muon (:mod:`stakes.training.muon`), shorter where many layers are trained.
-    - Only the layers nearest the head are trained, more of them for many images. Those before
-      them pass an image once for both networks (:mod:`stakes.training.shared`).
+    - Only the layers nearest the head are trained. Those before them pass an image once for both
+      networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
       until then (:mod:`stakes.methods.structguard.cohorts`).
     - Margin, feature retention and learning rate adapt to the run
@@ -128,10 +128,7 @@ class StructGuard(ProbeFields):
     max_steps: int = hyper(3000, "step budget", low=1)
     batch_norm: Literal["eval", "train"] = hyper("eval", "BatchNorm mode during unlearning")
     depth: float = hyper(
-        0.0,
-        "share of the layers, counted from the head, that are trained; 0: a third, or two thirds "
-        "where the images do not fit into one step and no sidecar describes activations",
-        high=1,
+        DEPTH, "share of the layers, counted from the head, that are trained", high=1
     )
     precision: Precision = hyper("auto", "number format of the passes through the network's body")
     settle: float = hyper(
@@ -156,24 +153,9 @@ class StructGuard(ProbeFields):
     def unlearn(self, task: Task) -> Unlearned:
         """Forget the images and preserve the structure around the stakes."""
         task.live.train(self.batch_norm == "train")
-        depth, why = self._trained_share(task)
-        with shallow(task.live, depth):
+        with shallow(task.live, self.depth):
             history, ending, chosen = self._descend(task, Objective(self, task))
-        chosen |= {"depth": depth, "depth_why": why}
         return task.result(history, ending, chosen=chosen)
-
-    def _trained_share(self, task: Task) -> tuple[float, str]:
-        """The share of the layers that are trained, and why.
-
-        What a sidecar describes is given by the layers before the last third.
-        """
-        if self.depth:
-            return self.depth, "as given"
-        if task.surrogates is not None and task.surrogates.activations is not None:
-            return DEPTH, "the sidecar describes what the layers before them give"
-        if len(task.forget) > self.forget_batch:
-            return DEEPER, MANY
-        return DEPTH, ALL
 
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; gives the history, how it ended, and what the run chose."""
