@@ -16,16 +16,16 @@ def mixed(
 ) -> Tensor:
     """Draw ``count`` fresh mixtures (count, 3, h, w) of the forget images (k, 3, h, w).
 
-    Two images, each mirrored or not and moved by up to an eighth of the side, are joined: half of
-    the mixtures by mixup (Zhang et al. 2018) with a share in [least, 1 - least], half by CutMix
-    (Yun et al. 2019) with a box whose sides are that share's root, at the least .3 and at the most
-    .8 of the image's. Such images lie near the data. They are as sharp, since they move by whole
-    pixels: a network that is held on interpolated images alone learns to forget what is sharp. A
-    few images give any number of mixtures, so they cannot be memorised as fixed probes are. The
-    larger ``least``, the further they are from views of a single image. With ``labels`` (k,) half
-    of the mixtures are of two images of one class, which lie near that class. Draws come from the
-    CPU generator, so a seed means the same on every device; labels on the CPU spare waiting for
-    one.
+    Two images, each moved by :func:`whole_pixels`, are joined: half of the mixtures by mixup
+    (Zhang et al. 2018) with a share in [least, 1 - least], half by CutMix (Yun et al. 2019)
+    with a box whose sides are that share's root, at the least .3 and at the most .8 of the
+    image's. Such images lie near the data. They are as sharp, since they move by whole pixels:
+    a network that is held on interpolated images alone learns to forget what is sharp. A few
+    images give any number of mixtures, so they cannot be memorised as fixed probes are. The
+    larger ``least``, the further they are from views of a single image. With ``labels`` (k,)
+    half of the mixtures are of two images of one class, which lie near that class. Draws come
+    from the CPU generator, so a seed means the same on every device; labels on the CPU spare
+    waiting for one.
 
     >>> x = torch.rand(3, 3, 8, 8)
     >>> mixed(x, 5, torch.Generator().manual_seed(0)).shape

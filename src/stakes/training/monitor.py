@@ -109,6 +109,9 @@ class Monitor:
         goal: what the forget images have to reach; the views, its criterion alone.
         held: (m, 3, h, w) other images, whose drift bounds the learning rate in place of that of
             the probes.
+
+    Attributes:
+        goal: as given.
     """
 
     def __init__(
