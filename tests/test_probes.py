@@ -190,15 +190,13 @@ def test_half_the_mixtures_hold_an_unblended_box():
     assert 60 < blended.sum() < 140
 
 
-def test_mixtures_are_as_sharp_as_the_images():
-    """Of images of black and white pixels, a box leaves nothing grey; to interpolate would."""
+def test_half_of_what_mixtures_are_made_of_is_as_sharp_as_the_images():
+    """Of images of black and white pixels, a box leaves nothing grey; to interpolate does."""
     images = torch.rand(6, 3, 16, 16, generator=seeded()).round()
-    mixtures = mixed(images, 400, seeded())
-    pure = ((mixtures == 0) | (mixtures == 1)).flatten(1).all(1)
-    assert 160 < pure.sum() < 240
-    # nor does blending level the differences between neighbours more than the shares say
-    steps = [made.diff(dim=3).abs().mean() for made in (mixtures[~pure], images)]
-    assert steps[0] > 0.7 * steps[1]
+    mixtures = mixed(images, 800, seeded())
+    grey = ((mixtures != 0) & (mixtures != 1)).flatten(1).float().mean(1)
+    assert 70 < (grey == 0).sum() < 130  # a box in half of them, both images sharp in a quarter
+    assert 150 < ((grey > 0) & (grey < 0.9)).sum()  # a box, one or both images interpolated
 
 
 @pytest.mark.parametrize(("least", "low", "high"), [(0.15, 0.15, 0.85), (0.35, 0.35, 0.65)])

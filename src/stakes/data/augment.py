@@ -16,28 +16,28 @@ def mixed(
 ) -> Tensor:
     """Draw ``count`` fresh mixtures (count, 3, h, w) of the forget images (k, 3, h, w).
 
-    Two images, each moved by :func:`whole_pixels`, are joined: half of the mixtures by mixup
-    (Zhang et al. 2018) with a share in [least, 1 - least], half by CutMix (Yun et al. 2019)
-    with a box whose sides are that share's root, at the least .3 and at the most .8 of the
-    image's. Such images lie near the data. They are as sharp, since they move by whole pixels:
-    a network that is held on interpolated images alone learns to forget what is sharp. A few
-    images give any number of mixtures, so they cannot be memorised as fixed probes are. The
-    larger ``least``, the further they are from views of a single image. With ``labels`` (k,)
-    half of the mixtures are of two images of one class, which lie near that class. Draws come
-    from the CPU generator, so a seed means the same on every device; labels on the CPU spare
-    waiting for one.
+    Two images, each moved by :func:`whole_pixels` or, half of them, by :func:`jitter`, are joined:
+    half of the mixtures by mixup (Zhang et al. 2018) with a share in [least, 1 - least], half by
+    CutMix (Yun et al. 2019) with a box whose sides are that share's root, at the least .3 and at
+    the most .8 of the image's. Such images lie near the data. Half of what they are made of is as
+    sharp, since it moves by whole pixels: a network that is held on interpolated images alone
+    learns to forget what is sharp. A few images give any number of mixtures, so they cannot be
+    memorised as fixed probes are. The larger ``least``, the further they are from views of a single
+    image. With ``labels`` (k,) half of the mixtures are of two images of one class, which lie near
+    that class. Draws come from the CPU generator, so a seed means the same on every device; labels
+    on the CPU spare waiting for one.
 
     >>> x = torch.rand(3, 3, 8, 8)
     >>> mixed(x, 5, torch.Generator().manual_seed(0)).shape
     torch.Size([5, 3, 8, 8])
     """
     one = _draw(len(images), count, generator)
-    first = whole_pixels(images[to_device(one, images.device)], generator)
+    first = _moved(images, one, generator)
     other = _draw(len(images), count, generator)
     if labels is not None:
         mates = _mates(labels.cpu(), one, generator)
         other = torch.where(torch.rand(count, generator=generator) < 0.5, mates, other)
-    second = whole_pixels(images[to_device(other, images.device)], generator)
+    second = _moved(images, other, generator)
     height, width = images.shape[2:]
     share = torch.rand(count, 1, 1, 1, generator=generator) * (1 - 2 * least) + least
     low, high = max(0.3, least**0.5), min(0.8, (1 - least) ** 0.5)
@@ -50,6 +50,13 @@ def mixed(
     box = _boxes(height, width, sides, corners)
     weight = (use_box * box + (1 - use_box) * share).to(images)
     return torch.lerp(first, second, weight)
+
+
+def _moved(images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+    """``images[indices]``, each moved by whole pixels or by parts of one, at random."""
+    sharp = to_device(torch.rand(len(indices), 1, 1, 1, generator=generator) < 0.5, images.device)
+    whole = whole_pixels(images[to_device(indices, images.device)], generator)
+    return torch.where(sharp, whole, jitter(images, indices, generator))
 
 
 def _mates(labels: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:

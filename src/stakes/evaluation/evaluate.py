@@ -21,6 +21,7 @@ from stakes.evaluation.scores import REFERENCE
 from stakes.evaluation.selection import select
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
+from stakes.training.devices import repeatable
 
 
 def evaluate(
@@ -97,7 +98,7 @@ def evaluate(
     if selected is None:
         selected = select(forget, **sets, eval_samples=eval_samples, seed=seed, progress=progress)
     compared = {} if reference is None else {REFERENCE: reference}
-    with _eval_mode([*networks.values(), *compared.values()]):
+    with repeatable(after.device), _eval_mode([*networks.values(), *compared.values()]):
         kept = kept or Kept()
         with kept.of({**networks, **compared}):
             row, classes, samples = accuracies(

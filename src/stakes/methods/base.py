@@ -20,6 +20,7 @@ from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.training import distributed, sharding
+from stakes.training.devices import repeatable
 from stakes.training.losses import deletion_ce
 from stakes.training.structure import MapKind
 
@@ -119,7 +120,8 @@ class Method(ABC):
             task.take_surrogates(surrogates, classifier.preprocessing, seed)
         if checkpoint is not None:
             task.go_on_from(checkpoint, self, seed)
-        result: object = self.unlearn(task)
+        with repeatable(classifier.device):
+            result: object = self.unlearn(task)
         if not isinstance(result, Unlearned):  # of a method that is not ours
             raise InputError(
                 f"{self.title}: unlearn returned a {type(result).__name__}; return an Unlearned, "

@@ -1,5 +1,6 @@
 """From the options to a network, a data set, images and anchors, all checked."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from stakes.preprocessing import sides
 from stakes.runs.class_names import are_said, class_names
 from stakes.runs.inputs import Inputs, NetworkInputs
 from stakes.runs.reading import CHOICES, WORDS, as_chosen, input_size, originals, refuse_both
+from stakes.training.devices import WORKSPACE
 from stakes.training.distributed import asked_for, local_rank
 
 
@@ -178,6 +180,7 @@ def pick_device(name: str) -> torch.device:
     Raises:
         InputError: no such device, or not on this machine.
     """
+    os.environ.setdefault(*WORKSPACE)  # before anything is computed
     if name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda" if asked_for() == 1 else f"cuda:{local_rank()}")
     if name == "auto":

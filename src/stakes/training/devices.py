@@ -1,6 +1,44 @@
 """What PyTorch asks each kind of accelerator in another way."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
+
+#: What cuBLAS needs to give the same bits each time; it reads this when it is first used.
+WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Within the block, the same computation on ``device`` gives the same bits each time.
+
+    A processor always does so. On CUDA, sums whose order is left to chance are faster, and many a
+    convolution's gradient is one: within the block, PyTorch takes other algorithms, and warns of an
+    operation that has none. Settings are as before afterwards; WORKSPACE stays in the environment.
+
+    >>> with repeatable(torch.device("cuda")):
+    ...     torch.are_deterministic_algorithms_enabled()
+    True
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault(*WORKSPACE)
+    memory: Any = torch.utils.deterministic  # the type checker does not know what is in it
+    mode, filled = torch.get_deterministic_debug_mode(), memory.fill_uninitialized_memory
+    timed = torch.backends.cudnn.benchmark
+    torch.set_deterministic_debug_mode("warn")
+    memory.fill_uninitialized_memory = False  # takes time; nothing here reads such memory
+    torch.backends.cudnn.benchmark = False  # it would take what is fastest at that moment
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        memory.fill_uninitialized_memory = filled
+        torch.backends.cudnn.benchmark = timed
 
 
 def device_name(device: torch.device) -> str | None:
