@@ -170,7 +170,7 @@ def holds() -> str:
     """The methods that the paper compares, and our own by its criterion and ours."""
     found = [
         row | {"place": COMPARED.index(row["cell_method"])}
-        for row in rows("paper-resnet18") + rows("cifar10-resnet20")
+        for row in rows("table2-cifar10") + rows("cifar10-resnet20")
         if row["cell_method"] in COMPARED
     ]
     groups = ordered(found, "cell_network", "k", "place")
