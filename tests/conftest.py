@@ -9,6 +9,7 @@ from pathlib import Path
 
 # There is a worker for each core: more threads than one would wait for each other. Before torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same tests on every machine
 
 import pytest
 import torch
