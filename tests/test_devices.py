@@ -23,10 +23,16 @@ def test_on_cuda_only_what_repeats_is_computed_and_settings_come_back(monkeypatc
     monkeypatch.delenv(WORKSPACE[0], raising=False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     before = settings()
-    with pytest.raises(KeyError), repeatable(CUDA):
-        assert settings() == (1, False, False)  # 1: warns where an operation cannot
-        assert os.environ[WORKSPACE[0]] == WORKSPACE[1]
+    within = []
+
+    @repeatable(CUDA)
+    def fail() -> None:
+        within.append((*settings(), os.environ[WORKSPACE[0]]))
         raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert within == [(1, False, False, WORKSPACE[1])]  # 1: warns where an operation cannot
     assert settings() == before
 
 

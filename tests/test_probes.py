@@ -196,7 +196,7 @@ def test_half_of_what_mixtures_are_made_of_is_as_sharp_as_the_images():
     mixtures = mixed(images, 800, seeded())
     grey = ((mixtures != 0) & (mixtures != 1)).flatten(1).float().mean(1)
     assert 70 < (grey == 0).sum() < 130  # a box in half of them, both images sharp in a quarter
-    assert 150 < ((grey > 0) & (grey < 0.9)).sum()  # a box, one or both images interpolated
+    assert ((grey > 0) & (grey < 0.9)).sum() > 150  # a box, one or both images interpolated
 
 
 @pytest.mark.parametrize(("least", "low", "high"), [(0.15, 0.15, 0.85), (0.35, 0.35, 0.65)])
