@@ -18,7 +18,7 @@ from stakes.methods.structguard.objective import Objective
 from stakes.methods.structguard.surrogates import weights
 from stakes.methods.task import Task
 from stakes.progress import silent
-from stakes.training.monitor import Check
+from stakes.training.monitor import Check, Monitor
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
@@ -165,6 +165,26 @@ def test_drift_is_bounded_on_mixtures_of_them_and_reported_on_those_of_the_image
     assert without.bounded_drift == without.drift > 1e-6
     assert beside.drift == pytest.approx(without.drift)
     assert beside.bounded_drift < 1e-6
+
+
+@pytest.mark.parametrize(("criterion", "bounds"), [("deep", False), ("views", True)])
+def test_where_copies_go_drift_is_bounded_on_probes_like_those_held(
+    criterion, bounds, classifier, forget, monkeypatch
+):
+    """Mixtures of the images resemble their copies, and drift when these are forgotten."""
+    checks = []
+    plain = Monitor.check
+
+    def watched(monitor: Monitor, network: Classifier) -> Check:
+        checks.append(plain(monitor, network))
+        return checks[-1]
+
+    monkeypatch.setattr(Monitor, "check", watched)
+    StructGuard(criterion=criterion, max_steps=1, lr=1e-30)(classifier, forget)
+    assert checks
+    for check in checks:
+        assert check.bounded_drift < 1e-6
+        assert (check.held_drift is not None) == bounds
 
 
 def test_a_step_of_one_probe_holds_one_of_each(classifier, forget, anchors, pixels):

@@ -133,15 +133,15 @@ class ProbeSource:
         """A batch of ``probe_batch`` probes: fixed ones in turn, fresh ones, or some of each."""
         parts = [] if self.fixed is None else [self.fixed.at(next(self._indices))]
         if self._fresh:
-            parts.append(self.answers(self._mixtures(self._fresh)))
+            parts.append(self.answers(self._mixtures(self._fresh, self._task.generator)))
         return joined(parts)
 
-    def some(self, count: int) -> Tensor:
+    def some(self, count: int, generator: torch.Generator) -> Tensor:
         """``count`` probes (n, 3, h, w), at random; fewer where fewer were made."""
         if self.fixed is None:
-            return self._mixtures(count)
-        chosen = torch.randperm(len(self.fixed.labels), generator=self._task.generator)
-        return self.fixed.images[chosen[:count]]
+            return self._mixtures(count, generator)
+        chosen = torch.randperm(len(self.fixed.labels), generator=generator)
+        return self.fixed.images[to_device(chosen[:count], self.fixed.images.device)]
 
     def outputs(self, images: Tensor) -> Outputs:
         """What the layers give for images that the original shares with the live network."""
@@ -213,12 +213,11 @@ class ProbeSource:
             )
         return made, targets
 
-    def _mixtures(self, count: int) -> Tensor:
+    def _mixtures(self, count: int, generator: torch.Generator) -> Tensor:
         """Fresh ones. Where copies are to go, nothing but what they show may tell them from these.
 
         So these are altered as copies are, and some have the texture of real images.
         """
-        generator = self._task.generator
         images, labels, least = self._mixed
         if self._hold_copies:
             return mixed(images, count, generator, least, labels)
@@ -236,7 +235,7 @@ class ProbeSource:
             made = attacked(self._task, per_image=20, eps=4.0, iterations=100, margin=PGD_MARGIN)
             parts.append(self.answers(made.images, made.labels))
         if settings.pool and self.kind != "pgd":
-            parts.append(self.answers(self._mixtures(settings.pool)))
+            parts.append(self.answers(self._mixtures(settings.pool, self._task.generator)))
         return joined(parts) if parts else None
 
 

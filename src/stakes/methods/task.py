@@ -1,6 +1,6 @@
 """One call of a method: copies of the network, a generator, the stakes, the clock."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +177,7 @@ class Task:
         views: int = 0,
         needed: float = 1.0,
         goal: Goal = EXACT,
+        held: Callable[[int, torch.Generator], Tensor] | None = None,
     ) -> Monitor:
         """The monitor of the deployed path.
 
@@ -185,8 +186,12 @@ class Task:
             views: how many fixed views of each forget image are watched besides.
             needed: share of these views that has to meet the criterion.
             goal: what the forget images have to reach.
+            held: draws so many of the images that the method holds. Their drift is bounded instead
+                where no surrogate data is given, since what resembles copies drifts with these.
         """
         copies = [random_view(self.forget.images, self._monitor_generator) for _ in range(views)]
+        if self._monitor_held is None and held is not None:
+            self._monitor_held = held(MONITOR_PROBES, self._monitor_generator)
         return Monitor(
             self.original,
             self.forget,

@@ -137,9 +137,9 @@ class StructGuard(ProbeFields):
     )
     max_drift: float = hyper(
         0.2,
-        "structural drift on held-out probes (with surrogate data, mixtures of it) above which the "
-        "learning rate is halved and the weights of the last check with at most half that drift "
-        "are restored",
+        "structural drift on held-out probes (mixtures of surrogate data, if given; else, with "
+        "views, probes like those that are held) above which the learning rate is halved and the "
+        "weights of the last check with at most half that drift are restored",
     )
     patience: int = hyper(
         20,
@@ -165,6 +165,7 @@ class StructGuard(ProbeFields):
             views=WATCHED_VIEWS if views else 0,
             needed=self.views_needed,
             goal=objective.goal,
+            held=objective.probes.some if views else None,
         )
         schedule = Schedule(
             optimizer,
