@@ -53,22 +53,6 @@ def test_the_margin_grows_by_a_quarter_where_few_stay_known_for_so_long():
     assert balance.feature_scale == 1
 
 
-@pytest.mark.parametrize("turns", [1, 2])
-def test_where_images_take_turns_the_margins_of_those_forgotten_do_not_grow(turns):
-    balance = AdaptiveMargin(K, 0.4, patience=1, turns=turns)
-    show(balance, 1, times=3)
-    grown = [0.4 * 1.25**2] + [0.4] * (K - 1)
-    if turns == 1:
-        assert balance.margin.tolist() == pytest.approx(grown[:1] * K)
-        return
-    assert balance.margin.tolist() == pytest.approx(grown)
-    back = torch.full((K,), -1.0)
-    back[3] = 1.0
-    balance.see(torch.arange(K), back)
-    grown[3] *= 1.25
-    assert balance.margin.tolist() == pytest.approx(grown)
-
-
 def test_the_feature_scale_is_halved_where_many_stay_known_for_twice_as_long():
     balance = AdaptiveMargin(K, 0.4, patience=3)
     show(balance, 10)

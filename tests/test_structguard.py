@@ -66,7 +66,8 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(
 
 def test_with_views_it_looks_no_more_often(classifier, forget, anchors, monkeypatch):
     monkeypatch.setattr(objective, "VIEWS_WEIGHT", 0)
-    method = StructGuard(max_steps=30, **VIEWS | {"probes": "mixed", "views_needed": 1.0})
+    slow = {"probes": "mixed", "views_needed": 1.0, "lr": 1e-2}
+    method = StructGuard(max_steps=30, **VIEWS | slow)
     history = method(classifier, forget, anchors=anchors, seed=0).history
     looks = [row["step"] for row in history if "drift" in row]
     assert looks == [0, 10, 20, 30]

@@ -28,19 +28,16 @@ class AdaptiveMargin(State):
 
     Both follow what the training batches show of the forget images. The last few of many images
     cross the decision boundary back and forth from step to step: the margins then grow by a
-    quarter; where the images take ``turns``, only the margins of those few. Where more than a few
-    stay recognised for twice as long, features retained this tightly cannot let them go: the
-    feature scale is then halved. With turns that takes as many times longer, since each of them
-    brings images that are recognised. As long as none at all has been forgotten, it is halved again
-    after half of ``patience`` each time: a network held too tightly for long yields by shrinking
-    all its logits, and does not recover.
+    quarter. Where more than a few stay recognised for twice as long, features retained this tightly
+    cannot let them go: the feature scale is then halved. As long as none at all has been forgotten,
+    it is halved again after half of ``patience`` each time: a network held too tightly for long
+    yields by shrinking all its logits, and does not recover.
 
     Args:
         k: number of forget images.
         margin: at the start, logits.
         patience: steps without a new least number of recognised images after which the margin
             grows; 0 leaves both as they are.
-        turns: how many parts the images are forgotten in, one after the other.
         device: of the images.
 
     Attributes:
@@ -57,26 +54,19 @@ class AdaptiveMargin(State):
         margin: float,
         *,
         patience: int,
-        turns: int = 1,
         device: torch.device | None = None,
     ) -> None:
         self.margin, self._highest = scalar(margin, device).repeat(k), MOST * margin
         self.feature_scale, self.known = scalar(1.0, device), scalar(1.0, device)
         self._lead = torch.full((k,), torch.inf, device=device)
         self._fewest, self._waited = scalar(1.0, device), scalar(0.0, device)
-        self._patience, self._longest = patience, 2 * patience * turns
-        self._alike = turns == 1  # whether all margins grow together
-
-    def known_among(self, first: int) -> int:
-        """How many of the first images were recognised when last seen, or not seen yet."""
-        return int(self._left()[:first].sum())
+        self._patience, self._longest = patience, 2 * patience
 
     def see(self, indices: Tensor, lead: Tensor) -> None:
         """Note a step's batch: the true classes' lead (b,) in the images at ``indices``."""
         self._lead[to_device(indices, self._lead.device)] = lead.detach()
-        left = self._left()
-        known = left.sum().to(self.known.dtype) / len(self._lead)
-        self.known = known
+        left = ~(self._lead < 0)  # recognised when last seen, or not seen yet
+        self.known = known = left.sum().to(self.known.dtype) / len(self._lead)
         if not self._patience:
             return
         better = (known < self._fewest) | (known == 0)
@@ -85,16 +75,11 @@ class AdaptiveMargin(State):
         grow, halve = few & (waited >= self._patience), ~few & (waited >= self._longest)
         none_yet = halve & (self._fewest == 1) & (known == 1)
         larger, smaller = 1.25 * self.margin, self.feature_scale / 2
-        growing = grow & (left | self._alike)
-        self.margin = torch.where(growing, larger.clamp_max(self._highest), self.margin)
+        self.margin = torch.where(grow, larger.clamp_max(self._highest), self.margin)
         self.feature_scale = torch.where(halve, smaller.clamp_min(LEAST), self.feature_scale)
         self._fewest = torch.where(better | halve, known, self._fewest)
         waited = waited.masked_fill(grow | halve, 0)
         self._waited = waited.masked_fill(none_yet, self._longest - (self._patience + 1) // 2)
-
-    def _left(self) -> Tensor:
-        """Which images (k,) were recognised when last seen, or not seen yet."""
-        return ~(self._lead < 0)
 
 
 class ViewsScale(State):

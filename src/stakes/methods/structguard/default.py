@@ -8,7 +8,6 @@ import torch
 
 from stakes.methods.base import hyper
 from stakes.methods.probing import ProbeFields
-from stakes.methods.structguard.cohorts import CHECK_EVERY
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task, Unlearned
 from stakes.rows import Outcome
@@ -24,6 +23,7 @@ from stakes.training.search import pull_back
 from stakes.training.structure import MapKind
 
 WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and never trained on
+CHECK_EVERY = 10  # steps; a check of the network costs about as much as one of them
 WARMUP = 20  # steps over which the learning rate rises to its full value
 SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
 MUON_STEP = 0.6  # size of Muon's steps, in units of the learning rate; as published, 0.2

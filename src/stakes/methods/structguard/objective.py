@@ -91,7 +91,6 @@ class Objective:
             len(task.forget),
             settings.margin,
             patience=settings.patience,
-            turns=self.cohorts.count if self.cohorts.waits else 1,
             device=device,
         )
         self.towards, self.towards_why = self._choose_towards()
@@ -100,7 +99,7 @@ class Objective:
         required = self.towards == "drawn" or criterion.lead is not margins
         self.goal = Goal(criterion.lead, self.targets if required else None, criterion.met)
         self._batches = task.batches(len(task.forget), settings.forget_batch)
-        task.checkpoint.keep(self.balance, self.views_scale, self.cohorts)
+        task.checkpoint.keep(self.balance, self.views_scale)
 
     def terms(self, step: int) -> dict[str, Tensor]:
         """Every term of a step (from 1), already weighted; their plain sum is minimised.
@@ -112,7 +111,7 @@ class Objective:
         task = self._task
         probes = self._draw_probes()
         batch = next(self._batches)
-        started = batch < self.cohorts.started(step, self.balance.known_among)
+        started = batch < self.cohorts.started(step)
         pick, waiting = (
             to_device(part, task.forget.labels.device) for part in (batch[started], batch[~started])
         )
@@ -233,7 +232,7 @@ class Objective:
             count, why = min(COHORTS, max(1, k // least)), "copies are to be forgotten too"
         else:
             count, why = (COHORTS, MANY) if self._many else (1, ALL)
-        pace = STEPS_COPIES if self._copies else None if settings.criterion == "deep" else STEPS
+        pace = STEPS_COPIES if self._copies else STEPS
         return Cohorts(k, min(k, count), max_steps=settings.max_steps, pace=pace), why
 
     def _choose_towards(self) -> tuple[str, str]:
