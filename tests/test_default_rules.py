@@ -115,18 +115,21 @@ def test_no_progress_grows_the_margin_or_loosens_the_features(classifier, forget
     assert never.chosen["feature_scale"] == 1
 
 
-@pytest.mark.parametrize(("settle", "least"), [(0.5, 0), (0.0, 0), (0.1, 25)])
+@pytest.mark.parametrize(
+    ("settle", "cohorts", "share", "least"),
+    [(0.5, 1, 0.5, 0), (0.0, 1, 0.0, 0), (0.1, 1, 0.1, 25), (0.8, 2, 0.4, 0)],
+)
 def test_the_run_settles_once_all_is_forgotten(
-    settle, least, classifier, forget, anchors, monkeypatch
+    settle, cohorts, share, least, classifier, forget, anchors, monkeypatch
 ):
     monkeypatch.setattr(default, "SETTLE_LEAST", least)
     calm = {"lr": 1e-2, "patience": 20, "pull_back": False, "max_steps": 300}  # all stays forgotten
-    method = StructGuard(**EXACT | {"settle": settle} | calm)
+    method = StructGuard(**EXACT | {"settle": settle, "cohorts": cohorts} | calm)
     result = method(classifier, forget, anchors=anchors, seed=0)
     assert result.ending == FORGOTTEN
     checks = [row for row in result.history if row.get("forget_accuracy") == 0]
     first = int(checks[0]["step"])
-    length = max(least, math.ceil(settle * first)) if settle else 0
+    length = max(least, math.ceil(share * first)) if settle else 0
     assert result.history[-1]["step"] == first + length
 
 

@@ -26,6 +26,7 @@ WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and ne
 CHECK_EVERY = 10  # steps; a check of the network costs about as much as one of them
 WARMUP = 20  # steps over which the learning rate rises to its full value
 SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
+SETTLE_TURNS = 0.5  # of the settling, with cohorts: the first have recovered while others had turns
 MUON_STEP = 0.6  # size of Muon's steps, in units of the learning rate; as published, 0.2
 FEW_LAYERS = 6  # up to so many have steps of that size
 BACKOFFS = 5  # halvings of the learning rate: one that drifts too far at 1/32 will not recover
@@ -133,7 +134,8 @@ class StructGuard(ProbeFields):
     precision: Precision = hyper("auto", "number format of the passes through the network's body")
     settle: float = hyper(
         1.0,
-        "steps at a decaying learning rate once everything is forgotten, as a share of those done",
+        "steps at a decaying learning rate once everything is forgotten, as a share of those done; "
+        "half of that where images without copies are unlearned in cohorts",
     )
     max_drift: float = hyper(
         0.2,
@@ -160,6 +162,7 @@ class StructGuard(ProbeFields):
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; gives the history, how it ended, and what the run chose."""
         views = CRITERIA[self.criterion].views
+        in_turns = objective.cohorts.count > 1 and not views
         optimizer = self._optimizer(task)
         monitor = task.monitor(
             views=WATCHED_VIEWS if views else 0,
@@ -170,7 +173,7 @@ class StructGuard(ProbeFields):
         schedule = Schedule(
             optimizer,
             warmup=WARMUP,
-            settle=self.settle,
+            settle=self.settle * (SETTLE_TURNS if in_turns else 1),
             settle_least=SETTLE_VIEWS if views else SETTLE_LEAST,
             max_drift=self.max_drift,
             backoffs=BACKOFFS,
