@@ -60,23 +60,6 @@ def by_default() -> Rows:
     return [row for row in rows("structguard-criteria") if row["cell_method"] == OWN]
 
 
-def views() -> str:
-    """What it costs to forget copies too, by network and share asked: changes in points."""
-    asked = [row for row in rows("structguard-views") if row["method_criterion"] == "views"]
-    groups = ordered(asked, "cell_network", "method_views_needed")
-    columns = {
-        "network": first("cell_network"),
-        "copies required": lambda found: f"{found[0]['method_views_needed']:.0%}".replace(
-            "%", " %"
-        ),
-        **NUMBER,
-        "copies misclassified before, %": complement("forget_views_before", 0),
-        "copies misclassified, %": complement("forget_views", 1),
-        **CHANGES,
-    }
-    return table(groups, columns)
-
-
 def deep() -> str:
     """The criteria deep and exact side by side: depth in percent, changes in points."""
     groups = ordered(rows("structguard-criteria"), "cell_network", "k", "method_criterion")
@@ -318,7 +301,6 @@ TABLES = {
     HERE.parent / "docs" / "results.md": (
         seeds,
         deep,
-        views,
         more_images,
         retained,
         tuned,

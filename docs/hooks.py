@@ -25,11 +25,7 @@ from stakes.runs.recipe_file import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"<!-- table: (\w+) -->")
-FIGURES = {
-    "figures/criteria.svg": "criteria.svg",
-    "figures/copies-resnet-20.svg": "structguard-views.figures/figure-copies-resnet-20-k-64.svg",
-    "figures/copies-resnet-56.svg": "structguard-views.figures/figure-copies-resnet-56-k-64.svg",
-}
+FIGURES = {"figures/criteria.svg": "criteria.svg"}
 """What pages show of ``benchmarks/results``, by the place they show it from."""
 MEASURES = re.compile(r"<!-- measures: ([\w\s]+) -->")
 
