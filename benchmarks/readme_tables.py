@@ -30,10 +30,10 @@ from kept_rows import (
     table,
 )
 from stakes.rows import stat
+from stakes.runs.recipe_file import SHIPPED
 from tune import TUNED
 
 HERE = Path(__file__).parent
-RECIPES = HERE.parent / "src" / "stakes" / "runs" / "recipes"
 OWN = "STRUCTGUARD"
 TUNED_NAME = ", tuned"  # that tune.py adds to the name of a method
 
@@ -122,7 +122,7 @@ LIKEWISE = {
 
 def on_its_network() -> str:
     """The paper's methods and ours on its kind of network, beside what it prints, in percent."""
-    recipe = tomllib.loads((RECIPES / "table2-cifar10.toml").read_text(encoding="utf-8"))
+    recipe = tomllib.loads((SHIPPED / "table2-cifar10.toml").read_text(encoding="utf-8"))
     printed = {(row["method"], row["k"]): row for row in recipe["paper"]["row"]}
     names = [OWN, f"{OWN} (exact)", *LIKEWISE]
     found = [

@@ -31,18 +31,18 @@ def rows(monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_parts_reach_the_weights_of_the_whole(name, classifier, forget, anchors, rows):
-    whole = METHODS[name](classifier, forget, anchors=anchors, seed=0)
+    """With this seed no gradient is mere rounding, which Adam's first steps would magnify."""
+    whole = METHODS[name](classifier, forget, anchors=anchors, seed=1)
     assert max(rows) > 4
     rows.clear()
     with passing_at_most(4):
-        parts = METHODS[name](classifier, forget, anchors=anchors, seed=0)
+        parts = METHODS[name](classifier, forget, anchors=anchors, seed=1)
     assert 0 < max(rows) <= 4
     assert Classifier.across is None
     assert len(parts.history) == len(whole.history)
     one, other = (dict(result.classifier.named_parameters()) for result in (whole, parts))
     for key, value in one.items():
-        # Adam's first steps are as long where a gradient is hardly more than rounding: 1e-3 each.
-        torch.testing.assert_close(other[key], value, rtol=0, atol=5e-5)
+        torch.testing.assert_close(other[key], value, rtol=0, atol=1e-5)
 
 
 def test_statistics_of_a_batch_are_of_all_of_it(classifier, rows):
