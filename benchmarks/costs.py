@@ -36,7 +36,7 @@ class Passes:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Take the times within the block."""
-        forward, backward, minimise = Classifier._pass, torch.Tensor.backward, default.minimise
+        forward, backward, minimise = Classifier.passed, torch.Tensor.backward, default.minimise
 
         def steps(*arguments: Any, **options: Any) -> Any:
             with self._within:
@@ -46,12 +46,12 @@ class Passes:
                 finally:
                     self.whole = now(self._device) - begun
 
-        Classifier._pass, torch.Tensor.backward = self._timed(forward), self._timed(backward)
+        Classifier.passed, torch.Tensor.backward = self._timed(forward), self._timed(backward)
         default.minimise = steps
         try:
             yield
         finally:
-            Classifier._pass, torch.Tensor.backward = forward, backward
+            Classifier.passed, torch.Tensor.backward = forward, backward
             default.minimise = minimise
 
     def _timed(self, call: Any) -> Any:

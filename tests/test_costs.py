@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,7 +43,9 @@ def test_large_networks_are_measured_on_any_device(tmp_path, monkeypatch, capsys
             gpu.main()
         return subprocess.CompletedProcess(words, 0, out.getvalue(), "")
 
-    monkeypatch.setattr(gpu.subprocess, "run", run)
+    # In its module alone: the name of the processor is found by a process too.
+    alone = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(gpu, "subprocess", alone)
     words = ["--networks", "stakes:digits_cnn", "no:such", "--k", "4", "--side", "16"]
     words += ["--steps", "2", "--probe-batch", "8", "--device", "cpu"]
     monkeypatch.setattr("sys.argv", ["gpu.py", str(tmp_path), *words])

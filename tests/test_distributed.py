@@ -17,7 +17,7 @@ from stakes.cli import commands as cli
 from stakes.methods import Fisher, NegGrad, StructGuard
 from stakes.training import distributed
 from stakes.training.sharding import sharded
-from two_processes import METHODS, compare, divided, interrupted, network
+from two_processes import METHODS, activated, compare, divided, interrupted, network
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +69,17 @@ def test_two_processes_reach_the_weights_of_one(both, name):
             assert together["row"][key] == pytest.approx(value, rel=1e-3, abs=1e-3), key
         else:
             assert together["row"][key] == value, key
+
+
+def test_two_processes_hold_the_activations_of_a_sidecar_as_one_does(tmp_path):
+    found = []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        out.mkdir()
+        finish(start(count, partial(activated, out), out))
+        assert (out / "probes").read_text() == "surrogates and activations and mixed"
+        found.append(load_file(out / "weights"))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5)
 
 
 def test_divided_weights_reach_those_of_one_process(both, tmp_path):

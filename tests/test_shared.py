@@ -11,6 +11,7 @@ from conftest import CLASSES, Tiny, blobs
 from stakes import Classifier, ForgetSet
 from stakes.methods import StructGuard
 from stakes.training.micro import passing_at_most
+from stakes.training.sharding import sharded
 from stakes.training.shared import SharedLayers
 
 
@@ -172,11 +173,44 @@ def test_a_weight_that_attention_reads_of_its_part_is_trained() -> None:
     assert torch.equal(shared.features(live, images, shared.outputs(images)), live.features(images))
 
 
-def test_nothing_is_shared_in_train_mode_or_where_passes_are_divided() -> None:
+@pytest.mark.parametrize("kind", [Tiny, InPlace, OneReLU, Skip])
+def test_passes_in_parts_share_too(kind: type[Tiny], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    original, live = networks(kind(), EARLY)
+    images = torch.rand(5, 3, 8, 8)
+    with passing_at_most(2):
+        shared = SharedLayers(original, live, images[0])
+    changed(live)
+    whole = shared.outputs(images)
+    expected = [shared.features(network, images, whole) for network in (original, live)]
+    expected[1].square().sum().backward()
+    gradients = [weight.grad for weight in live.parameters()]
+    live.zero_grad()
+    with passing_at_most(2):
+        seen = convolutions(monkeypatch)
+        outputs = shared.outputs(images)
+        assert seen == [2, 2, 1]  # by the first convolution alone, each image once
+        found = [shared.features(network, images, outputs) for network in (original, live)]
+        assert max(seen) == 2
+        assert len(seen) == 3 + 6
+        found[1].square().sum().backward()
+    for one, other in zip(whole, outputs, strict=True):
+        torch.testing.assert_close(other, one)
+        assert other.dtype == one.dtype
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one)
+    for weight, gradient in zip(live.parameters(), gradients, strict=True):
+        if gradient is None:
+            assert weight.grad is None
+        else:
+            torch.testing.assert_close(weight.grad, gradient)
+
+
+def test_nothing_is_shared_in_train_mode_or_where_weights_are_divided() -> None:
     original, live = networks(Tiny(), EARLY)
     image = torch.rand(3, 8, 8)
     assert SharedLayers(original, live, image).works
-    with passing_at_most(2):
+    with sharded():
         assert not SharedLayers(original, live, image).works
     assert not SharedLayers(original, live.train(), image).works
 

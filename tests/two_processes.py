@@ -21,6 +21,7 @@ from stakes.methods import L2UL, NegGrad, StructGuard, probing
 from stakes.report import page
 from stakes.runs.folder import checkpoint_beside
 from stakes.runs.record import Request, record
+from stakes.sidecar.make import make
 from stakes.training import checkpoint, distributed, sharding
 
 SHORT = {"max_steps": 12, "probe_batch": 15, "patience": 4, "precision": "float32"}
@@ -87,6 +88,23 @@ def compare(out: Path) -> None:
             steps = [step["loss"] for step in result.history[1:]]
             summary = {"row": row, "losses": steps, "end": result.stop_reason}
             (out / f"{name}.json").write_text(json.dumps(summary))
+
+
+def activated(out: Path) -> None:
+    """The weights where a sidecar describes what the layers give that stay as they are."""
+    asked = request(METHODS["views"])
+    classifier = Classifier.load(
+        "stakes:cifar_resnet20", weights="random", class_names=CLASSES, input_size=8
+    )
+    with distributed.alone():  # the same file for any number of processes
+        made = make(classifier, ImageArray(*blobs(1100, 8)), count=4, steps=1)
+    result = asked.method(
+        classifier, asked.forget, anchors=asked.anchors, surrogates=made.surrogates(), seed=0
+    )
+    if distributed.is_writer():
+        state = result.classifier.state_dict()
+        save_file({key: value.contiguous() for key, value in state.items()}, out / "weights")
+        (out / "probes").write_text(result.chosen["probes"])
 
 
 def divided(out: Path) -> None:

@@ -120,10 +120,10 @@ class Classifier(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images of shape {tuple(images.shape)}; they must be (n, 3, h, w)")
         across = type(self).across
-        return self._pass(images) if across is None else across(self, self._pass, images)
+        return self.passed(images) if across is None else across(self, self.passed, images)
 
-    def _pass(self, images: Tensor) -> Tensor:
-        """The pass of :meth:`features`."""
+    def passed(self, images: Tensor) -> Tensor:
+        """The pass of :meth:`features`, of all images by this process at once."""
         size = sides(self.input_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)

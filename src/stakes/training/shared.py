@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stakes.data.activations import Layers
 from stakes.models.classifier import Classifier
+from stakes.training import sharding
 
 Outputs = tuple[Tensor, ...]  # each (n, ...): what later layers read of the shared ones
 
@@ -29,10 +30,10 @@ class SharedLayers:
     and both passes continue from there. That needs no graph of the network: during such a pass
     the shared modules return their known outputs instead of computing them.
 
-    Nothing is shared, and images pass as ever, where a trial on three images gives other features
-    in a single bit, or where passes are divided
-    (:attr:`stakes.models.classifier.Classifier.across`). The shared layers end at the latest with
-    a module that returns anything but one tensor with a row for each image.
+    Where passes are divided (:attr:`stakes.models.classifier.Classifier.across`), images and
+    outputs are divided alike. Nothing is shared, and images pass as ever, where a trial on three
+    images gives other features in a single bit, or where weights are divided. The shared layers
+    end at the latest with a module that returns anything but one tensor with a row for each image.
 
     Args:
         original: the network before training.
@@ -43,7 +44,7 @@ class SharedLayers:
     def __init__(self, original: Classifier, live: Classifier, image: Tensor) -> None:
         self._original = original
         self._calls: list[_Call] = []
-        if live.training or Classifier.across is not None:
+        if live.training or sharding.is_wanted():
             return
         self._layers = _Layers.of(live.body)
         trial = torch.stack([image, image / 2, image / 4])
@@ -71,6 +72,34 @@ class SharedLayers:
         """What the shared layers give for images (n, 3, h, w); () where nothing is shared."""
         if not self.works:
             return ()
+        across = Classifier.across
+        if across is None:
+            return self._outputs(images)
+
+        def passed(rows: Tensor) -> Tensor:
+            return torch.cat([output.flatten(1) for output in self._outputs(images[rows])], dim=1)
+
+        shapes = [torch.Size(shape) for _, shape in self.read]
+        found = across(self._original, passed, _indices(images))
+        parts = found.split([shape.numel() for shape in shapes], dim=1)
+        return self.as_own(tuple(p.unflatten(1, s) for p, s in zip(parts, shapes, strict=True)))
+
+    def features(self, network: Classifier, images: Tensor, outputs: Outputs) -> Tensor:
+        """Features (n, d) of images (n, 3, h, w) by either network, from their outputs on."""
+        if not self.works:
+            return network.features(images)
+        across = Classifier.across
+        if across is None:
+            return self._continued(network, images, outputs)
+
+        def passed(rows: Tensor) -> Tensor:
+            own = tuple(output[rows] for output in outputs)
+            return self._continued(network, images[rows], own)
+
+        return across(network, passed, _indices(images))
+
+    def _outputs(self, images: Tensor) -> Outputs:
+        """The outputs of images that pass at once."""
         outputs: list[Tensor] = []
         calls = iter(self._calls)
 
@@ -84,10 +113,8 @@ class SharedLayers:
         self._pass(images, keep)
         return tuple(outputs)
 
-    def features(self, network: Classifier, images: Tensor, outputs: Outputs) -> Tensor:
-        """Features (n, d) of images (n, 3, h, w) by either network, from their outputs on."""
-        if not self.works:
-            return network.features(images)
+    def _continued(self, network: Classifier, images: Tensor, outputs: Outputs) -> Tensor:
+        """The features of images that pass at once."""
         known = iter(outputs)
         returns: dict[str, deque[Callable[[], Tensor]]] = defaultdict(deque)
         for call in self._calls:
@@ -97,7 +124,7 @@ class SharedLayers:
         with ExitStack() as replaced:
             for name, queue in returns.items():
                 replaced.enter_context(_returning(network.body.get_submodule(name), queue))
-            return network.features(images)
+            return network.passed(images)
 
     def _found(self, images: Tensor) -> list["_Call"]:
         """The calls of shared modules, up to the first that does not fit, and who reads them."""
@@ -123,7 +150,7 @@ class SharedLayers:
     def _are_read(self, images: Tensor, outputs: Outputs) -> list[bool]:
         """Whether a layer that is not shared reads each of the outputs of all calls."""
         try:
-            total = self.features(self._original, images, outputs).sum()
+            total = self._continued(self._original, images, outputs).sum()
             gradients = torch.autograd.grad(total, outputs, allow_unused=True)
         except RuntimeError:  # the network changes in place what a gradient needs: keep all
             return [True] * len(outputs)
@@ -132,8 +159,8 @@ class SharedLayers:
     @torch.no_grad()
     def _agree(self, live: Classifier, images: Tensor) -> bool:
         """Whether both networks give the same bits with the calls as without."""
-        plain, outputs = self._original.features(images), self.outputs(images)
-        both = (self.features(network, images, outputs) for network in (self._original, live))
+        plain, outputs = self._original.passed(images), self._outputs(images)
+        both = (self._continued(network, images, outputs) for network in (self._original, live))
         return all(torch.equal(plain, features) for features in both)
 
     def _pass(self, images: Tensor, keep: Callable[[str, Any], None]) -> None:
@@ -150,7 +177,7 @@ class SharedLayers:
                 hooks.enter_context(modules[name].register_forward_pre_hook(_stop))
             for name in self._layers.left:
                 hooks.enter_context(modules[name].register_forward_hook(_stop))
-            self._original.features(images)
+            self._original.passed(images)
 
 
 @dataclass(frozen=True)
@@ -206,6 +233,10 @@ class _Layers:
 
 class _Enough(Exception):
     """The pass has come to the end of what is shared."""
+
+
+def _indices(images: Tensor) -> Tensor:
+    return torch.arange(len(images), device=images.device)
 
 
 def _stop(*args: Any) -> None:
