@@ -66,13 +66,13 @@ def test_with_the_criterion_of_views_copies_are_forgotten_too(
 
 def test_with_views_it_looks_no_more_often(classifier, forget, anchors, monkeypatch):
     monkeypatch.setattr(objective, "VIEWS_WEIGHT", 0)
-    slow = {"probes": "mixed", "views_needed": 1.0, "lr": 1e-2}
-    method = StructGuard(max_steps=30, **VIEWS | slow)
+    slow = {"probes": "mixed", "views_needed": 1.0, "lr": 1e-2, "precision": "float32"}
+    method = StructGuard(max_steps=60, **VIEWS | slow)
     history = method(classifier, forget, anchors=anchors, seed=0).history
-    looks = [row["step"] for row in history if "drift" in row]
-    assert looks == [0, 10, 20, 30]
-    assert history[-1]["forget_accuracy"] == 0  # the reason to look at every step otherwise
-    assert history[-1]["views_accuracy"] > 0
+    looks = [row for row in history if "drift" in row]
+    assert [row["step"] for row in looks] == [*range(0, 61, 10)]
+    # The images without their copies: the reason to look at every step otherwise.
+    assert any(row["forget_accuracy"] == 0 < row["views_accuracy"] for row in looks)
 
 
 @pytest.mark.parametrize("name", STRUCTURAL)
