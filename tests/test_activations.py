@@ -54,7 +54,7 @@ def test_channels_and_places_go_back_to_where_they_were(shape):
 
 def test_draws_are_like_the_data(described):
     rows, labels = sample()
-    parts = described.draw(4000, seeded(1))
+    parts = described.draw(4000, seeded(1), torch.ones(2))
     assert [part.shape for part in parts] == [(4000, 3, 4, 4), (4000, 5, 2)]
     drawn = torch.cat([part.flatten(1) for part in parts], dim=1)
     # of all classes alike, each with its own mean
@@ -73,12 +73,27 @@ def test_draws_are_like_the_data(described):
         assert ahead[0] == pytest.approx(ahead[1], abs=0.15)
 
 
+def test_classes_are_drawn_as_often_as_their_shares_say(described):
+    parts = described.draw(2000, seeded(1), torch.tensor([0.2, 0.8]))
+    drawn = torch.cat([part.flatten(1) for part in parts], dim=1)
+    nearest = torch.cdist(drawn, described.means).argmin(1)
+    assert nearest.double().mean() == pytest.approx(0.8, abs=0.04)
+
+
+def test_the_centres_are_the_means_layer_by_layer(described):
+    conv, tokens = described.centres()
+    assert (conv.shape, tokens.shape) == ((2, 3, 4, 4), (2, 5, 2))
+    assert torch.equal(torch.cat([conv.flatten(1), tokens.flatten(1)], dim=1), described.means)
+
+
 def test_draws_have_the_tails_of_the_data():
     generator = seeded(2)
     labels = torch.arange(2).repeat_interleave(300)
     rows = torch.randn(600, WIDTH, generator=generator) ** 3
     rows = torch.where(rows < 0, 0.0, rows)  # as after a ReLU: never below 0, most of them 0
-    drawn = torch.cat([p.flatten(1) for p in fitted(rows, labels).draw(600, seeded())], dim=1)
+    drawn = torch.cat(
+        [p.flatten(1) for p in fitted(rows, labels).draw(600, seeded(), torch.ones(2))], dim=1
+    )
     assert drawn.min() == 0
     assert float((drawn == 0).double().mean()) == pytest.approx(0.5, abs=0.05)
     for level in (0.9, 0.99, 0.999):

@@ -981,6 +981,10 @@ def test_the_page_names_surrogate_data_and_what_was_left_out(tmp_path):
     for words in ("public/", "1,234 unlabelled images", "2 copies of images", "f6" * 32):
         assert words in page
     assert "statistics of what" not in page
+    assert "held to the" not in page
+    given["chosen_surrogates_held"] = 1000
+    write_report([a_run(tmp_path / "d", **given)], tmp_path / "d.html")
+    assert "held to the 1,000 of which it is surest" in (tmp_path / "d.html").read_text()
     given["chosen_probes"] = "surrogates and activations and inverted"
     write_report([a_run(tmp_path / "c", **given)], tmp_path / "c.html")
     assert "statistics of what the network’s layers gave" in (tmp_path / "c.html").read_text()

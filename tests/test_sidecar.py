@@ -153,7 +153,7 @@ def test_a_file_keeps_the_activations(described, tmp_path):
         away = (read.activations.tensors()[name] - tensor).abs().max()
         assert away <= tensor.abs().max() / (250 if name == "directions" else 2000)
     generator = torch.Generator().manual_seed(0)
-    assert read.activations.draw(3, generator)[0].shape == (3, 8, 8, 8)
+    assert read.activations.draw(3, generator, torch.ones(4))[0].shape == (3, 8, 8, 8)
     assert read.surrogates().digest() != replace(read, activations=None).surrogates().digest()
     with pytest.raises(ValueError, match="fit"):
         replace(read.activations, means=read.activations.means[:2])

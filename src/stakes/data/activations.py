@@ -70,17 +70,22 @@ class Activations:
         roots = tuple((tensors[f"channels.{i}"], tensors[f"places.{i}"]) for i in numbers)
         return cls(layers, roots=roots, **{name: tensors[name] for name in TABLES})
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """What the layers might give for ``count`` images of random classes: (count, ...) each."""
-        classes = torch.randint(len(self.means), (count,), generator=generator).sort().values
+    def draw(self, count: int, generator: torch.Generator, shares: Tensor) -> tuple[Tensor, ...]:
+        """What the layers might give for ``count`` images: (count, ...) each.
+
+        Their classes are random, each class described as often as its share (m,) says.
+        """
+        drawn = torch.multinomial(shares, count, replacement=True, generator=generator)
+        classes = drawn.sort().values
         rows = self.unmapped(classes, generator)
         for label in classes.unique().tolist():
             own = classes == label
             rows[own] = self._mapped(rows[own], label)
-        given = rows.split([_size(shape) for _, shape in self.layers], dim=1)
-        return tuple(
-            part.view(count, *shape) for part, (_, shape) in zip(given, self.layers, strict=True)
-        )
+        return self._by_layer(rows)
+
+    def centres(self) -> tuple[Tensor, ...]:
+        """The mean output of each layer for each class described: (m, ...) each."""
+        return self._by_layer(self.means)
 
     def distances(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """How far outputs (n, D) lie from the mean of each class, and from its directions' span.
@@ -107,6 +112,14 @@ class Activations:
             normal = torch.randn(len(rows), len(channels), len(places), generator=generator)
             rest.append(as_given(channels @ normal @ places, shape))
         return rows.add_(torch.cat(rest, dim=1))
+
+    def _by_layer(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The output of each layer, of rows (n, D) of all of them."""
+        parts = rows.split([_size(shape) for _, shape in self.layers], dim=1)
+        return tuple(
+            part.view(len(rows), *shape)
+            for part, (_, shape) in zip(parts, self.layers, strict=True)
+        )
 
     def _mapped(self, rows: Tensor, label: int) -> Tensor:
         """Draws (n, D) of one class, with values that its channels take."""

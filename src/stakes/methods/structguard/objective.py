@@ -146,13 +146,14 @@ class Objective:
             return probes, None
         return probes, SurrogateProbes(given, task, probes, alter=not alone)
 
-    def kind_of_probes(self) -> dict[str, str]:
-        """The kind of probes and the reason for it, for the row."""
-        kinds = [self.probes.kind]
-        if self.surrogates is not None:
-            activations = ["activations"] if self.probes.activations is not None else []
-            kinds = ["surrogates", *activations, self.probes.kind]
-        return {"probes": " and ".join(kinds), "probes_why": self.probes.why}
+    def kind_of_probes(self) -> dict[str, str | int]:
+        """The kind of probes and why, and how many surrogate images are held, for the row."""
+        kind, why = self.probes.kind, self.probes.why
+        if self.surrogates is None:
+            return {"probes": kind, "probes_why": why}
+        activations = ["activations"] if self.probes.activations is not None else []
+        kinds = " and ".join(["surrogates", *activations, kind])
+        return {"probes": kinds, "probes_why": why, "surrogates_held": self.surrogates.held}
 
     def _draw_probes(self) -> ProbeBatch:
         """The probes of a step: half of them surrogates, where some were given."""

@@ -1,7 +1,6 @@
 """Surrogate data as probes: images, and activations of a sidecar, with the original's answers."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stakes.data.activations import Activations
@@ -13,17 +12,20 @@ from stakes.methods.probing import BATCH, ProbeBatch, ProbeSource, joined
 from stakes.methods.task import Task
 
 FEW = 2000  # of fewer, half of a draw is mixed afresh, so that they cannot be memorised
+MOST = 10_000  # images that are held; of more, those of whose class the network is surest
+OWN = 0.5  # share of a draw that has its classes from the forget images, in proportion
 OFTEN = 4.0  # a surrogate is drawn at most as many times as often as one of average weight
 
 
 class SurrogateProbes:
     """Draws of surrogate data with the original's answers to it.
 
-    Every image passes through the original once, before the first step. Those are drawn more
-    often that lie where boundaries are to move: near a forget image in feature space, or
-    undecided between two classes (see :func:`weights`). Where a sidecar describes what the layers
-    that stay as they are give for training data, half of a draw is activations, fresh each time;
-    all of it, where there are no other images than the sidecar's own.
+    Every image passes through the original once, before the first step. Of a large number, those
+    are held that the original is surest of (see :func:`surest`): they are most like its training
+    data. Classes that many forget images are of lose most, so they are drawn more often (see
+    :func:`class_shares`). Where a sidecar describes what the layers that stay as they are give for
+    training data, half of a draw is activations, fresh each time; all of it, where there are no
+    other images than the sidecar's own.
 
     Args:
         given: the images.
@@ -31,6 +33,9 @@ class SurrogateProbes:
         source: of the original's answers to any images.
         alter: whether half of a draw is altered as copies are, where copies of the forget images
             are to be forgotten, so that alterations do not tell these from what is held.
+
+    Attributes:
+        held: how many images are drawn from.
     """
 
     def __init__(
@@ -42,6 +47,11 @@ class SurrogateProbes:
         alter: bool,
     ) -> None:
         self._given, self._task, self._source, self._alter = given, task, source, alter
+        shares = class_shares(task)
+        self._described: tuple[Activations, Tensor] | None = None
+        if source.activations is not None:
+            answered = source.answers_from(source.activations.centres()).labels.cpu()
+            self._described = source.activations, shares[answered]
         features, logits = [], []
         for start in range(0, len(given), BATCH):
             found = source.answers(
@@ -51,29 +61,30 @@ class SurrogateProbes:
             logits.append(found.logits)
             task.progress("surrogates", min(start + BATCH, len(given)), len(given))
         self._features, self._logits = torch.cat(features), torch.cat(logits)
-        near = source.answers(task.forget.images).features
-        self._weights = weights(self._features, self._logits, near).cpu()
+        chosen = surest(self._logits, MOST)
+        self.held = len(chosen)
+        self._weights = torch.zeros(len(given))
+        self._weights[chosen.cpu()] = weights(self._logits[chosen].argmax(1).cpu(), shares)
         if given.activations is not None and source.activations is None:
             reason = "this run changes other layers"
             if not source.shared_layers:
-                reason = "its passes are divided, or none of its layers stays as it is"
+                reason = "its weights are divided, or none of its layers stays as it is"
             note = f"activations of the sidecar not used: {reason}"
             task.progress("surrogates", len(given), len(given), note)
 
     def draw(self, count: int) -> ProbeBatch:
         """``count`` of them, part of them activations where there are any."""
-        described = self._source.activations
-        if described is None:
+        if self._described is None:
             return self._shown(count)
         drawn = count if self._given.synthetic else count // 2
-        parts = [self._activated(described, drawn)] if drawn else []
+        parts = [self._activated(*self._described, drawn)] if drawn else []
         if drawn < count:
             parts.append(self._shown(count - drawn))
         return joined(parts)
 
-    def _activated(self, described: Activations, count: int) -> ProbeBatch:
-        """Activations like those of training data."""
-        return self._source.answers_from(described.draw(count, self._task.generator))
+    def _activated(self, described: Activations, shares: Tensor, count: int) -> ProbeBatch:
+        """Activations like those of training data, with these shares of its classes."""
+        return self._source.answers_from(described.draw(count, self._task.generator, shares))
 
     def _shown(self, count: int) -> ProbeBatch:
         """Images, drawn by their weights, half of them altered or freshly mixed."""
@@ -107,23 +118,51 @@ class SurrogateProbes:
         )
 
 
-def weights(features: Tensor, logits: Tensor, near: Tensor) -> Tensor:
-    """How often each surrogate is drawn (n,), 1 on average before it is bounded.
+def surest(logits: Tensor, most: int) -> Tensor:
+    """Indices of the images to hold, in order: all, or ``most`` of more, all classes alike.
 
-    The exponential of two standard scores, halved: the greatest cosine of an image's features
-    (n, d) with those of the images to forget (k, d), and how little its first choice leads the
-    second in the logits (n, c). Both are bounded by a quarter and ``OFTEN``.
+    Of each class, by the first choice in the logits (n, c), those come first that it leads the
+    second by most in. A class with few images leaves its place to others.
 
-    >>> w = weights(torch.eye(2), torch.tensor([[2.0, 2.0], [9.0, 0.0]]), torch.eye(2)[:1])
-    >>> bool(w[0] > w[1])
-    True
+    >>> surest(torch.tensor([[9.0, 0.0], [1.0, 0.0], [5.0, 0.0], [0.0, 2.0]]), most=2)
+    tensor([0, 3])
     """
-    cosines = F.normalize(features, dim=1) @ F.normalize(near, dim=1).T
-    best = logits.topk(2, dim=1).values
-    score = (_standard(cosines.amax(1)) - _standard(best[:, 0] - best[:, 1])) / 2
-    return score.exp().clamp(1 / OFTEN, OFTEN)
+    if len(logits) <= most:
+        return torch.arange(len(logits), device=logits.device)
+    best = logits.topk(2, dim=1)
+    labels, lead = best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
+    place = torch.empty_like(labels)
+    for label in labels.unique():
+        own = (labels == label).nonzero()[:, 0]
+        place[own[lead[own].argsort(descending=True, stable=True)]] = torch.arange(
+            len(own), device=labels.device
+        )
+    return place.argsort(stable=True)[:most].sort().values
 
 
-def _standard(values: Tensor) -> Tensor:
-    """Mean 0 and variance 1; all 0 where they are equal."""
-    return (values - values.mean()) / values.std(correction=0).clamp_min(1e-12)
+def class_shares(task: Task) -> Tensor:
+    """What share of a draw each class is to have (c,); they sum to 1.
+
+    Half is divided evenly, half in proportion to the classes of the forget images. Where whole
+    classes are to be forgotten, everything is divided evenly.
+    """
+    even = torch.full((task.original.num_classes,), 1 / task.original.num_classes)
+    if task.forget.classes:
+        return even
+    counts = torch.bincount(task.forget.labels.cpu(), minlength=len(even))
+    return torch.lerp(even, counts / counts.sum(), OWN)
+
+
+def weights(labels: Tensor, shares: Tensor) -> Tensor:
+    """How often each surrogate is drawn (n,), so that classes have these shares (c,) of a draw.
+
+    1 on average before it is bounded by ``OFTEN``, so that a few images of a class are not
+    memorised.
+
+    >>> weights(torch.tensor([0, 0, 1, 1]), torch.tensor([0.75, 0.25]))
+    tensor([1.5000, 1.5000, 0.5000, 0.5000])
+    """
+    counts = torch.bincount(labels, minlength=len(shares))
+    there = shares * (counts > 0)
+    each = len(labels) * there / there.sum() / counts.clamp_min(1)
+    return each[labels].clamp_max(OFTEN)
