@@ -58,7 +58,8 @@ class Classifier(nn.Module):
     std: Tensor
     projector: nn.Module | None
     lookup: Lookup | None
-    #: Divides passes among processes (see :mod:`stakes.training.distributed`); None: each does all.
+    #: Divides passes of images, or of indices of these, among processes (see
+    #: :mod:`stakes.training.distributed`); None: each does all.
     across: ClassVar[Callable[[nn.Module, Callable[[Tensor], Tensor], Tensor], Tensor] | None] = (
         None
     )

@@ -131,12 +131,12 @@ def surest(logits: Tensor, most: int) -> Tensor:
         return torch.arange(len(logits), device=logits.device)
     best = logits.topk(2, dim=1)
     labels, lead = best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
-    place = torch.empty_like(labels)
-    for label in labels.unique():
-        own = (labels == label).nonzero()[:, 0]
-        place[own[lead[own].argsort(descending=True, stable=True)]] = torch.arange(
-            len(own), device=labels.device
-        )
+    by_lead = lead.argsort(descending=True, stable=True)
+    by_class = by_lead[labels[by_lead].argsort(stable=True)]
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    first = counts.cumsum(0) - counts
+    place = torch.empty_like(labels)  # of each image among those of its class
+    place[by_class] = torch.arange(len(labels), device=labels.device) - first[labels[by_class]]
     return place.argsort(stable=True)[:most].sort().values
 
 
