@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import blobs
-from stakes import Anchors, Classifier, ForgetSet, InputError, NegGrad, StructGuard
+from stakes import Anchors, Classifier, ForgetSet, InputError, NegGrad, StructGuard, load_data
 from stakes.cli.commands import main
 from stakes.data.images import ImageArray
 from stakes.data.surrogates import Surrogates
@@ -61,7 +61,7 @@ def test_whatever_a_program_holds_is_read(pixels):
 @pytest.mark.parametrize(
     ("data", "note"),
     [
-        ("/nowhere/at/all", "no such folder"),
+        ("/nowhere/at/all", "no such folder.*cifar100"),
         (torch.zeros(0, 3, 8, 8), "without images"),
         (7, "without images"),
         (np.full((2, 8, 8), 2.0), "wanted 0 to 1"),
@@ -70,6 +70,16 @@ def test_whatever_a_program_holds_is_read(pixels):
 def test_what_cannot_be_surrogate_data_is_one_line(data, note):
     with pytest.raises(InputError, match=note):
         Surrogates.of(data, SIZE)
+
+
+def test_a_data_set_is_taken_by_its_name(tmp_path):
+    digits = load_data("digits").train
+    found = Surrogates.of("digits", (16, 16))
+    assert torch.equal(found.pixels, digits.pixels)
+    assert (found.source, found.found) == ("digits", len(digits))
+    assert Surrogates.of("digits", SIZE).pixels.shape[1:] == (3, 8, 8)
+    with pytest.raises(InputError, match=f"cifar100 is not in {tmp_path}.*--download"):
+        Surrogates.of("cifar100", SIZE, root=tmp_path)
 
 
 def test_an_empty_folder_is_refused(tmp_path):

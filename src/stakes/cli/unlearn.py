@@ -125,7 +125,7 @@ def _request(
     splits = loaded.splits
     test, retain = (None, None) if splits is None else (splits.test, splits.train)
     reference = reference_network(options.reference, loaded.classifier)
-    surrogates = _surrogates(options, loaded, inputs.seed)
+    surrogates = _surrogates(options, inputs, loaded)
     metrics = own_measures(options.metric)
     tried(metrics, loaded.classifier, Given(loaded.forget, test, retain))
     asked = {
@@ -152,8 +152,8 @@ def _request(
     )
 
 
-def _surrogates(options: RunOptions, loaded: Loaded, seed: int) -> Surrogates | None:
-    """Surrogate data at the size of the images to forget, from a folder, a sidecar or both."""
+def _surrogates(options: RunOptions, inputs: Inputs, loaded: Loaded) -> Surrogates | None:
+    """Surrogate data at the size of the images to forget, from images, a sidecar or both."""
     size = (loaded.forget.images.shape[2], loaded.forget.images.shape[3])
     found = []
     if options.sidecar is not None:
@@ -164,8 +164,16 @@ def _surrogates(options: RunOptions, loaded: Loaded, seed: int) -> Surrogates | 
             )
         found.append(sidecar.surrogates(str(options.sidecar), size))
     if options.surrogates is not None:
-        read = loaded.classifier.preprocessing
-        found.append(Surrogates.of(options.surrogates, size, read=read, seed=seed))
+        found.append(
+            Surrogates.of(
+                options.surrogates,
+                size,
+                read=loaded.classifier.preprocessing,
+                seed=inputs.seed,
+                root=inputs.data_root,
+                download=inputs.download,
+            )
+        )
     return Surrogates.joined(found) if found else None
 
 

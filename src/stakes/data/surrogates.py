@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from stakes.data.activations import Activations
 from stakes.data.adapter import Data, as_images
+from stakes.data.datasets import DATASETS, find_data
 from stakes.data.duplicates import near_duplicates
 from stakes.data.folders import files_below, is_image
 from stakes.data.forget import ForgetSet
@@ -118,27 +119,36 @@ class Surrogates:
         *,
         read: Reader | None = None,
         seed: int = 0,
+        root: str | Path | None = None,
+        download: bool = False,
         most_bytes: int = IN_MEMORY,
         progress: Progress = silent,
     ) -> Self:
         """Read surrogate data, every image once.
 
         Args:
-            data: a folder with images in it or in folders below; or images as
+            data: a name in DATASETS (which goes before a folder of that name), for its training
+                images; a folder with images in it or in folders below; images as
                 :func:`stakes.data.adapter.as_images` takes them, without labels or with labels
                 that are not looked at; or surrogates, which are returned as they are.
             size: (height, width) of the images to forget, to which these are brought.
             read: what makes pixels of an image file, such as a classifier's ``preprocessing``.
             seed: of the draw, where not all fit.
+            root: where named data sets are kept; by default ~/.cache/stakes.
+            download: whether a named data set may be fetched. Nothing is fetched otherwise.
             most_bytes: that they may take; of more images a random part is taken.
             progress: called with phase, steps done, steps in all and a note.
 
         Raises:
-            InputError: no folder, no images in it, or a damaged one.
+            InputError: no such data set or folder, no images in it, or a damaged one.
         """
         if isinstance(data, cls):
             return data
-        images, source = _opened(data, size, read)
+        if isinstance(data, str | Path) and str(data) in DATASETS:
+            named = find_data(data, root=root, download=download)
+            images, source = named.splits(read=read).train, str(data)
+        else:
+            images, source = _opened(data, size, read)
         each = 3 * size[0] * size[1]
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         chosen = order[: max(1, most_bytes // each)].sort().values
@@ -155,7 +165,10 @@ def _opened(data: Data, size: Size, read: Reader | None) -> tuple[Images, str]:
     if isinstance(data, str | Path):
         folder = expanded(data)
         if not folder.is_dir():
-            raise InputError(f"surrogates {data}: no such folder; give one with images in it")
+            raise InputError(
+                f"surrogates {data}: no such folder, and no data set of that name; "
+                f"give a folder with images in it or one of {', '.join(DATASETS)}"
+            )
         paths = [path for path in files_below(str(folder)) if is_image(path)]
         if not paths:
             raise InputError(f"surrogates {data}: no images in this folder or below; give another")

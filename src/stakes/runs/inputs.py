@@ -106,12 +106,12 @@ class RunOptions:
     """How a network is made to forget and scored, whatever the method."""
 
     surrogates: Annotated[Place | None, TO_FORGET] = None
-    """a folder of unlabelled images (searched with its subfolders) that replace the absent training
-    data; any that you may lawfully use, the more similar the better; never scored; copies of forget
-    images are left out"""
+    """unlabelled images to replace the absent training data: a folder (searched with its
+    subfolders), or cifar10, cifar100, digits; any that you may lawfully use, the more similar the
+    better; never scored; copies of forget images are left out"""
     sidecar: Annotated[Place | None, TO_FORGET] = None
     """a file of `stakes sidecar`, made while the training data was there; what it holds serves as
-    surrogates, alone or beside a folder"""
+    surrogates, alone or beside images"""
     force: Annotated[Switch, TO_FORGET] = False
     """run even if the network recognises less than half of the forget images"""
     reference: Annotated[Place | None, EVIDENCE] = None
