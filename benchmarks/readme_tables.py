@@ -275,7 +275,15 @@ def copies() -> str:
         named = first("cell_method")(found).removeprefix(f"{OWN} (views").removesuffix(")")
         return named.removeprefix(", ") or "none"
 
-    columns = {"network": first("cell_network"), "surrogate data": surrogates, "k": first("k")}
+    def given(found: Rows) -> str:
+        return f"{found[0].get('surrogates_count', 0):,}"
+
+    columns = {
+        "network": first("cell_network"),
+        "surrogate data": surrogates,
+        "its images": given,
+        "k": first("k"),
+    }
     return table(groups, columns | IN_DEPTH)
 
 

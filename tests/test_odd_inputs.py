@@ -565,7 +565,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "method that adds a layer": (*method("class Mine(NegGrad):\n  def unlearn(self, task):\n    import torch\n    task.live.body = torch.nn.Sequential(task.live.body)\n    return super().unlearn(task)"), "other tensors than the network"),
     "method that returns nothing": (*method("class Mine(NegGrad):\n  def unlearn(self, task): pass"), "returned a NoneType; return an Unlearned"),
     # surrogate data, sidecars, references
-    "surrogates missing": ({}, unlearn(surrogates="s"), "no such folder; give one with images"),
+    "surrogates missing": ({}, unlearn(surrogates="s"), "no such folder, and no data set of that name; give a folder with images"),
     "surrogates empty": ({"s": None}, unlearn(surrogates="s"), "no images in this folder or below"),
     "surrogates with a pipe": ({"s/a.png": pipe}, unlearn(surrogates="s"), "not a regular file"),
     "surrogates half an image": ({"s/a.png": cut_image}, unlearn(surrogates="s"), "cannot be read as an image"),
