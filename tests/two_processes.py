@@ -65,6 +65,10 @@ def request(method: object) -> Request:
     return Request(method, network(), forget, anchors, retain=train, test=test, force=True)
 
 
+def write_weights(classifier: Classifier, path: Path) -> None:
+    save_file({key: value.contiguous() for key, value in classifier.state_dict().items()}, path)
+
+
 def compare(out: Path) -> None:
     """Every method's weights, and the numbers of an evaluation."""
     probing.INVERTED, probing.INVERSION_STEPS = 16, 5
@@ -81,10 +85,7 @@ def compare(out: Path) -> None:
                 retain=asked.retain,
             )
         if distributed.is_writer():
-            state = {
-                key: value.contiguous() for key, value in result.classifier.state_dict().items()
-            }
-            save_file(state, out / f"{name}.safetensors")
+            write_weights(result.classifier, out / f"{name}.safetensors")
             steps = [step["loss"] for step in result.history[1:]]
             summary = {"row": row, "losses": steps, "end": result.stop_reason}
             (out / f"{name}.json").write_text(json.dumps(summary))
@@ -102,8 +103,7 @@ def activated(out: Path) -> None:
         classifier, asked.forget, anchors=asked.anchors, surrogates=made.surrogates(), seed=0
     )
     if distributed.is_writer():
-        state = result.classifier.state_dict()
-        save_file({key: value.contiguous() for key, value in state.items()}, out / "weights")
+        write_weights(result.classifier, out / "weights")
         (out / "probes").write_text(result.chosen["probes"])
 
 
@@ -127,8 +127,7 @@ def divided(out: Path) -> None:
                 asked.classifier, asked.forget, anchors=asked.anchors, seed=0, checkpoint=out
             )
         if distributed.is_writer():
-            state = result.classifier.state_dict()
-            save_file({key: value.contiguous() for key, value in state.items()}, out / name)
+            write_weights(result.classifier, out / name)
     (out / f"shares-{distributed.shard(2).start}").write_text(json.dumps(shares))
 
 

@@ -144,11 +144,7 @@ class Surrogates:
         """
         if isinstance(data, cls):
             return data
-        if isinstance(data, str | Path) and str(data) in DATASETS:
-            named = find_data(data, root=root, download=download)
-            images, source = named.splits(read=read).train, str(data)
-        else:
-            images, source = _opened(data, size, read)
+        images, source = _opened(data, size, read, root, download)
         each = 3 * size[0] * size[1]
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         chosen = order[: max(1, most_bytes // each)].sort().values
@@ -160,9 +156,14 @@ class Surrogates:
         return cls(pixels, source, len(images))
 
 
-def _opened(data: Data, size: Size, read: Reader | None) -> tuple[Images, str]:
+def _opened(
+    data: Data, size: Size, read: Reader | None, root: str | Path | None, download: bool
+) -> tuple[Images, str]:
     """The images, not yet decoded, and where they are from."""
     if isinstance(data, str | Path):
+        if str(data) in DATASETS:
+            named = find_data(data, root=root, download=download)
+            return named.splits(read=read).train, str(data)
         folder = expanded(data)
         if not folder.is_dir():
             raise InputError(
