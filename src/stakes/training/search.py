@@ -1,15 +1,17 @@
-"""Searches for the weakest change that suffices."""
+"""Searches for the weakest change that suffices, and for the most of it that can be taken back."""
 
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.rows import Outcome
 from stakes.training.loop import FORGOTTEN, Ending, History
 from stakes.training.monitor import Monitor
+
+MOST_RAISED = 0.2  # logits for each image; further up, other classes lose what these gain
 
 
 def escalate(
@@ -77,3 +79,43 @@ def pull_back(
     else:
         move(high)
     return high
+
+
+@torch.no_grad()
+def rebalance(
+    head: nn.Linear, counts: Tensor, holds: Callable[[], bool], bisections: int = 8
+) -> float:
+    """Raise the biases of classes by how many images were forgotten of each, while ``holds()``.
+
+    Copies of an image leave its class, and whatever resembles them goes along: the class answers to
+    fewer images than before, the more of its images were to be forgotten. That is a shift of the
+    classes' frequencies, which a head answers by its biases (Menon et al., "Long-tail learning via
+    logit adjustment", ICLR 2021). Bisection over the logits for each image, up to ``MOST_RAISED``;
+    the largest raise known to hold is kept. The mean of the biases stays.
+
+    Args:
+        head: whose biases are raised; one without biases is left as it is.
+        counts: (c,) forget images of each class.
+        holds: whether all is still forgotten.
+        bisections: of the interval that the largest raise lies in.
+
+    Returns:
+        Logits by which a class was raised for each of its images.
+    """
+    if head.bias is None or not holds():
+        return 0.0
+    before, each = head.bias.detach().clone(), counts.to(head.bias)
+    shares = each - each.mean()
+
+    def held(raised: float) -> bool:
+        head.bias.copy_(before + raised * shares)
+        return holds()
+
+    low, high = 0.0, MOST_RAISED
+    if held(high):
+        return high
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        low, high = (middle, high) if held(middle) else (low, middle)
+    head.bias.copy_(before + low * shares)
+    return low

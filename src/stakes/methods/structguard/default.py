@@ -1,6 +1,7 @@
 """STRUCTGUARD, improved: the default method, its hyper-parameters and its descent."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -19,14 +20,16 @@ from stakes.training.losses import DeletionLoss, RetentionLoss, StructuralLoss
 from stakes.training.muon import Muon
 from stakes.training.precision import Precision
 from stakes.training.schedule import Schedule
-from stakes.training.search import pull_back
+from stakes.training.search import pull_back, rebalance
 from stakes.training.structure import MapKind
 
 WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and never trained on
 CHECK_EVERY = 10  # steps; a check of the network costs about as much as one of them
 WARMUP = 20  # steps over which the learning rate rises to its full value
 SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
-SETTLE_TURNS = 0.5  # of the settling, with cohorts: the first have recovered while others had turns
+# Factor of the settling: with cohorts, the first have recovered while others had their turns; with
+# copies, far more of what is held has moved.
+SETTLE_TURNS, SETTLE_COPIES = 0.5, 2.0
 MUON_STEP = 0.6  # size of Muon's steps, in units of the learning rate; as published, 0.2
 FEW_LAYERS = 6  # up to so many have steps of that size
 BACKOFFS = 5  # halvings of the learning rate: one that drifts too far at 1/32 will not recover
@@ -68,6 +71,9 @@ class StructGuard(ProbeFields):
       networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
       until then (:mod:`stakes.methods.structguard.cohorts`).
+    - What copies cost their classes is returned to these at the end, as far as the copies stay
+      forgotten (:func:`stakes.training.search.rebalance`); then the weights move back towards the
+      original.
     - Margin, feature retention and learning rate adapt to the run
       (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of
       defaults serves every network and k.
@@ -135,7 +141,8 @@ class StructGuard(ProbeFields):
     settle: float = hyper(
         1.0,
         "steps at a decaying learning rate once everything is forgotten, as a share of those done; "
-        "half of that where images without copies are unlearned in cohorts",
+        "twice that where copies must be forgotten too, half of it where images without copies are "
+        "unlearned in cohorts",
     )
     max_drift: float = hyper(
         0.2,
@@ -149,7 +156,9 @@ class StructGuard(ProbeFields):
         "as many, the weight of the features is halved; 0: never",
     )
     pull_back: bool = hyper(
-        True, "at the end, move the weights back towards the original while all stays forgotten"
+        True,
+        "at the end, move the weights back towards the original while all stays forgotten; with "
+        "views, first raise the biases of the classes, by how many images were forgotten of each",
     )
 
     def unlearn(self, task: Task) -> Unlearned:
@@ -162,7 +171,8 @@ class StructGuard(ProbeFields):
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; gives the history, how it ended, and what the run chose."""
         views = CRITERIA[self.criterion].views
-        in_turns = objective.cohorts.count > 1 and not views
+        factor = SETTLE_TURNS if objective.cohorts.count > 1 else 1
+        factor = SETTLE_COPIES if views else factor
         optimizer = self._optimizer(task)
         monitor = task.monitor(
             views=WATCHED_VIEWS if views else 0,
@@ -173,7 +183,7 @@ class StructGuard(ProbeFields):
         schedule = Schedule(
             optimizer,
             warmup=WARMUP,
-            settle=self.settle * (SETTLE_TURNS if in_turns else 1),
+            settle=self.settle * factor,
             settle_least=SETTLE_VIEWS if views else SETTLE_LEAST,
             max_drift=self.max_drift,
             backoffs=BACKOFFS,
@@ -196,11 +206,17 @@ class StructGuard(ProbeFields):
         chosen = self._chosen(schedule, objective)
         if self.pull_back and ending.outcome is Outcome.FORGOTTEN:
             with task.timed("pull_back"):
-                chosen["pulled_back_to"] = pull_back(
-                    task.live, task.original, lambda: monitor.check(task.live).forgotten
-                )
+                chosen |= self._weakened(task, lambda: monitor.check(task.live).forgotten)
             history[-1] |= monitor.check(task.live).row()
         return history, ending, chosen
+
+    def _weakened(self, task: Task, holds: Callable[[], bool]) -> dict[str, float]:
+        """Take back as much of the change as can be while ``holds()``; gives how much, by kind."""
+        taken = {}
+        if CRITERIA[self.criterion].views and not task.forget.classes:
+            counts = torch.bincount(task.forget.labels, minlength=task.original.num_classes)
+            taken["raised"] = rebalance(task.live.head, counts, holds)
+        return taken | {"pulled_back_to": pull_back(task.live, task.original, holds)}
 
     def _optimizer(self, task: Task) -> torch.optim.Optimizer:
         """What takes the steps."""
