@@ -15,7 +15,6 @@ from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import deletion_hinge
-from stakes.training.schedule import Schedule
 from stakes.training.search import MOST_RAISED
 
 QUICK = {
@@ -134,22 +133,6 @@ def test_the_run_settles_once_all_is_forgotten(
     first = int(checks[0]["step"])
     length = max(least, math.ceil(share * first)) if settle else 0
     assert result.history[-1]["step"] == first + length
-
-
-@pytest.mark.parametrize(
-    ("given", "share"),
-    [(QUICK, 0.2), (QUICK | {"cohorts": 2}, 0.1), (VIEWS, 0.4), (VIEWS | {"cohorts": 2}, 0.4)],
-)
-def test_copies_settle_for_twice_as_long(given, share, classifier, forget, anchors, monkeypatch):
-    settled = []
-
-    def spy(*args, settle, **options):
-        settled.append(settle)
-        return Schedule(*args, settle=settle, **options)
-
-    monkeypatch.setattr(default, "Schedule", spy)
-    StructGuard(**given, max_steps=2)(classifier, forget, anchors=anchors)
-    assert settled == [pytest.approx(share)]
 
 
 def test_it_is_checked_as_soon_as_a_step_shows_all_forgotten(

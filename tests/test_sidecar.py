@@ -16,11 +16,13 @@ from stakes.cli.commands import main
 from stakes.data.activations import Activations
 from stakes.data.images import ImageArray
 from stakes.data.surrogates import Surrogates
+from stakes.methods.structguard import default
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
 from stakes.sidecar import Sidecar, make, membership
 from stakes.sidecar.membership import auc
 from stakes.training.depth import shallow
+from stakes.training.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -219,6 +221,26 @@ def test_a_step_holds_activations_of_the_layers_before_those_that_change(
             task.live.body.conv2.weight += 0.1
             moved = objective.terms(2)
         assert moved["retention"] > 10 * start["retention"].abs()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "layers", "factor"), [("views", 0.5, 2), ("views", 0.1, 1), ("deep", 0.5, 1)]
+)
+def test_copies_settle_for_twice_as_long_where_activations_are_held(
+    criterion, layers, factor, described, classifier, forget, anchors, monkeypatch
+):
+    settled = []
+
+    def spy(*args, settle, **options):
+        settled.append(settle)
+        return Schedule(*args, settle=settle, **options)
+
+    monkeypatch.setattr(default, "Schedule", spy)
+    method = StructGuard(
+        criterion=criterion, probe_batch=16, depth=layers, probes="mixed", settle=0.7, max_steps=1
+    )
+    method(classifier, forget, anchors=anchors, surrogates=described.surrogates())
+    assert settled == [pytest.approx(0.7 * factor)]
 
 
 def test_activations_give_nobody_away(described, trained, train_images, test_images):

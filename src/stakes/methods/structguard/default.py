@@ -28,8 +28,8 @@ CHECK_EVERY = 10  # steps; a check of the network costs about as much as one of 
 WARMUP = 20  # steps over which the learning rate rises to its full value
 SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
 # Factor of the settling: with cohorts, the first have recovered while others had their turns; with
-# copies, far more of what is held has moved.
-SETTLE_TURNS, SETTLE_COPIES = 0.5, 2.0
+# a sidecar's activations, most like training data, what copies cost goes on recovering.
+SETTLE_TURNS, SETTLE_DESCRIBED = 0.5, 2.0
 MUON_STEP = 0.6  # size of Muon's steps, in units of the learning rate; as published, 0.2
 FEW_LAYERS = 6  # up to so many have steps of that size
 BACKOFFS = 5  # halvings of the learning rate: one that drifts too far at 1/32 will not recover
@@ -141,8 +141,8 @@ class StructGuard(ProbeFields):
     settle: float = hyper(
         1.0,
         "steps at a decaying learning rate once everything is forgotten, as a share of those done; "
-        "twice that where copies must be forgotten too, half of it where images without copies are "
-        "unlearned in cohorts",
+        "half of that where images without copies are unlearned in cohorts, twice that where "
+        "copies must be forgotten too and a sidecar describes activations",
     )
     max_drift: float = hyper(
         0.2,
@@ -171,8 +171,6 @@ class StructGuard(ProbeFields):
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; gives the history, how it ended, and what the run chose."""
         views = CRITERIA[self.criterion].views
-        factor = SETTLE_TURNS if objective.cohorts.count > 1 else 1
-        factor = SETTLE_COPIES if views else factor
         optimizer = self._optimizer(task)
         monitor = task.monitor(
             views=WATCHED_VIEWS if views else 0,
@@ -183,7 +181,7 @@ class StructGuard(ProbeFields):
         schedule = Schedule(
             optimizer,
             warmup=WARMUP,
-            settle=self.settle * factor,
+            settle=self.settle * self._settling(objective),
             settle_least=SETTLE_VIEWS if views else SETTLE_LEAST,
             max_drift=self.max_drift,
             backoffs=BACKOFFS,
@@ -209,6 +207,12 @@ class StructGuard(ProbeFields):
                 chosen |= self._weakened(task, lambda: monitor.check(task.live).forgotten)
             history[-1] |= monitor.check(task.live).row()
         return history, ending, chosen
+
+    def _settling(self, objective: Objective) -> float:
+        """The factor of the settling's length."""
+        if not CRITERIA[self.criterion].views:
+            return SETTLE_TURNS if objective.cohorts.count > 1 else 1
+        return 1 if objective.probes.activations is None else SETTLE_DESCRIBED
 
     def _weakened(self, task: Task, holds: Callable[[], bool]) -> dict[str, float]:
         """Take back as much of the change as can be while ``holds()``; gives how much, by kind."""
