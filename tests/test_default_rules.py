@@ -4,7 +4,6 @@ The rules by themselves are tested in test_balance.py and test_pace.py.
 """
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import deletion_hinge
-from stakes.training.search import MOST_RAISED
 
 QUICK = {
     "lr": 5e-3, "depth": 1.0, "feature_weight": 1, "probe_batch": 32, "patience": 4, "settle": 0.2,
@@ -159,25 +157,6 @@ def test_at_the_end_it_goes_back_as_far_as_all_stays_forgotten(classifier, forge
     assert (near.classifier(forget.images).argmax(1) != forget.labels).all()
     assert near.history[-1]["forget_accuracy"] == 0
     assert near.history[-1]["drift"] < far.history[-1]["drift"]
-
-
-@pytest.mark.slow
-def test_with_views_the_classes_of_forgotten_images_are_raised_first(classifier, forget, anchors):
-    calm = VIEWS | {"lr": 1e-2, "patience": 20, "max_steps": 300, "views_needed": 0.3}
-    method, whole = StructGuard(**calm), StructGuard(**calm | {"pull_back": False})
-    near, far = (m(classifier, forget, anchors=anchors, seed=0) for m in (method, whole))
-    raised, share = near.chosen["raised"], near.chosen["pulled_back_to"]
-    assert 0 < raised <= MOST_RAISED
-    counts = torch.bincount(forget.labels, minlength=classifier.num_classes).double()
-    up = (raised * (counts - counts.mean())).float()
-    moved = torch.lerp(classifier.head.bias, far.classifier.head.bias + up, share)
-    assert torch.allclose(near.classifier.head.bias, moved, atol=1e-6)
-    assert near.history[-1]["forget_accuracy"] == 0
-    assert "raised" not in far.chosen
-    deep = StructGuard(**calm | {"criterion": "deep"})(classifier, forget, anchors=anchors, seed=0)
-    assert "raised" not in deep.chosen
-    classes = replace(forget, classes=(0,))
-    assert "raised" not in method(classifier, classes, anchors=anchors, seed=0).chosen
 
 
 @pytest.mark.parametrize("batch_norm", ["eval", "train"])

@@ -23,6 +23,7 @@ from stakes.sidecar import Sidecar, make, membership
 from stakes.sidecar.membership import auc
 from stakes.training.depth import shallow
 from stakes.training.schedule import Schedule
+from stakes.training.search import MOST_RAISED
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -241,6 +242,34 @@ def test_copies_settle_for_twice_as_long_where_activations_are_held(
     )
     method(classifier, forget, anchors=anchors, surrogates=described.surrogates())
     assert settled == [pytest.approx(0.7 * factor)]
+
+
+@pytest.mark.slow
+def test_with_activations_the_classes_of_forgotten_images_are_raised_first(
+    described, classifier, forget, anchors
+):
+    quick = {
+        "lr": 1e-2, "depth": 0.5, "feature_weight": 1, "probe_batch": 32, "settle": 0.2,
+        "precision": "float32", "cohorts": 1, "max_steps": 300, "views_needed": 0.3,
+    }  # fmt: skip
+    method = StructGuard(criterion="views", **quick)
+    with_them = {"anchors": anchors, "seed": 0, "surrogates": described.surrogates()}
+    near = method(classifier, forget, **with_them)
+    far = replace(method, pull_back=False)(classifier, forget, **with_them)
+    raised, share = near.chosen["raised"], near.chosen["pulled_back_to"]
+    assert 0 < raised <= MOST_RAISED
+    counts = torch.bincount(forget.labels, minlength=classifier.num_classes).float()
+    up = raised * (counts - counts.mean())
+    moved = torch.lerp(classifier.head.bias, far.classifier.head.bias + up, share)
+    assert torch.allclose(near.classifier.head.bias, moved, atol=1e-6)
+    assert near.history[-1]["forget_accuracy"] == 0
+    assert "raised" not in far.chosen
+    classes = replace(forget, classes=(0,))
+    assert "raised" not in method(classifier, classes, **with_them).chosen
+    deep = replace(method, criterion="deep")
+    assert "raised" not in deep(classifier, forget, **with_them).chosen
+    alone = replace(method, probes="mixed")(classifier, forget, anchors=anchors, seed=0)
+    assert "raised" not in alone.chosen
 
 
 def test_activations_give_nobody_away(described, trained, train_images, test_images):

@@ -71,9 +71,9 @@ class StructGuard(ProbeFields):
       networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
       until then (:mod:`stakes.methods.structguard.cohorts`).
-    - What copies cost their classes is returned to these at the end, as far as the copies stay
-      forgotten (:func:`stakes.training.search.rebalance`); then the weights move back towards the
-      original.
+    - At the end the weights move back towards the original, as far as all stays forgotten. With a
+      sidecar's activations, what copies cost their classes is first returned to these
+      (:func:`stakes.training.search.rebalance`), and the run has settled longer.
     - Margin, feature retention and learning rate adapt to the run
       (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of
       defaults serves every network and k.
@@ -158,7 +158,8 @@ class StructGuard(ProbeFields):
     pull_back: bool = hyper(
         True,
         "at the end, move the weights back towards the original while all stays forgotten; with "
-        "views, first raise the biases of the classes, by how many images were forgotten of each",
+        "views and a sidecar that describes activations, first raise the biases of the classes, by "
+        "how many images were forgotten of each",
     )
 
     def unlearn(self, task: Task) -> Unlearned:
@@ -204,20 +205,25 @@ class StructGuard(ProbeFields):
         chosen = self._chosen(schedule, objective)
         if self.pull_back and ending.outcome is Outcome.FORGOTTEN:
             with task.timed("pull_back"):
-                chosen |= self._weakened(task, lambda: monitor.check(task.live).forgotten)
+                chosen |= self._weakened(
+                    task, objective, lambda: monitor.check(task.live).forgotten
+                )
             history[-1] |= monitor.check(task.live).row()
         return history, ending, chosen
 
     def _settling(self, objective: Objective) -> float:
         """The factor of the settling's length."""
-        if not CRITERIA[self.criterion].views:
-            return SETTLE_TURNS if objective.cohorts.count > 1 else 1
-        return 1 if objective.probes.activations is None else SETTLE_DESCRIBED
+        if CRITERIA[self.criterion].views:
+            return 1 if objective.probes.activations is None else SETTLE_DESCRIBED
+        return SETTLE_TURNS if objective.cohorts.count > 1 else 1
 
-    def _weakened(self, task: Task, holds: Callable[[], bool]) -> dict[str, float]:
+    def _weakened(
+        self, task: Task, objective: Objective, holds: Callable[[], bool]
+    ) -> dict[str, float]:
         """Take back as much of the change as can be while ``holds()``; gives how much, by kind."""
         taken = {}
-        if CRITERIA[self.criterion].views and not task.forget.classes:
+        described = objective.probes.activations is not None
+        if CRITERIA[self.criterion].views and described and not task.forget.classes:
             counts = torch.bincount(task.forget.labels, minlength=task.original.num_classes)
             taken["raised"] = rebalance(task.live.head, counts, holds)
         return taken | {"pulled_back_to": pull_back(task.live, task.original, holds)}
