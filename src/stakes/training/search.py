@@ -68,17 +68,17 @@ def pull_back(
         for name, parameter in live.named_parameters():
             parameter.copy_(torch.lerp(origin[name], end[name], share))
 
-    low, high = 0.0, 1.0
-    for _ in range(bisections):
-        middle = (low + high) / 2
-        move(middle)
-        low, high = (low, middle) if holds() else (middle, high)
-    if high == 1.0:
+    def held(share: float) -> bool:
+        move(share)
+        return holds()
+
+    least = _bisected(1.0, 0.0, held, bisections)
+    if least == 1.0:
         for name, parameter in live.named_parameters():
             parameter.copy_(end[name])
     else:
-        move(high)
-    return high
+        move(least)
+    return least
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def rebalance(
     Returns:
         Logits by which a class was raised for each of its images.
     """
-    if head.bias is None or not holds():
+    if head.bias is None:
         return 0.0
     before, each = head.bias.detach().clone(), counts.to(head.bias)
     shares = each - each.mean()
@@ -111,11 +111,16 @@ def rebalance(
         head.bias.copy_(before + raised * shares)
         return holds()
 
-    low, high = 0.0, MOST_RAISED
-    if held(high):
-        return high
+    if held(MOST_RAISED):
+        return MOST_RAISED
+    most = _bisected(0.0, MOST_RAISED, held, bisections)
+    head.bias.copy_(before + most * shares)
+    return most
+
+
+def _bisected(good: float, bad: float, held: Callable[[float], bool], bisections: int) -> float:
+    """The number nearest to ``bad`` that is known to hold, ``good`` at first."""
     for _ in range(bisections):
-        middle = (low + high) / 2
-        low, high = (middle, high) if held(middle) else (low, middle)
-    head.bias.copy_(before + low * shares)
-    return low
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if held(middle) else (good, middle)
+    return good

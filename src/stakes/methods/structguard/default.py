@@ -172,6 +172,9 @@ class StructGuard(ProbeFields):
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; gives the history, how it ended, and what the run chose."""
         views = CRITERIA[self.criterion].views
+        in_turns = objective.cohorts.count > 1 and not views
+        described = views and objective.probes.activations is not None
+        factor = SETTLE_DESCRIBED if described else SETTLE_TURNS if in_turns else 1
         optimizer = self._optimizer(task)
         monitor = task.monitor(
             views=WATCHED_VIEWS if views else 0,
@@ -182,7 +185,7 @@ class StructGuard(ProbeFields):
         schedule = Schedule(
             optimizer,
             warmup=WARMUP,
-            settle=self.settle * self._settling(objective),
+            settle=self.settle * factor,
             settle_least=SETTLE_VIEWS if views else SETTLE_LEAST,
             max_drift=self.max_drift,
             backoffs=BACKOFFS,
@@ -206,24 +209,17 @@ class StructGuard(ProbeFields):
         if self.pull_back and ending.outcome is Outcome.FORGOTTEN:
             with task.timed("pull_back"):
                 chosen |= self._weakened(
-                    task, objective, lambda: monitor.check(task.live).forgotten
+                    task, lambda: monitor.check(task.live).forgotten, described=described
                 )
             history[-1] |= monitor.check(task.live).row()
         return history, ending, chosen
 
-    def _settling(self, objective: Objective) -> float:
-        """The factor of the settling's length."""
-        if CRITERIA[self.criterion].views:
-            return 1 if objective.probes.activations is None else SETTLE_DESCRIBED
-        return SETTLE_TURNS if objective.cohorts.count > 1 else 1
-
     def _weakened(
-        self, task: Task, objective: Objective, holds: Callable[[], bool]
+        self, task: Task, holds: Callable[[], bool], *, described: bool
     ) -> dict[str, float]:
         """Take back as much of the change as can be while ``holds()``; gives how much, by kind."""
         taken = {}
-        described = objective.probes.activations is not None
-        if CRITERIA[self.criterion].views and described and not task.forget.classes:
+        if described and not task.forget.classes:
             counts = torch.bincount(task.forget.labels, minlength=task.original.num_classes)
             taken["raised"] = rebalance(task.live.head, counts, holds)
         return taken | {"pulled_back_to": pull_back(task.live, task.original, holds)}
