@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stakes.data.augment import mixed
 from stakes.models.projector import Projector
@@ -15,7 +15,7 @@ from stakes.training.loop import FORGOTTEN, minimise
 from stakes.training.losses import deletion_ce, deletion_hinge, margins
 from stakes.training.monitor import Check, Monitor
 from stakes.training.schedule import Schedule
-from stakes.training.search import MOST_RAISED, pull_back, rebalance
+from stakes.training.search import pull_back
 from stakes.training.steps import take_steps
 from stakes.training.structure import affinities, place_anchors
 
@@ -274,33 +274,3 @@ def test_nothing_is_pulled_back_where_nothing_less_holds(classifier, trained):
     end = [p.clone() for p in classifier.parameters()]
     assert pull_back(classifier, trained, lambda: False) == 1.0
     assert all(torch.equal(p, e) for p, e in zip(classifier.parameters(), end, strict=True))
-
-
-def test_biases_rise_with_the_images_of_each_class_as_far_as_it_holds():
-    head, counts = nn.Linear(2, 3), torch.tensor([5.0, 1.0, 0.0])
-    before = head.bias.detach().clone()
-
-    def raised() -> Tensor:
-        return head.bias.detach() - before
-
-    found = rebalance(head, counts, lambda: bool(raised()[0] - raised()[2] <= 0.4), bisections=12)
-    assert found == pytest.approx(0.08, abs=1e-4)  # 0.4 logits for a difference of five images
-    assert found <= 0.08
-    assert torch.allclose(raised(), found * torch.tensor([3.0, -1.0, -2.0]), atol=1e-6)
-    assert raised().sum().item() == pytest.approx(0, abs=1e-6)
-
-
-def test_biases_rise_by_a_bounded_amount_for_each_image():
-    head = nn.Linear(2, 2)
-    before = head.bias.detach().clone()
-    assert rebalance(head, torch.tensor([3.0, 1.0]), lambda: True) == MOST_RAISED
-    raised = head.bias.detach() - before
-    assert torch.allclose(raised, MOST_RAISED * torch.tensor([1.0, -1.0]), atol=1e-6)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_no_bias_changes_where_none_may_or_none_is_there(bias):
-    head = nn.Linear(2, 2, bias=bias)
-    before = {name: p.detach().clone() for name, p in head.named_parameters()}
-    assert rebalance(head, torch.tensor([3.0, 1.0]), lambda: not bias) == 0
-    assert all(torch.equal(p, before[name]) for name, p in head.named_parameters())

@@ -627,10 +627,6 @@ def test_the_last_move_back_is_told_beside_the_curves(tmp_path):
     text = page(tmp_path, a_run(tmp_path / "run", k=4, chosen_pulled_back_to=0.75)).text
     assert "After these steps the network was moved back" in text
     assert "it keeps 75.0 % of the change" in text
-    both = {"chosen_pulled_back_to": 0.75, "chosen_raised": 0.1234}
-    text = page(tmp_path, a_run(tmp_path / "views", k=4, **both)).text
-    assert "by 0.12 logits for each image forgotten of a class" in text
-    assert "Then the network was moved back" in text
 
 
 def test_charts_tell_their_numbers_to_those_who_cannot_see_them(drawn, tmp_path):

@@ -16,14 +16,11 @@ from stakes.cli.commands import main
 from stakes.data.activations import Activations
 from stakes.data.images import ImageArray
 from stakes.data.surrogates import Surrogates
-from stakes.methods.structguard import default
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
 from stakes.sidecar import Sidecar, make, membership
 from stakes.sidecar.membership import auc
 from stakes.training.depth import shallow
-from stakes.training.schedule import Schedule
-from stakes.training.search import MOST_RAISED
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -222,56 +219,6 @@ def test_a_step_holds_activations_of_the_layers_before_those_that_change(
             task.live.body.conv2.weight += 0.1
             moved = objective.terms(2)
         assert moved["retention"] > 10 * start["retention"].abs()
-
-
-@pytest.mark.parametrize(
-    ("criterion", "layers", "factor"), [("views", 0.5, 2), ("views", 0.1, 1), ("deep", 0.5, 1)]
-)
-def test_copies_settle_for_twice_as_long_where_activations_are_held(
-    criterion, layers, factor, described, classifier, forget, anchors, monkeypatch
-):
-    settled = []
-
-    def spy(*args, settle, **options):
-        settled.append(settle)
-        return Schedule(*args, settle=settle, **options)
-
-    monkeypatch.setattr(default, "Schedule", spy)
-    method = StructGuard(
-        criterion=criterion, probe_batch=16, depth=layers, probes="mixed", settle=0.7, max_steps=1
-    )
-    method(classifier, forget, anchors=anchors, surrogates=described.surrogates())
-    assert settled == [pytest.approx(0.7 * factor)]
-
-
-@pytest.mark.slow
-def test_with_activations_the_classes_of_forgotten_images_are_raised_first(
-    described, classifier, forget, anchors
-):
-    quick = {
-        "lr": 1e-2, "depth": 0.5, "feature_weight": 1, "probe_batch": 32, "settle": 0.2,
-        "precision": "float32", "cohorts": 1, "max_steps": 300, "views_needed": 0.3,
-    }  # fmt: skip
-    method = StructGuard(criterion="views", **quick)
-    with_them = {"anchors": anchors, "seed": 0, "surrogates": described.surrogates()}
-    near = method(classifier, forget, **with_them)
-    far = replace(method, pull_back=False)(classifier, forget, **with_them)
-    raised, share = near.chosen["raised"], near.chosen["pulled_back_to"]
-    assert 0 < raised <= MOST_RAISED
-    counts = torch.bincount(forget.labels, minlength=classifier.num_classes).float()
-    up = raised * (counts - counts.mean())
-    moved = torch.lerp(classifier.head.bias, far.classifier.head.bias + up, share)
-    assert torch.allclose(near.classifier.head.bias, moved, atol=1e-6)
-    assert near.history[-1]["forget_accuracy"] == 0
-    assert "raised" not in far.chosen
-    others = [
-        method(classifier, replace(forget, classes=(0,)), **with_them),
-        replace(method, criterion="exact")(classifier, forget, **with_them),
-        replace(method, probes="mixed", depth=1.0)(classifier, forget, anchors=anchors, seed=0),
-    ]
-    for other in others:
-        assert "pulled_back_to" in other.chosen
-        assert "raised" not in other.chosen
 
 
 def test_activations_give_nobody_away(described, trained, train_images, test_images):

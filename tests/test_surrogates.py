@@ -15,11 +15,13 @@ from stakes import Anchors, Classifier, ForgetSet, InputError, NegGrad, StructGu
 from stakes.cli.commands import main
 from stakes.data.images import ImageArray
 from stakes.data.surrogates import Surrogates
+from stakes.methods.structguard import default
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.structguard.surrogates import class_shares, surest, weights
 from stakes.methods.task import Task
 from stakes.progress import silent
 from stakes.training.monitor import Check, Monitor
+from stakes.training.schedule import Schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
 
@@ -269,6 +271,34 @@ def test_a_run_draws_by_these_shares_among_those_it_holds(classifier, forget, an
         assert float((labels[drawn] == label).double().mean()) == pytest.approx(
             float(share), abs=0.04
         )
+
+
+@pytest.mark.parametrize(
+    ("criterion", "given", "cohorts", "expected"),
+    [
+        ("views", True, 2, (1.4, 168)),
+        ("views", False, 2, (0.7, 60)),
+        ("deep", True, 2, (0.35, 30)),
+        ("deep", True, 1, (0.7, 30)),
+    ],
+)
+def test_copies_settle_for_longer_where_surrogate_data_is_held(
+    criterion, given, cohorts, expected, pixels, classifier, forget, anchors, monkeypatch
+):
+    settled = []
+
+    def spy(*args, settle, settle_least, **options):
+        settled.append((settle, settle_least))
+        return Schedule(*args, settle=settle, settle_least=settle_least, **options)
+
+    monkeypatch.setattr(default, "Schedule", spy)
+    method = StructGuard(
+        criterion=criterion, probe_batch=16, probes="mixed", settle=0.7, max_steps=1,
+        cohorts=cohorts,
+    )  # fmt: skip
+    surrogates = Surrogates(pixels, "noise", 40) if given else None
+    method(classifier, forget, anchors=anchors, surrogates=surrogates)
+    assert settled == [pytest.approx(expected)]
 
 
 def written(folder: Path, images: torch.Tensor) -> Path:

@@ -1,17 +1,15 @@
-"""Searches for the weakest change that suffices, and for the most of it that can be taken back."""
+"""Searches for the weakest change that suffices."""
 
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.rows import Outcome
 from stakes.training.loop import FORGOTTEN, Ending, History
 from stakes.training.monitor import Monitor
-
-MOST_RAISED = 0.2  # logits for each image; further up, other classes lose what these gain
 
 
 def escalate(
@@ -68,59 +66,14 @@ def pull_back(
         for name, parameter in live.named_parameters():
             parameter.copy_(torch.lerp(origin[name], end[name], share))
 
-    def held(share: float) -> bool:
-        move(share)
-        return holds()
-
-    least = _bisected(1.0, 0.0, held, bisections)
-    if least == 1.0:
+    low, high = 0.0, 1.0
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        move(middle)
+        low, high = (low, middle) if holds() else (middle, high)
+    if high == 1.0:
         for name, parameter in live.named_parameters():
             parameter.copy_(end[name])
     else:
-        move(least)
-    return least
-
-
-@torch.no_grad()
-def rebalance(
-    head: nn.Linear, counts: Tensor, holds: Callable[[], bool], bisections: int = 8
-) -> float:
-    """Raise the biases of classes by how many images were forgotten of each, while ``holds()``.
-
-    Copies of an image leave its class, and whatever resembles them goes along: the class answers to
-    fewer images than before, the more of its images were to be forgotten. That is a shift of the
-    classes' frequencies, which a head answers by its biases (Menon et al., "Long-tail learning via
-    logit adjustment", ICLR 2021). Bisection over the logits for each image, up to ``MOST_RAISED``;
-    the largest raise known to hold is kept. The mean of the biases stays.
-
-    Args:
-        head: whose biases are raised; one without biases is left as it is.
-        counts: (c,) forget images of each class.
-        holds: whether all is still forgotten.
-        bisections: of the interval that the largest raise lies in.
-
-    Returns:
-        Logits by which a class was raised for each of its images.
-    """
-    if head.bias is None:
-        return 0.0
-    before, each = head.bias.detach().clone(), counts.to(head.bias)
-    shares = each - each.mean()
-
-    def held(raised: float) -> bool:
-        head.bias.copy_(before + raised * shares)
-        return holds()
-
-    if held(MOST_RAISED):
-        return MOST_RAISED
-    most = _bisected(0.0, MOST_RAISED, held, bisections)
-    head.bias.copy_(before + most * shares)
-    return most
-
-
-def _bisected(good: float, bad: float, held: Callable[[float], bool], bisections: int) -> float:
-    """The number nearest to ``bad`` that is known to hold, ``good`` at first."""
-    for _ in range(bisections):
-        middle = (good + bad) / 2
-        good, bad = (middle, bad) if held(middle) else (good, middle)
-    return good
+        move(high)
+    return high

@@ -1,7 +1,6 @@
 """STRUCTGUARD, improved: the default method, its hyper-parameters and its descent."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -20,16 +19,17 @@ from stakes.training.losses import DeletionLoss, RetentionLoss, StructuralLoss
 from stakes.training.muon import Muon
 from stakes.training.precision import Precision
 from stakes.training.schedule import Schedule
-from stakes.training.search import pull_back, rebalance
+from stakes.training.search import pull_back
 from stakes.training.structure import MapKind
 
 WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and never trained on
 CHECK_EVERY = 10  # steps; a check of the network costs about as much as one of them
 WARMUP = 20  # steps over which the learning rate rises to its full value
-SETTLE_LEAST, SETTLE_VIEWS = 30, 60  # settling steps at least: short runs too must recover accuracy
+# Settling steps at least: short runs too must recover accuracy, more where copies are forgotten.
+SETTLE_LEAST, SETTLE_VIEWS, SETTLE_SURROGATES = 30, 60, 240
 # Factor of the settling: with cohorts, the first have recovered while others had their turns; with
-# a sidecar's activations, most like training data, what copies cost goes on recovering.
-SETTLE_TURNS, SETTLE_DESCRIBED = 0.5, 2.0
+# surrogate data, what copies cost goes on recovering.
+SETTLE_TURNS, SETTLE_LONGER = 0.5, 2.0
 MUON_STEP = 0.6  # size of Muon's steps, in units of the learning rate; as published, 0.2
 FEW_LAYERS = 6  # up to so many have steps of that size
 BACKOFFS = 5  # halvings of the learning rate: one that drifts too far at 1/32 will not recover
@@ -71,9 +71,9 @@ class StructGuard(ProbeFields):
       networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
       until then (:mod:`stakes.methods.structguard.cohorts`).
-    - At the end the weights move back towards the original, as far as all stays forgotten. With a
-      sidecar's activations, what copies cost their classes is first returned to these
-      (:func:`stakes.training.search.rebalance`), and the run has settled longer.
+    - Steps go on at a decaying learning rate once all is forgotten, so that the rest recovers; with
+      surrogate data, where copies must be forgotten too, twice as many.
+    - At the end the weights move back towards the original, as far as all stays forgotten.
     - Margin, feature retention and learning rate adapt to the run
       (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of
       defaults serves every network and k.
@@ -141,8 +141,8 @@ class StructGuard(ProbeFields):
     settle: float = hyper(
         1.0,
         "steps at a decaying learning rate once everything is forgotten, as a share of those done; "
-        "half of that where images without copies are unlearned in cohorts, twice that where "
-        "copies must be forgotten too and a sidecar describes activations",
+        "half of that where images without copies are unlearned in cohorts; where copies must be "
+        "forgotten too and surrogate data is given, twice that, and for a share of 1 at least 240",
     )
     max_drift: float = hyper(
         0.2,
@@ -156,10 +156,7 @@ class StructGuard(ProbeFields):
         "as many, the weight of the features is halved; 0: never",
     )
     pull_back: bool = hyper(
-        True,
-        "at the end, move the weights back towards the original while all stays forgotten; with "
-        "views and a sidecar that describes activations, first raise the biases of the classes, by "
-        "how many images were forgotten of each",
+        True, "at the end, move the weights back towards the original while all stays forgotten"
     )
 
     def unlearn(self, task: Task) -> Unlearned:
@@ -172,9 +169,7 @@ class StructGuard(ProbeFields):
     def _descend(self, task: Task, objective: Objective) -> tuple[History, Ending, dict[str, Any]]:
         """Minimise the objective; gives the history, how it ended, and what the run chose."""
         views = CRITERIA[self.criterion].views
-        in_turns = objective.cohorts.count > 1 and not views
-        described = views and objective.probes.activations is not None
-        factor = SETTLE_DESCRIBED if described else SETTLE_TURNS if in_turns else 1
+        settle, least = self._settling(objective)
         optimizer = self._optimizer(task)
         monitor = task.monitor(
             views=WATCHED_VIEWS if views else 0,
@@ -185,8 +180,8 @@ class StructGuard(ProbeFields):
         schedule = Schedule(
             optimizer,
             warmup=WARMUP,
-            settle=self.settle * factor,
-            settle_least=SETTLE_VIEWS if views else SETTLE_LEAST,
+            settle=settle,
+            settle_least=least,
             max_drift=self.max_drift,
             backoffs=BACKOFFS,
             buffers=task.live.buffers(),
@@ -208,21 +203,20 @@ class StructGuard(ProbeFields):
         chosen = self._chosen(schedule, objective)
         if self.pull_back and ending.outcome is Outcome.FORGOTTEN:
             with task.timed("pull_back"):
-                chosen |= self._weakened(
-                    task, lambda: monitor.check(task.live).forgotten, described=described
+                chosen["pulled_back_to"] = pull_back(
+                    task.live, task.original, lambda: monitor.check(task.live).forgotten
                 )
             history[-1] |= monitor.check(task.live).row()
         return history, ending, chosen
 
-    def _weakened(
-        self, task: Task, holds: Callable[[], bool], *, described: bool
-    ) -> dict[str, float]:
-        """Take back as much of the change as can be while ``holds()``; gives how much, by kind."""
-        taken = {}
-        if described and not task.forget.classes:
-            counts = torch.bincount(task.forget.labels, minlength=task.original.num_classes)
-            taken["raised"] = rebalance(task.live.head, counts, holds)
-        return taken | {"pulled_back_to": pull_back(task.live, task.original, holds)}
+    def _settling(self, objective: Objective) -> tuple[float, int]:
+        """The settling, as a share of the steps before it, and its fewest steps."""
+        if not CRITERIA[self.criterion].views:
+            in_turns = objective.cohorts.count > 1
+            return self.settle * (SETTLE_TURNS if in_turns else 1), SETTLE_LEAST
+        if objective.surrogates is None:
+            return self.settle, SETTLE_VIEWS
+        return self.settle * SETTLE_LONGER, round(self.settle * SETTLE_SURROGATES)
 
     def _optimizer(self, task: Task) -> torch.optim.Optimizer:
         """What takes the steps."""
