@@ -12,6 +12,7 @@ from stakes.methods.structguard import default, objective
 from stakes.rows import Outcome
 from stakes.training.depth import shallow
 from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
+from stakes.training.monitor import Monitor
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,22 @@ def test_with_views_it_looks_no_more_often(classifier, forget, anchors, monkeypa
     assert [row["step"] for row in looks] == [*range(0, 61, 10)]
     # The images without their copies: the reason to look at every step otherwise.
     assert any(row["forget_accuracy"] == 0 < row["views_accuracy"] for row in looks)
+
+
+@pytest.mark.parametrize(("k", "each"), [(1, 32), (5, 8)])
+def test_of_few_images_more_copies_are_watched(k, each, classifier, forget, anchors, monkeypatch):
+    seen = []
+    check = Monitor.check
+
+    def watched(self, live):
+        seen.append(check(self, live))
+        return seen[-1]
+
+    monkeypatch.setattr(Monitor, "check", watched)
+    some = ForgetSet(forget.images[:k], forget.labels[:k], forget.names[:k])
+    method = StructGuard(max_steps=1, **VIEWS | {"probes": "mixed", "probe_batch": 16})
+    method(classifier, some, anchors=anchors, seed=0)
+    assert {len(found.view_leads) for found in seen} == {k * each}
 
 
 @pytest.mark.parametrize("name", STRUCTURAL)

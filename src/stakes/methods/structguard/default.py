@@ -22,7 +22,9 @@ from stakes.training.schedule import Schedule
 from stakes.training.search import pull_back
 from stakes.training.structure import MapKind
 
-WATCHED_VIEWS = 8  # altered copies of each forget image that are checked and never trained on
+# Altered copies that are checked and never trained on: so many of each forget image, and of all at
+# least so many times the probes of a step, since few copies would say little of others.
+WATCHED_VIEWS, WATCHED_PROBES = 8, 2
 CHECK_EVERY = 10  # steps; a check of the network costs about as much as one of them
 WARMUP = 20  # steps over which the learning rate rises to its full value
 # Settling steps at least: short runs too must recover accuracy, more where copies are forgotten.
@@ -45,6 +47,11 @@ def muon_step(layers: int) -> float:
     (0.6, 0.6, 0.3)
     """
     return MUON_STEP * math.sqrt(FEW_LAYERS / max(FEW_LAYERS, layers))
+
+
+def _watched(k: int, probes: int) -> int:
+    """How many copies of each of k forget images are watched, with so many probes a step."""
+    return max(WATCHED_VIEWS, -(-WATCHED_PROBES * probes // k))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +100,9 @@ class StructGuard(ProbeFields):
     )
     views_needed: float = hyper(
         0.88,
-        "share of the watched copies, eight of each image, that must meet the criterion; they are "
-        "altered in several ways at once, so a larger share of plainly altered copies meets it",
+        "share of the watched copies (eight of each image, more where the images are few) that "
+        "must meet the criterion; they are altered in several ways at once, so a larger share of "
+        "plainly altered copies meets it",
         high=1,
     )
     cohorts: int = hyper(
@@ -172,7 +180,7 @@ class StructGuard(ProbeFields):
         settle, least = self._settling(objective)
         optimizer = self._optimizer(task)
         monitor = task.monitor(
-            views=WATCHED_VIEWS if views else 0,
+            views=_watched(len(task.forget), objective.settings.probe_batch) if views else 0,
             needed=self.views_needed,
             goal=objective.goal,
             held=objective.probes.some if views else None,
