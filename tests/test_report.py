@@ -278,6 +278,21 @@ def _undrawn(request) -> None:
         request.getfixturevalue("undrawn")
 
 
+@pytest.mark.parametrize(
+    ("k", "most", "second", "said"),
+    [
+        (1, 4.7e-6, 0.0, "gets less than 0.1 % (chart); it is not even the second"),
+        (1, 12.5, 100.0, "still gets up to 12.5 % (chart); it is the second choice."),
+        (4, 0.05, 0.0, "still gets up to 0.1 % (chart); for none it is even the"),
+        (4, 0.0, 50.0, "gets less than 0.1 % (chart); it is the second choice for 2"),
+    ],
+)
+def test_how_deep_is_said_of_one_image_and_of_several(k, most, second, said, tmp_path):
+    deep = {"forget_true_probability_max": most, "forget_top2": second}
+    text = page(tmp_path, a_run(tmp_path / "run", k=k, **deep)).text
+    assert f"The right class {said}" in text
+
+
 def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):
     counted = {"n_test_lost": 300, "n_test_gained": 121, "forget_top2": 100.0}
     counted["forget_true_probability_max"] = 49.8

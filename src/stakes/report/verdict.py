@@ -106,9 +106,13 @@ def _deep(run: RunFolder) -> str:
     most, second = run.number("forget_true_probability_max"), run.count("forget_top2")
     if most is None or second is None or run.k is None:
         return "How deep was not measured."
-    near = f"it is the second choice for {second:,} of {run.k:,}" if second else "for none it is "
-    near += "" if second else "even the second choice"
-    return f"The right class still gets up to {percent(most)} (chart); {near}."
+    near = f"it is the second choice for {second:,} of {run.k:,}"
+    if run.k == 1:
+        near = "it is the second choice" if second else "it is not even the second choice"
+    elif not second:
+        near = "for none it is even the second choice"
+    gets = f"still gets up to {percent(most)}" if most >= 0.05 else "gets less than 0.1\u00a0%"
+    return f"The right class {gets} (chart); {near}."
 
 
 def copies(run: RunFolder) -> Answer:
