@@ -4,10 +4,12 @@ python benchmarks/readme_tables.py          rewrites them
 python benchmarks/readme_tables.py --check  only says whether they are up to date (exit code 1)
 """
 
+import math
 import re
 import sys
 import tomllib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from kept_rows import (
@@ -16,6 +18,7 @@ from kept_rows import (
     IN_DEPTH,
     LEVELS,
     NUMBER,
+    RESULTS,
     Columns,
     Rows,
     average,
@@ -311,6 +314,30 @@ def ablation() -> str:
     return table(groups, columns)
 
 
+def drifts() -> str:
+    """How much accuracy the kept runs had lost, by their structural drift."""
+    bounds = (0.0, 0.1, 0.3, 0.5, math.inf)
+    bands = list(pairwise(bounds))
+    losses: dict[tuple[float, float], list[float]] = {band: [] for band in bands}
+    for path in sorted(RESULTS.glob("*.rows.jsonl")):
+        for row in rows(path.name.removesuffix(".rows.jsonl")):
+            lost = row["acc_test_before"] - row["acc_test"]
+            lost = max(lost, row["acc_retain_before"] - row["acc_retain"])
+            band = next(band for band in bands if band[0] <= row["drift_probes"] < band[1])
+            losses[band].append(lost)
+
+    def line(band: tuple[float, float]) -> str:
+        low, high = band
+        name = f"{low} to {high}" if low else f"below {high}"
+        name = f"{low} or more" if high == math.inf else name
+        lost = losses[band]
+        shares = (100 * sum(loss >= most for loss in lost) / len(lost) for most in (2, 10))
+        return f"| {' | '.join([name, str(len(lost)), *(f'{share:.0f}' for share in shares)])} |"
+
+    head = "| structural drift | runs | lost two points or more, % | lost ten or more, % |"
+    return "\n".join([head, "|---|---:|---:|---:|", *map(line, bands)])
+
+
 TABLES = {
     HERE.parent / "README.md": (default, on_its_network, methods),
     HERE.parent / "docs" / "results.md": (
@@ -322,6 +349,7 @@ TABLES = {
         retrained,
     ),
     HERE.parent / "docs" / "criteria.md": (copies, convnext),
+    HERE.parent / "docs" / "measures.md": (drifts,),
     HERE.parent / "docs" / "does-the-paper-hold.md": (holds, readings, anchors),
     HERE / "README.md": (ablation,),
 }

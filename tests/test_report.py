@@ -381,6 +381,12 @@ def test_without_data_the_cost_is_unknown(tmp_path):
     assert "0.30" in moved.detail
 
 
+def test_a_drift_that_most_sound_networks_have_is_no_hint(tmp_path):
+    """Copies forgotten in depth move structure by .1 to .2 where they cost a point or less."""
+    rest = verdict(read_run(a_run(tmp_path / "r", **CALM, **NO_DATA, drift_probes=0.2))).answers[2]
+    assert (rest.tone, rest.answer) == ("unknown", "Not measured")
+
+
 def test_a_change_within_its_interval_is_said_to_be_chance(tmp_path):
     few = {"acc_test": 91.5, "n_test": 1000, "n_test_lost": 12, "n_test_gained": 10}
     assert "within chance" in verdict(read_run(a_run(tmp_path / "a", **few))).answers[2].detail
