@@ -25,16 +25,16 @@ from stakes.runs.recipe_file import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"<!-- table: (\w+) -->")
-FIGURES = {"figures/criteria.svg": "criteria.svg"}
-"""What pages show of ``benchmarks/results``, by the place they show it from."""
+RESULTS = ROOT / "benchmarks" / "results"
+FIGURE = re.compile(r"\(\.\./benchmarks/results/([\w-]+\.svg)\)")
+"""What a page shows of the results, by its place in the repository; in the site, in ``figures``."""
 MEASURES = re.compile(r"<!-- measures: ([\w\s]+) -->")
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
     """Called by mkdocs with the files of the site: add the figures of results."""
-    for place, source in FIGURES.items():
-        path = ROOT / "benchmarks" / "results" / source
-        files.append(File.generated(config, place, abs_src_path=str(path)))
+    for path in sorted(RESULTS.glob("*.svg")):
+        files.append(File.generated(config, f"figures/{path.name}", abs_src_path=str(path)))
     return files
 
 
@@ -47,6 +47,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
             raise PluginError(f"measures.md and METRICS do not have the same measures: {wrong}")
     made = MEASURES.sub(lambda match: measures(match[1].split()), markdown)
     made = TABLE.sub(lambda match: results(match[1]), made)
+    made = FIGURE.sub(r"(figures/\1)", made)
     for name, part in (("methods", methods), ("recipes", recipes), ("changelog", changelog)):
         if f"<!-- {name} -->" in made:
             made = made.replace(f"<!-- {name} -->", part())

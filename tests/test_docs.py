@@ -65,6 +65,14 @@ def test_every_command_is_one_that_can_be_given(page, line):
         assert callable(command)
 
 
+@pytest.mark.parametrize("page", ["README", "CONTRIBUTING", *PAGES])
+def test_what_a_page_links_to_or_shows_is_in_the_repository(page):
+    path = PAGES.get(page, ROOT / f"{page}.md")
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([\w./-]+(?:#[\w-]+)?)\)", text)}
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
 def test_what_docstrings_refer_to_exists():
     source = Path(stakes.__file__).parent
     texts = [path.read_text(encoding="utf-8") for path in source.rglob("*.py")]
