@@ -1,4 +1,4 @@
-"""Write the tables of results in the READMEs from the rows kept in benchmarks/results.
+"""Write the tables of results in the README, the docs and the trials from the rows kept in benchmarks/results.
 
 python benchmarks/readme_tables.py          rewrites them
 python benchmarks/readme_tables.py --check  only says whether they are up to date (exit code 1)
@@ -351,7 +351,7 @@ TABLES = {
     HERE.parent / "docs" / "criteria.md": (copies, convnext),
     HERE.parent / "docs" / "measures.md": (drifts,),
     HERE.parent / "docs" / "does-the-paper-hold.md": (holds, readings, anchors),
-    HERE / "README.md": (ablation,),
+    HERE / "trials.md": (ablation,),
 }
 
 
