@@ -1,4 +1,4 @@
-"""Write the tables of results in the README, the docs and the trials from the rows kept in benchmarks/results.
+"""Write the tables of results in README, docs and trials from the rows in benchmarks/results.
 
 python benchmarks/readme_tables.py          rewrites them
 python benchmarks/readme_tables.py --check  only says whether they are up to date (exit code 1)

@@ -1,11 +1,13 @@
 """The ladder of criteria: what each asks, and that every part of a run follows it."""
 
+import copy
 import math
 
 import pytest
 import torch
+from torch import nn
 
-from stakes import ForgetSet, StructGuard
+from stakes import Classifier, ForgetSet, StructGuard
 from stakes.methods.structguard.objective import NEXT_CHOICES, Objective
 from stakes.methods.task import Task
 from stakes.training.criteria import CRITERIA, EXACT, Goal, deep_lead
@@ -115,3 +117,17 @@ def test_a_check_says_what_is_missing_to_the_criterion(classifier, forget, ancho
     assert not check.forgotten
     assert "0 % still recognised, 100 % not deep enough" in str(check)
     assert task.monitor().check(task.live).forgotten
+
+
+def test_of_two_classes_nothing_is_said_of_the_second_choice(classifier, forget):
+    """One of them always is; the head of these keeps the two that the images are of."""
+    two = copy.deepcopy(classifier.body), nn.Linear(classifier.head.in_features, 2)
+    two[1].load_state_dict({n: part[:2] for n, part in classifier.head.state_dict().items()})
+    two = Classifier.wrap(nn.Sequential(*two), class_names=("a", "b"), input_size=8)
+    known = two.eval()(forget.images).argmax(1) == forget.labels
+    some = ForgetSet.from_tensors(forget.images[known], forget.labels[known])
+    for criterion in ("exact", "deep"):
+        found = StructGuard(**QUICK, criterion=criterion)(two, some)
+        assert found.stop_reason.startswith("forgotten: every forget image is misclassified")
+        assert "choice" not in found.stop_reason
+    assert "choice" not in CRITERIA["views"].words(2)

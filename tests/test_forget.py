@@ -420,3 +420,24 @@ def test_whole_classes_are_checked_against_the_memory() -> None:
     assert len(parse_forget("classes:dog", array(30), CLASSES, max_bytes=need)) == 10
     with pytest.raises(InputError, match="10 forget images of 4x4 need"):
         parse_forget("classes:dog", array(30), CLASSES, max_bytes=need - 1)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, list])
+def test_a_mask_is_no_list_of_places(kind):
+    """As numbers, True and False are the places 1 and 0: not the images that were meant."""
+    mask = [i == 3 for i in range(10)]
+    with pytest.raises(InputError, match="mask"):
+        ForgetSet.from_indices(array(10), kind(mask))
+
+
+@pytest.mark.parametrize("bad", [[1.9, 2.2], ["5"], torch.tensor([1.0, 2.0]), [[1], [2]]])
+def test_places_are_whole_numbers(bad):
+    with pytest.raises(InputError, match="whole numbers"):
+        ForgetSet.from_indices(array(10), bad)
+
+
+@pytest.mark.parametrize(
+    "good", [np.array([4, 2]), (4, 2), range(4, 0, -2), np.array([4, 2]).tolist()]
+)
+def test_places_come_in_any_sequence(good):
+    assert ForgetSet.from_indices(array(10), good).indices == (4, 2)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from stakes.data.augment import mixed
+from stakes.errors import InputError
 from stakes.models.projector import Projector
 from stakes.rows import Outcome
 from stakes.training.batches import Batches
@@ -274,3 +275,11 @@ def test_nothing_is_pulled_back_where_nothing_less_holds(classifier, trained):
     end = [p.clone() for p in classifier.parameters()]
     assert pull_back(classifier, trained, lambda: False) == 1.0
     assert all(torch.equal(p, e) for p, e in zip(classifier.parameters(), end, strict=True))
+
+
+def test_a_loss_that_no_weight_moves_is_refused_in_one_line(classifier, forget):
+    """As one that was computed from the original by mistake."""
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1)
+    original = classifier.copy().requires_grad_(False)
+    with pytest.raises(InputError, match=r"step 1: .*task\.live"):
+        next(take_steps(ascent(original, forget), optimizer, range(1, 3)))

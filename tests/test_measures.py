@@ -137,3 +137,12 @@ def test_a_recipe_names_it_and_its_column(file):
     with pytest.raises(InputError) as caught:
         read_recipe("mine.toml")
     assert "confidense" in str(caught.value)
+
+
+def test_a_measure_that_paints_over_its_images_changes_no_run(trained, forget):
+    def darker(classifier, given):
+        return given.forget.images.mul_(0.5).mean()
+
+    before = forget.images.clone()
+    measured("darker", darker, trained, Given(forget))
+    assert torch.equal(forget.images, before)

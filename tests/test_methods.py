@@ -217,6 +217,13 @@ def test_frozen_parameters_stay_bit_identical(method, classifier, forget, anchor
     assert not torch.equal(after, classifier.get_parameter(free))
 
 
+def test_a_network_whose_weights_are_all_frozen_is_refused_before_any_work(
+    method, classifier, forget, anchors, given
+):
+    with pytest.raises(InputError, match="frozen"):
+        method(classifier.requires_grad_(False), forget, anchors=anchors, **given)
+
+
 def moved(before, after):
     """Which BatchNorm statistics differ."""
     old = dict(before.named_buffers())

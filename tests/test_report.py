@@ -1012,3 +1012,18 @@ def test_the_page_names_surrogate_data_and_what_was_left_out(tmp_path):
     assert "statistics of what the network’s layers gave" in (tmp_path / "c.html").read_text()
     write_report([a_run(tmp_path / "b")], tmp_path / "b.html")
     assert "unlabelled images" not in (tmp_path / "b.html").read_text()
+
+
+def test_surrogate_images_that_were_scored_too_are_told(tmp_path):
+    given = {"surrogates": "data/", "surrogates_count": 90, "needs_retain": False, "n_test": 50}
+    given |= {"n_retain": 80, "surrogates_in_test": 20, "surrogates_in_retain": 70}
+    folder = a_run(tmp_path / "a", k=8, **CALM, **given)
+    write_report([folder], tmp_path / "a.html")
+    page = " ".join((tmp_path / "a.html").read_text().split())
+    assert "no other training image" not in page
+    assert "70 of these unlabelled images are retained training images that were scored too" in page
+    assert "but for 20 that had stood in for training data" in page
+    assert "but for 70 of them" in page
+    found = verdict(read_run(folder))
+    assert "Of the test images, 20 had stood in for training data." in found.warnings
+    assert found.tone != "good"

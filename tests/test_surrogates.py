@@ -301,6 +301,13 @@ def test_copies_settle_for_longer_where_surrogate_data_is_held(
     assert settled == [pytest.approx(expected)]
 
 
+def test_images_that_are_scored_too_are_found_pixel_by_pixel(pixels):
+    held = Surrogates(pixels[:30], "some", 30)
+    scored = ImageArray(pixels, torch.zeros(len(pixels)).long())
+    assert held.among(scored, list(range(20, 40))) == 10
+    assert held.among(scored, list(range(30, 40))) == 0
+
+
 def written(folder: Path, images: torch.Tensor) -> Path:
     """The images as files of a folder."""
     folder.mkdir(parents=True)
@@ -326,6 +333,13 @@ def test_the_command_takes_a_folder_and_the_row_says_what_was_held(
     assert row["surrogates"] == str(public)
     assert (row["surrogates_count"], row["surrogates_left_out"]) == (40, 1)
     assert len(row["surrogates_digest"]) == 64
+    assert "surrogates_in_test" not in row  # nothing was scored
+    data = tmp_path / "data"
+    written(data / "train" / classifier.class_names[0], pixels[:7] / 255)
+    for name in classifier.class_names[1:]:
+        written(data / "train" / name, 1 - pixels[:1] / 255)
+    assert main([*command, "--data", str(data), "--out", str(tmp_path / "scored")]) in (0, 3)
+    assert json.loads((tmp_path / "scored" / "row.json").read_text())["surrogates_in_retain"] == 7
     assert main([*command, "--out", str(public / "out")]) == 2
     assert main([*command, "--method", "neggrad", "--out", str(tmp_path / "other")]) == 2
     assert "NegGrad uses no surrogate data" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any, Self
 
@@ -242,18 +243,15 @@ class ForgetSet:
 
         Args:
             images: the training set, as :func:`stakes.data.adapter.as_images` takes it.
-            indices: places in it, from 0.
+            indices: places in it, from 0; of a mask, its ``nonzero()``.
             max_bytes: As in :func:`stakes.data.forget_checks.check_memory`.
 
         Raises:
-            InputError: no indices or some outside the set, too many images, or what as_images or
-                from_tensors raises.
+            InputError: no indices, some that are no whole numbers or outside the set, too many
+                images, or what as_images or from_tensors raises.
         """
         images = as_images(images)
-        try:
-            chosen = [int(i) for i in indices]
-        except (TypeError, ValueError) as error:
-            raise InputError(f"indices are {quoted(indices)}; give whole numbers") from error
+        chosen = _places(indices)
         outside = [i for i in chosen if not 0 <= i < len(images)]
         if outside:
             raise InputError(f"index {outside[0]}: the training set has 0 to {len(images) - 1}")
@@ -331,3 +329,15 @@ class ForgetSet:
         """SHA-256 over images and labels, whatever their order and names."""
         lines = zip(self.pixel_digests(), self.labels.tolist(), strict=True)
         return hashlib.sha256("\n".join(sorted(f"{p} {y}" for p, y in lines)).encode()).hexdigest()
+
+
+def _places(indices: object) -> list[int]:
+    """Whole numbers of a sequence, an array or a tensor; a mask would be read as places 0 and 1."""
+    listed: Any = indices.tolist() if hasattr(indices, "tolist") else indices
+    try:
+        places = list(listed)
+        if any(isinstance(place, bool) for place in places):
+            raise InputError("indices are a mask; give the places of its images: mask.nonzero()")
+        return [index(place) for place in places]
+    except TypeError as error:
+        raise InputError(f"indices are {quoted(indices)}; give whole numbers") from error

@@ -1,4 +1,4 @@
-"""Surrogate data: unlabelled images that stand in for the absent training data; never scored."""
+"""Surrogate data: unlabelled images that stand in for the absent training data."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from stakes.data.activations import Activations
 from stakes.data.adapter import Data, as_images
 from stakes.data.datasets import DATASETS, find_data
+from stakes.data.digests import pixel_digests
 from stakes.data.duplicates import near_duplicates
 from stakes.data.folders import files_below, is_image
 from stakes.data.forget import ForgetSet
@@ -96,6 +97,16 @@ class Surrogates:
             )
         left_out = self.left_out + int((~distinct).sum())
         return replace(self, pixels=self.pixels[distinct], left_out=left_out)
+
+    def among(self, images: Images, places: Sequence[int]) -> int:
+        """How many of the images at ``places`` are here too, pixel by pixel."""
+        batches = torch.arange(len(self)).split(CHUNK)
+        own = {digest for batch in batches for digest in pixel_digests(self.images(batch))}
+        return sum(
+            digest in own
+            for first in range(0, len(places), CHUNK)
+            for digest in pixel_digests(images.load(places[first : first + CHUNK]))
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:

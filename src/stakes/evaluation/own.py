@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -61,8 +62,9 @@ def measured(name: str, measure: Measure, classifier: Classifier, given: Given) 
     Raises:
         InputError: it fails, or gives no number.
     """
-    network = classifier.copy().eval()  # whatever the measure does to it
-    given = given._replace(forget=given.forget.to(classifier.device))
+    network = classifier.copy().eval()  # whatever the measure does to it, and to the images
+    forget = given.forget.to(classifier.device)
+    given = given._replace(forget=replace(forget, images=forget.images.clone()))
     with theirs(f"metric {name}"):
         value = measure(network, given)
     try:

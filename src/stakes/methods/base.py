@@ -105,6 +105,8 @@ class Method(ABC):
         forget.check(classifier.num_classes)
         check_seed(seed)
         self.check_processes(classifier)
+        if not any(parameter.requires_grad for parameter in classifier.parameters()):
+            raise InputError("all weights of the network are frozen; unfreeze some (requires_grad)")
         if self.needs_retain and retain is None:
             raise InputError(
                 f"{self.title} needs retained training data: give retain=, such as data.train"

@@ -301,6 +301,9 @@ def doubts(run: RunFolder) -> list[str]:
     drift = run.number("drift_probes")
     if drift is not None and drift >= BROKEN:
         found.append(_drift(run))
+    seen = run.number("surrogates_in_test")
+    if seen:
+        found.append(f"Of the test images, {seen:,.0f} had stood in for training data.")
     if run.row["method_criterion"] == "views":
         known = run.number("forget_views")
         words = NOT_MEASURED if known is None else f"{percent(known)} still recognised"

@@ -108,7 +108,7 @@ class RunOptions:
     surrogates: Annotated[Place | None, TO_FORGET] = None
     """unlabelled images to replace the absent training data: a folder (searched with its
     subfolders), or cifar10, cifar100, digits; any that you may lawfully use, the more similar the
-    better; never scored; copies of forget images are left out"""
+    better; copies of forget images are left out, and images that are scored too are told"""
     sidecar: Annotated[Place | None, TO_FORGET] = None
     """a file of `stakes sidecar`, made while the training data was there; what it holds serves as
     surrogates, alone or beside images"""

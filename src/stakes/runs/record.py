@@ -14,6 +14,7 @@ from stakes.anchors.anchors import Anchors
 from stakes.data.adapter import Data
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
+from stakes.data.retain import Drawn
 from stakes.errors import InputError, first_line
 from stakes.evaluation.again import found_in_data, found_in_words
 from stakes.evaluation.audit import Evidence
@@ -171,7 +172,9 @@ def _work(
         progress=progress,
     )
     now = time.perf_counter()
-    row = _asked(request) | scores | _outcome(result)
+    row = (
+        _asked(request) | scores | _outcome(result) | _scored_surrogates(request, result, selected)
+    )
     row |= {"seconds_evaluate": selecting + now - scoring}
     row["seconds_total"] = now - start + result.earlier
     row |= {"peak_memory_mb": peak_memory_mb(request.classifier.device)}
@@ -251,6 +254,18 @@ def _outcome(result: Unlearned) -> dict[str, Any]:
         **{f"chosen_{name}": value for name, value in result.chosen.items()},
         **{f"seconds_{phase}": None for phase in PHASES},
         **{f"seconds_{phase}": spent for phase, spent in result.seconds.items()},
+    }
+
+
+def _scored_surrogates(
+    request: Request, result: Unlearned, selected: Mapping[str, Drawn]
+) -> dict[str, int]:
+    """How many of the images that were scored had stood in for training data."""
+    sets = {"test": request.test, "retain": request.retain}
+    return {
+        f"surrogates_in_{name}": result.surrogates.among(images, selected[name].places)
+        for name, images in sets.items()
+        if images is not None and result.surrogates is not None
     }
 
 

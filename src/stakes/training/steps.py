@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stakes.data.transfer import Fetched
+from stakes.errors import InputError
 from stakes.training import distributed
 from stakes.training.schedule import Schedule
 
@@ -72,6 +73,9 @@ def take_steps(
             optimiser uses them, to change them or the optimiser's state.
         recognised: a scalar on the terms' device, for the step's attribute of this name.
 
+    Raises:
+        InputError: the terms depend on no parameter.
+
     >>> x = torch.tensor(4.0, requires_grad=True)
     >>> optimizer = torch.optim.SGD([x], lr=0.25)
     >>> for step in take_steps(lambda number: {"square": x.square()}, optimizer, range(1, 3)):
@@ -86,6 +90,11 @@ def take_steps(
         loss = torch.stack(list(parts.values())).sum()
         counted = [recognised()] if recognised else []
         values = Fetched(torch.stack([v.detach() for v in (loss, *parts.values(), *counted)]))
+        if not loss.requires_grad:
+            raise InputError(
+                f"step {number}: the loss depends on no weight that is trained; compute it from "
+                "what task.live answers"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         distributed.mean_over_all(p.grad for g in optimizer.param_groups for p in g["params"])

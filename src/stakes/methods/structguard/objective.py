@@ -97,7 +97,8 @@ class Objective:
         self.targets = self._choose_targets()
         criterion = CRITERIA[settings.criterion]
         required = self.towards == "drawn" or criterion.lead is not margins
-        self.goal = Goal(criterion.lead, self.targets if required else None, criterion.met)
+        words = criterion.words(task.original.num_classes)
+        self.goal = Goal(criterion.lead, self.targets if required else None, words)
         self._batches = task.batches(len(task.forget), settings.forget_batch)
         task.checkpoint.keep(self.balance, self.views_scale)
 
