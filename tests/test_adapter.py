@@ -91,6 +91,14 @@ def test_grey_images_get_three_equal_channels(shape):
     assert torch.equal(pixels, grey.reshape(2, 1, 6, 6).expand(2, 3, 6, 6))
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.int64])
+def test_whole_numbers_of_any_width_are_pixels_up_to_255(kind):
+    pixels = np.full((2, 3, 4, 4), 200, dtype=kind)
+    assert as_pixels(pixels).dtype == torch.uint8
+    with pytest.raises(InputError, match="wanted 0 to 255"):
+        as_pixels(pixels * 100)
+
+
 def test_labels_are_not_looked_for_in_items_where_they_are_at_hand():
     for items in (Columns(ENTRIES), Items(PAIRS, targets=torch.tensor(LABELS))):
         as_images(items)

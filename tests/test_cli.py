@@ -536,7 +536,9 @@ def test_the_classes_must_be_known(base, capsys):
     words = with_options(base, data="", forget="f")
     refused(words, "the classes are not known: add --data, --classes FILE .*or --anchors", capsys)
     Path("names").write_text("one\none\n")
-    refused([*words, "--classes", "names"], "wanted two or more different names", capsys)
+    refused([*words, "--classes", "names"], "one is there more than once", capsys)
+    Path("names").write_text("one\n")
+    refused([*words, "--classes", "names"], "wanted two or more names, one a line", capsys)
     refused([*words, "--classes", "none"], "--classes none: no such file", capsys)
 
 

@@ -102,6 +102,15 @@ def test_an_interrupted_evaluation_resumes(place, capsys, monkeypatch):
     assert not [path.name for path in Path().iterdir() if path.name.startswith(".row")]
 
 
+def test_a_measure_that_fails_ends_an_evaluation_before_anything_is_scored(
+    place, capsys, monkeypatch
+):
+    Path("mine.py").write_text("def broken(classifier, given):\n    return 1 / 0\n")
+    monkeypatch.setattr(accuracy, "score", lambda *_: pytest.fail("scored"))
+    words = f"evaluate {source(place)} --unlearned {place}/OUT --metric mine.py:broken"
+    refused(shlex.split(words), "mine.py:2: ZeroDivisionError", capsys)
+
+
 def test_evaluate_refuses_what_does_not_belong_together(place, capsys):
     words = shlex.split(f"evaluate {source(place)} --unlearned none")
     refused(words, "--unlearned none: .*give a folder", capsys)

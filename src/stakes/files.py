@@ -9,7 +9,8 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,14 +103,34 @@ def regular(path: str | Path) -> Path:
     return path
 
 
-def check_file(path: str | Path, overwrite: bool) -> None:
-    """Refuse a file that cannot be written, or is there and not to be replaced.
+def check_file(
+    path: str | Path, overwrite: bool, earlier: Callable[[Path], bool] = lambda found: True
+) -> None:
+    """Refuse, before any work, a file that cannot be written, or is there and not to be replaced.
+
+    Args:
+        path: the file.
+        overwrite: whether one that is there may be replaced.
+        earlier: whether one that is there is an earlier result of the same kind; no other is
+            replaced.
 
     Raises:
-        InputError: see :func:`regular`; or it exists.
+        InputError: see :func:`regular`; or it exists, or nothing can be written there.
     """
-    if regular(path).exists() and not overwrite:
+    place = regular(path)
+    if place.exists() and not overwrite:
         raise InputError(f"--out {path} exists: give another file, or add --overwrite")
+    if place.exists() and not earlier(place):
+        raise InputError(f"--out {path} is no earlier result of this command: give another file")
+    above = next(folder for folder in place.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--out {path}: nothing can be written in {above} ({error.strerror}); "
+            "give another place"
+        ) from error
 
 
 def hidden(path: Path, kind: str) -> Path:

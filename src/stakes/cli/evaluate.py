@@ -10,13 +10,14 @@ from stakes.cli.delivered import check_delivered, check_there, reference_network
 from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.evaluation.kept import Kept
+from stakes.evaluation.own import Given
 from stakes.files import check_file, hidden, write_text
 from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
 from stakes.runs.inputs import ScoringInputs
 from stakes.runs.load import load_images
-from stakes.runs.measures import own_measures
+from stakes.runs.measures import own_measures, tried
 from stakes.runs.threads import fit_threads
 from stakes.runs.words import EVIDENCE, NETWORK, OUTPUT, Place, Switch, Whole
 from stakes.training.distributed import is_writer
@@ -47,7 +48,9 @@ def evaluate(
         overwrite: replace that file
     """
     if out is not None:
-        check_file(out, overwrite)
+        if out.suffix != ".json":
+            raise InputError(f"--out {out}: give a name that ends in .json")
+        check_file(out, overwrite, _is_row)
     check_delivered(Path(inputs.model))
     check_there(unlearned, "--unlearned")
     check_delivered(unlearned)
@@ -62,6 +65,8 @@ def evaluate(
         )
     splits = loaded.splits
     test, retain = (None, None) if splits is None else (splits.test, splits.train)
+    metrics = own_measures(metric)
+    tried(metrics, after, Given(loaded.forget, test, retain))
     with _kept(out, after) as kept, Terminal() as progress:
         row, _ = score(
             before,
@@ -69,7 +74,7 @@ def evaluate(
             loaded.forget,
             test=test,
             retain=retain,
-            metrics=own_measures(metric),
+            metrics=metrics,
             other=_without_parts(after),
             reference=reference_network(reference, before),
             eval_samples=eval_samples,
@@ -86,6 +91,15 @@ def evaluate(
         write_text(out, json.dumps(row, indent=1) + "\n")
         kept.clear()
     print(json.dumps(row, indent=1))
+
+
+def _is_row(path: Path) -> bool:
+    """Whether a file is a row of this command; that of a run, which it may audit, is another."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(row, dict) and "unlearned_digest" in row and "method" not in row
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from stakes.runs.inputs import NetworkInputs
 from stakes.runs.load import load_network
 from stakes.runs.words import OUTPUT, TRAINING, Place, Switch, Whole
 from stakes.sidecar import make, membership
+from stakes.sidecar.contents import is_sidecar
 
 MOST = 100_000  # images, and steps: beyond these a slip is likelier
 
@@ -49,7 +50,7 @@ def sidecar(
     """
     if out.suffix != ".safetensors":
         raise InputError(f"--out {out}: give a name that ends in .safetensors")
-    check_file(out, overwrite)
+    check_file(out, overwrite, is_sidecar)
     for name, number in (("images", images), ("steps", steps)):
         if number is not None and not 1 <= number <= MOST:
             raise InputError(f"--{name} {quoted(number)}: give a whole number from 1 to {MOST}")

@@ -185,6 +185,8 @@ def as_pixels(array: Tensor | NDArray[Any], name: str = "images") -> Tensor:
     if not _is_array(array):
         raise InputError(f"{name} are a {type(array).__name__}: give a tensor or a numpy array")
     pixels = torch.as_tensor(array)
+    if pixels.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        pixels = pixels.long()  # of these, torch finds no least and greatest
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels
     if pixels.ndim != 4 or not {1, 3} & {pixels.shape[1], pixels.shape[3]}:
         raise InputError(f"{name}: shape {tuple(array.shape)}; wanted (n, 3, h, w) or (n, h, w, 3)")

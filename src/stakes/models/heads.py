@@ -209,6 +209,11 @@ def _head_in(trace: _Trace, name: str) -> str:
             "images; a classifier returns (n, classes), as a tensor, .logits or the first of "
             "several outputs"
         )
+    if not bool(logits.isfinite().all()):
+        raise InputError(
+            f"{name} answers with values that are not finite: its weights (or the variances that "
+            "its BatchNorm layers keep) are damaged; give others"
+        )
     linear = [
         (n, x, y)
         for n, module, x, y in trace.layers

@@ -127,6 +127,16 @@ class Sidecar:
         return found
 
 
+def is_sidecar(path: Path) -> bool:
+    """Whether a file is a sidecar, of this version or another; not whether it is sound."""
+    try:
+        with safe_open(path, "pt") as file:
+            written = json.loads((file.metadata() or {}).get("stakes", "{}"))
+        return str(written.get("format")).startswith(FORMAT.rpartition(" ")[0])
+    except (SafetensorError, ValueError, AttributeError, OSError):
+        return False
+
+
 def _activations(tensors: Mapping[str, Tensor], layers: list[tuple[str, list[int]]]) -> Activations:
     """The distribution of activations that a file holds.
 
