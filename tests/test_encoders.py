@@ -292,6 +292,15 @@ def test_another_kind_of_model_is_refused(folders: dict[str, Path]) -> None:
         load_siglip(folders["sbert"])
 
 
+def test_a_model_that_reads_no_text_is_no_encoder(tmp_path: Path) -> None:
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 4], depths=[1, 1])
+    transformers.ResNetModel(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"type resnet, which reads no text"):
+        load_sbert(tmp_path)
+    with pytest.raises(InputError, match=r"resnet, not one for clip.*if it reads text"):
+        load_clip(tmp_path)
+
+
 def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
     folder = tiny("clip", tmp_path / "clip")
     tensors = load_file(folder / "model.safetensors")

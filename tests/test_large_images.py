@@ -116,3 +116,10 @@ def test_threads_share_the_memory(tmp_path, monkeypatch):
         most.clear()
         ImageFiles(paths, [0] * 4, read=read).load(range(4))
         assert max(most) in together
+
+
+def test_an_image_beyond_pillow_s_limit_is_to_be_made_smaller(tmp_path, monkeypatch):
+    saved(tmp_path / "red" / "1.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InputError, match=r"1\.png: more pixels than an image may have; make it"):
+        ForgetSet.from_folder(tmp_path, ("red", "blue"))

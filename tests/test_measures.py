@@ -75,6 +75,15 @@ def test_what_cannot_be_called_with_both_is_refused_before_scoring(measure, trai
     assert "\n" not in str(caught.value)
 
 
+def test_measures_and_networks_of_another_kind_are_refused(trained, forget):
+    with pytest.raises(InputError, match="metrics are a list; give a dict"):
+        evaluate(trained, trained, forget, metrics=[lambda classifier, given: 1.0])
+    other = trained.copy()
+    other.class_names = ("a", "b", "c", "d")
+    with pytest.raises(InputError, match="has other classes than the one before"):
+        evaluate(trained, other, forget)
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

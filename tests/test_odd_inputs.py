@@ -459,6 +459,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "data not there": ({}, unlearn(data="cifar10", data_root="none"), "add --download"),
     # what to forget
     "forget missing": ({}, unlearn(forget="none"), "no such folder"),
+    "forget a file that is no table": ({"list.txt": "a.png"}, unlearn(forget="list.txt"), "neither a folder nor a .csv"),
     "forget none": ({}, unlearn(forget="random:0"), "can give 1 to 12"),
     "forget fewer than none": ({}, unlearn(forget="random:-1"), "wanted a number"),
     "forget more than there are": ({}, unlearn(forget="random:13"), "can give 1 to 12"),

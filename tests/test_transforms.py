@@ -17,7 +17,7 @@ from stakes import Classifier, InputError
 from stakes.cli import commands as cli
 from stakes.data.images import ImageFiles
 from stakes.models.agreement import agreement
-from stakes.models.transforms import own_transform, transform
+from stakes.models.transforms import given, own_transform, transform
 from test_preprocessing import SHAPES, odd
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")]
@@ -388,3 +388,11 @@ def test_a_run_from_the_command_to_the_page(place, tmp_path, monkeypatch, capsys
         r"^(?!.*\.png).*unlearned with --transform .*service\.py:prepare.*add the same --transform",
         capsys,
     )
+
+
+def test_pixels_that_may_not_be_written_to_are_read_without_a_warning(tmp_path, recwarn):
+    saved = Image.fromarray(np.full((8, 8, 3), 90, np.uint8))
+    read_only = np.broadcast_to(np.float32(0.5), (1, 8, 8))
+    found = given(lambda image: read_only, saved, "code")
+    assert found.shape == (1, 8, 8)
+    assert not recwarn.list

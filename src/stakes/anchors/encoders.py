@@ -71,6 +71,11 @@ def load_sbert(
     folder = model_folder(source, download)
     _check_mean_pooling(folder, source)
     model = load_model(folder, source, kind="sbert")
+    if model.main_input_name != "input_ids":
+        raise InputError(
+            f"{source} holds a model of type {model.config.model_type}, which reads no text; "
+            "give a text encoder"
+        )
 
     def embed(ids: Tensor, mask: Tensor) -> Tensor:
         states: Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state

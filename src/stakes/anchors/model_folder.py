@@ -72,7 +72,8 @@ def load_model(folder: Path, source: str | Path, *, kind: str) -> Any:
     family = next((name for name in ("siglip", "clip") if found.startswith(name)), "sbert")
     if family != kind:
         raise InputError(
-            f"{source} holds a model of type {found}, not one for {kind}: use --encoder {family}"
+            f"{source} holds a model of type {found}, not one for {kind}; give another, or use "
+            f"--encoder {family}" + (" if it reads text" if family == "sbert" else "")
         )
     weight_files(folder, source)
     try:

@@ -175,6 +175,8 @@ def _readable(path: str) -> Iterator[None]:
         raise InputError(f"{path}: no such image; check the path") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: no image in a known format; repair it or remove it") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: more pixels than an image may have; make it smaller") from error
     except UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

@@ -35,7 +35,10 @@ def folder_rows(folder: str | Path, class_names: Sequence[str]) -> list[Row]:
             if Path(path).name.lower() in CLUTTER:
                 continue
             if not is_image(path):
-                raise InputError(f"{path}: no image in a known format; save it as PNG or remove it")
+                raise InputError(
+                    f"{path}: no image in a known format, by the ending of its name; save it as "
+                    "NAME.png or remove it"
+                )
             rows.append((path, label, str(Path(path).relative_to(top))))
     if not rows:
         raise InputError(f"{folder}: no images to forget; wanted is {folder}/<class>/*.png")

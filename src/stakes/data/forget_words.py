@@ -45,8 +45,9 @@ def parse_forget(
         elif text.lower().endswith(".csv"):
             forget = ForgetSet.from_csv(text, class_names, size, **options)
         else:
+            what = "neither a folder nor a .csv" if expanded(text).exists() else "no such folder"
             raise InputError(
-                f"--forget {text}: no such folder; give a folder with <class>/*.png, "
+                f"--forget {text}: {what}; give a folder with <class>/*.png, "
                 "a .csv file with path,label, random:64, classes:cat,dog or classes:10%"
             )
     forget.check(len(class_names))

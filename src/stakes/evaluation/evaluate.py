@@ -84,6 +84,8 @@ def evaluate(
     after = Classifier.require(after, "the network after")
     forget = ForgetSet.require(forget)
     forget.check(after.num_classes)
+    if before.class_names != after.class_names:
+        raise InputError("the network after has other classes than the one before: give its own")
     if reference is not None:
         check_reference(Classifier.require(reference, "the reference"), after)
     check_measures(metrics or {})

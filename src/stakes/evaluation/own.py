@@ -39,6 +39,10 @@ def check_measures(measures: Mapping[str, Measure]) -> None:
     Raises:
         InputError: one that is no function of a classifier and :class:`Given`.
     """
+    if not isinstance(measures, Mapping):
+        raise InputError(
+            f"metrics are a {type(measures).__name__}; give a dict of functions by name"
+        )
     for name, measure in measures.items():
         if not callable(measure):
             raise InputError(f"metric {name} is {type(measure).__name__}; give a function")

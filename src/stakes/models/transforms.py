@@ -180,7 +180,7 @@ def given(code: Code, image: Image.Image, words: str, opening: Opening | None = 
         image = converted(image, "RGB", opening)
     with theirs(f"{words}, given an image of mode {image.mode},"):
         made = code(image)
-        made = torch.from_numpy(made) if isinstance(made, np.ndarray) else made
+        made = torch.from_numpy(np.array(made)) if isinstance(made, np.ndarray) else made
     if not isinstance(made, Tensor):
         raise InputError(
             f"{words} gives a {type(made).__name__}, not a tensor (3, h, w); end with ToTensor()"
