@@ -144,6 +144,16 @@ def state(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], 
     return write
 
 
+def cut(write: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A file of which the second half is missing."""
+
+    def cut_off(path: Path) -> None:
+        write(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return cut_off
+
+
 def pipe(path: Path) -> None:
     os.mkfifo(path)
 
@@ -315,6 +325,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "weights of a long name": ({}, unlearn(weights="w" * 300 + ".pt"), "check the path"),
     "weights empty": ({"w.pt": b""}, unlearn(weights="w.pt"), "is empty"),
     "weights a web page": ({"w.pt": "<html>"}, unlearn(weights="w.pt"), "cut off or not a PyTorch"),
+    "weights of which half is missing": ({"w.pth": cut(state(lambda s: None))}, unlearn(weights="w.pth"), "w.pth is cut off.*copy it again"),
     "weights cut off": ({"w.pt": b"PK\x03\x04 no"}, unlearn(weights="w.pt"), "cut off or not"),
     "weights JSON": ({"w.safetensors": "{}"}, unlearn(weights="w.safetensors"), "cut off or not"),
     "weights with a wild header": (

@@ -186,9 +186,14 @@ def given(code: Code, image: Image.Image, words: str, opening: Opening | None = 
             f"{words} gives a {type(made).__name__}, not a tensor (3, h, w); end with ToTensor()"
         )
     if made.ndim != 3 or made.shape[0] not in (1, 3):
+        what = 'begin with image.convert("RGB")'
+        if made.ndim == 4:
+            what = "give one image, without an axis for the batch"
+        elif made.ndim == 3 and made.shape[2] in (1, 3):
+            what = "put the channels first, as permute(2, 0, 1) does"
         raise InputError(
             f"{words} gives a tensor of shape {tuple(made.shape)} for an image of mode "
-            f'{image.mode}; it must be (3, h, w) or (1, h, w): begin with image.convert("RGB")'
+            f"{image.mode}; it must be (3, h, w) or (1, h, w): {what}"
         )
     made = made.detach().cpu().float()
     if not bool(made.isfinite().all()):

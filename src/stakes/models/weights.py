@@ -1,6 +1,7 @@
 """Reading weight files without ever running what is in them."""
 
 import argparse
+import errno
 import pickletools
 import struct
 import warnings
@@ -131,6 +132,8 @@ def _unpickle(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
+        if error.errno == errno.EINVAL:  # it seeks beyond the end of what is left of the file
+            raise InputError(f"{path} is cut off; copy it again") from error
         raise InputError(f"{path} cannot be read: {error.strerror or error}; check it") from error
     except Exception as error:  # broken files make the reader raise nearly anything
         if "TorchScript" in str(error):
