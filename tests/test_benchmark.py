@@ -16,6 +16,7 @@ from command_line import forked, wait_until
 from stakes import Classifier
 from stakes.cli import commands as cli
 from stakes.errors import InputError
+from stakes.manifest import write_manifest
 from stakes.runs import benchmark, process
 from stakes.runs.benchmark import bench, share_out
 from stakes.runs.folder import checkpoint_beside
@@ -124,8 +125,11 @@ def test_what_makes_a_finished_cell_count_no_more(tmp_path, make, notes):
     ):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(damage(whole))
+        assert "changed after the run" in unfinished(cell, out)
+        write_manifest(folder)
         assert reason in unfinished(cell, out)
         (folder / name).write_bytes(whole)
+        write_manifest(folder)
     assert unfinished(cell, out) is None
 
     (folder / "model.safetensors").unlink()
@@ -143,8 +147,25 @@ def test_a_damaged_result_is_made_anew(tmp_path, make, notes):
     log = io.StringIO()
     assert bench(recipe, out, log=log) == 0
     assert len(notes()) == 4
-    assert "not the one that was scored" in log.getvalue()
+    assert "changed after the run" in log.getvalue()
     assert [unfinished(cell, out) for cell in recipe.cells] == [None, None]
+
+
+def test_a_row_without_its_manifest_is_no_result(tmp_path, make, notes):
+    """Whoever edits a row can remove the manifest that would tell."""
+    recipe, out = make(seeds=(0, 1)), tmp_path / "out"
+    bench(recipe, out, log=io.StringIO())
+    folder = out / "runs" / recipe.cells[0].name
+    (folder / "manifest.json").unlink()
+    row = json.loads((folder / "row.json").read_text())
+    (folder / "row.json").write_text(json.dumps(row | {"acc_test": 99.0}))
+    assert bench(recipe, out, only=["seed=1"], log=io.StringIO()) == 0
+    assert "1 of 2 cells" in (out / "table.md").read_text()
+    log = io.StringIO()
+    assert bench(recipe, out, log=log) == 0
+    assert f"{folder.name}: to be run again, its manifest.json is missing" in log.getvalue()
+    assert len(notes()) == 3
+    assert "99.00" not in (out / "table.md").read_text()
 
 
 def test_a_failing_cell_is_recorded_passed_by_and_tried_again(tmp_path, make, notes):
