@@ -168,6 +168,15 @@ def test_a_row_without_its_manifest_is_no_result(tmp_path, make, notes):
     assert "99.00" not in (out / "table.md").read_text()
 
 
+def test_names_that_are_too_long_for_a_file_or_of_another_script_are_names(tmp_path, make, notes):
+    long = ["n" * 260 + end for end in "ab"]
+    recipe, out = make(networks=(*long, "日本", "中国")), tmp_path / "out"
+    assert [cell.name for cell in recipe.cells[2:]] == ["日本-neggrad-k4-s0", "中国-neggrad-k4-s0"]
+    assert bench(recipe, out, log=io.StringIO()) == 0
+    assert len(notes()) == 4
+    assert all(name in (out / "table.md").read_text() for name in (*long, "日本", "中国"))
+
+
 def test_a_failing_cell_is_recorded_passed_by_and_tried_again(tmp_path, make, notes):
     recipe, out, log = (
         make(networks=("broken", "killed", "empty", "good")),

@@ -169,6 +169,28 @@ def bench(*words):
     return cli.main(["bench", *map(str, words)])
 
 
+TRIAL = """
+forget = "random:1"
+seeds = [0]
+[common]
+data = "digits"
+[[network]]
+model = "stakes:digits_cnn"
+weights = "random"
+[[method]]
+method = "neggrad"
+[[method]]
+method = "finetune"
+"""
+
+
+def test_names_that_differ_in_signs_alone_are_told_apart_by_the_user(tmp_path):
+    methods = '[[method]]\nname = "{}"\nmethod = "neggrad"\n'
+    text = TRIAL.partition("[[method]]")[0] + methods.format("a+b") + methods.format("a-b")
+    with pytest.raises(InputError, match=r"two cells would be called .*by letters or digits"):
+        read(tmp_path, text.replace('"digits"', '"{images}"'))
+
+
 SEEN: set[tuple[str, str]] = set()  # methods and options that the command line has understood
 
 
