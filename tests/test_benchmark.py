@@ -76,7 +76,8 @@ def make(tmp_path):
         more = "" if weights is None else f'weights = "{weights}"\n'
         path = tmp_path / "trial.toml"
         path.write_text(
-            f'forget = "random:{{k}}"\nk = [4]\nseeds = {list(seeds)}\n{tables}{more}'
+            f'forget = "random:{{k}}"\nk = [4]\nseeds = {list(seeds)}\n'
+            f'[common]\ndata = "digits"\n{tables}{more}'
             f'[[method]]\nmethod = "neggrad"\nlr = {lr}\n'
         )
         return read_recipe(path)
@@ -381,6 +382,7 @@ def test_a_real_benchmark(tmp_path, capsys):
 
 
 def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(tmp_path, make, notes):
+    (tmp_path / "good").mkdir()  # what its cells name is looked for before the first runs
     recipe, out = make(seeds=(0, 1), lr=100.0), tmp_path / "out"
 
     def begin() -> int:
