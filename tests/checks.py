@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from stakes.files import tensor_digest
+from stakes.manifest import write_manifest
 from stakes.training.monitor import Check
 
 
@@ -24,3 +25,4 @@ def write_result(folder: Path) -> None:
     row = {"unlearned_digest": tensor_digest(tensors), "k": 4, "acc_test": 90.0, "acc_forget": 0}
     (folder / "row.json").write_text(json.dumps(row))
     (folder / "evidence.json").write_text(json.dumps({"forget": [{"name": "one"}]}))
+    write_manifest(folder)

@@ -16,6 +16,7 @@ from command_line import forked, wait_until
 from stakes import Classifier
 from stakes.cli import commands as cli
 from stakes.errors import InputError
+from stakes.manifest import write_manifest
 from stakes.runs import benchmark, process
 from stakes.runs.benchmark import bench, share_out
 from stakes.runs.folder import checkpoint_beside
@@ -75,7 +76,8 @@ def make(tmp_path):
         more = "" if weights is None else f'weights = "{weights}"\n'
         path = tmp_path / "trial.toml"
         path.write_text(
-            f'forget = "random:{{k}}"\nk = [4]\nseeds = {list(seeds)}\n{tables}{more}'
+            f'forget = "random:{{k}}"\nk = [4]\nseeds = {list(seeds)}\n'
+            f'[common]\ndata = "digits"\n{tables}{more}'
             f'[[method]]\nmethod = "neggrad"\nlr = {lr}\n'
         )
         return read_recipe(path)
@@ -124,8 +126,11 @@ def test_what_makes_a_finished_cell_count_no_more(tmp_path, make, notes):
     ):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(damage(whole))
+        assert "changed after the run" in unfinished(cell, out)
+        write_manifest(folder)
         assert reason in unfinished(cell, out)
         (folder / name).write_bytes(whole)
+        write_manifest(folder)
     assert unfinished(cell, out) is None
 
     (folder / "model.safetensors").unlink()
@@ -143,8 +148,34 @@ def test_a_damaged_result_is_made_anew(tmp_path, make, notes):
     log = io.StringIO()
     assert bench(recipe, out, log=log) == 0
     assert len(notes()) == 4
-    assert "not the one that was scored" in log.getvalue()
+    assert "changed after the run" in log.getvalue()
     assert [unfinished(cell, out) for cell in recipe.cells] == [None, None]
+
+
+def test_a_row_without_its_manifest_is_no_result(tmp_path, make, notes):
+    """Whoever edits a row can remove the manifest that would tell."""
+    recipe, out = make(seeds=(0, 1)), tmp_path / "out"
+    bench(recipe, out, log=io.StringIO())
+    folder = out / "runs" / recipe.cells[0].name
+    (folder / "manifest.json").unlink()
+    row = json.loads((folder / "row.json").read_text())
+    (folder / "row.json").write_text(json.dumps(row | {"acc_test": 99.0}))
+    assert bench(recipe, out, only=["seed=1"], log=io.StringIO()) == 0
+    assert "1 of 2 cells" in (out / "table.md").read_text()
+    log = io.StringIO()
+    assert bench(recipe, out, log=log) == 0
+    assert f"{folder.name}: to be run again, its manifest.json is missing" in log.getvalue()
+    assert len(notes()) == 3
+    assert "99.00" not in (out / "table.md").read_text()
+
+
+def test_names_that_are_too_long_for_a_file_or_of_another_script_are_names(tmp_path, make, notes):
+    long = ["n" * 260 + end for end in "ab"]
+    recipe, out = make(networks=(*long, "日本", "中国")), tmp_path / "out"
+    assert [cell.name for cell in recipe.cells[2:]] == ["日本-neggrad-k4-s0", "中国-neggrad-k4-s0"]
+    assert bench(recipe, out, log=io.StringIO()) == 0
+    assert len(notes()) == 4
+    assert all(name in (out / "table.md").read_text() for name in (*long, "日本", "中国"))
 
 
 def test_a_failing_cell_is_recorded_passed_by_and_tried_again(tmp_path, make, notes):
@@ -351,6 +382,7 @@ def test_a_real_benchmark(tmp_path, capsys):
 
 
 def test_ctrl_c_stops_the_cell_and_leaves_nothing_half_written(tmp_path, make, notes):
+    (tmp_path / "good").mkdir()  # what its cells name is looked for before the first runs
     recipe, out = make(seeds=(0, 1), lr=100.0), tmp_path / "out"
 
     def begin() -> int:

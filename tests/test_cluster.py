@@ -32,6 +32,7 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("distributed")
 CELL = """
 import json, os, pathlib, shutil, sys, time
+from stakes.manifest import write_manifest
 words = sys.argv[1:]
 out = pathlib.Path(words[words.index("--out") + 1])
 time.sleep(float(words[words.index("--lr") + 1]))
@@ -41,6 +42,7 @@ row = json.loads((out / "row.json").read_text())
 row["seed"] = words[words.index("--seed") + 1]
 row["threads"] = os.environ["OMP_NUM_THREADS"]
 (out / "row.json").write_text(json.dumps(row))
+write_manifest(out)
 print("all done")
 """
 PRELOAD = """

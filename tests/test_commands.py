@@ -164,7 +164,10 @@ def test_report_of_several_runs(place, capsys):
     assert "OUT" in page
     assert "PROJECTED" in page
     refused(["report", "--out", "x.html"], "report: name at least one run folder", capsys)
-    refused(["report", "none", "--out", "x.html"], "none .*row.json", capsys)
+    assert cli.main(["report", "none", "--out", "x.html"]) == 2
+    assert capsys.readouterr().err.startswith("stakes: none is not a run folder (no row.json)")
+    twice = ["report", f"{place}/OUT", f"{place}/PROJECTED/../OUT", "--out", "x.html"]
+    refused(twice, "OUT is given twice; name every run folder once", capsys)
 
 
 def test_anchors_made_from_descriptions_serve_a_run(place, no_page, tmp_path, capsys):

@@ -1,13 +1,17 @@
 """Recipes: what they become, and that a mistake is named before anything runs."""
 
+import json
 import re
 import shlex
 import tomllib
 
 import pytest
 
+from command_line import refused
 from stakes.cli import commands as cli
+from stakes.cli.cells import check_cells
 from stakes.errors import InputError
+from stakes.files import write_text
 from stakes.report.figures.paper import FIGURES
 from stakes.runs.fingerprint import fingerprint
 from stakes.runs.recipe import read_recipe
@@ -169,15 +173,81 @@ def bench(*words):
     return cli.main(["bench", *map(str, words)])
 
 
+TRIAL = """
+forget = "random:1"
+seeds = [0]
+[common]
+data = "digits"
+[[network]]
+model = "stakes:digits_cnn"
+weights = "random"
+[[method]]
+method = "neggrad"
+[[method]]
+method = "finetune"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"finetune"', '"finetune"\neval_samples = "x"', "--eval-samples x: give a whole number"),
+        ('"finetune"', '"finetune"\nresize = "squish"', "--resize squish: wanted is one of crop"),
+        ('"finetune"', '"finetune"\ndevice = "cuda"', "--device cuda cannot be used here"),
+        ('"finetune"', '"finetune"\nmicro_batch = 0', "--micro-batch 0: give 1 to"),
+        ('"random"', '"nothere.safetensors"', "--weights nothere.safetensors: no such file"),
+        ('weights = "random"', "", "names an architecture, whose weights would be random"),
+        ('"stakes:digits_cnn"', '"hf:nothere"', "--model hf:nothere: no such file"),
+        ('"stakes:digits_cnn"', '"nothere"', "--model nothere: no such file"),
+        ('"digits"', '"nothere"', "--data nothere: no such file"),
+        ('"digits"', '"digits"\nmetric = ["nothere.py:f"]', "--metric nothere.py:f: no such file"),
+        ('data = "digits"', "", "--forget random:1: this draws from the training set; add --data"),
+        ('"random:1"\nseeds = [0]\n[common]\ndata = "digits"', '"images"\nseeds = [0]',
+         "finetune-s0: --method finetune needs retained training data: add --data"),
+    ],
+)  # fmt: skip
+def test_what_a_cell_would_be_refused_for_is_said_before_the_first_runs(
+    tmp_path, monkeypatch, capsys, old, new, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert old in TRIAL
+    (tmp_path / "trial.toml").write_text(TRIAL.replace(old, new))
+    words = ["bench", "trial.toml", "--out", "out"]
+    refused([*words, "--dry-run"], f"recipe trial.toml: cell .*{message}", capsys)
+    refused(words, message, capsys)
+
+
+def test_a_cell_is_checked_only_if_it_has_to_run(tmp_path):
+    """Its data may be gone by then; and another machine has files of its own."""
+    first, second = read(tmp_path, TRIAL.replace('"digits"', '"{images}"'), images="gone").cells
+    check_cells([first, second], tmp_path, here=False)
+    record = {"state": "finished", "fingerprint": first.fingerprint()}
+    write_text(tmp_path / "cells" / f"{first.name}.json", json.dumps(record))
+    check_cells([first], tmp_path, here=True)
+    with pytest.raises(InputError, match=f"cell {second.name}: --data gone: no such file"):
+        check_cells([first, second], tmp_path, here=True)
+
+
+def test_names_that_differ_in_signs_alone_are_told_apart_by_the_user(tmp_path):
+    methods = '[[method]]\nname = "{}"\nmethod = "neggrad"\n'
+    text = TRIAL.partition("[[method]]")[0] + methods.format("a+b") + methods.format("a-b")
+    with pytest.raises(InputError, match=r"two cells would be called .*by letters or digits"):
+        read(tmp_path, text.replace('"digits"', '"{images}"'))
+
+
 SEEN: set[tuple[str, str]] = set()  # methods and options that the command line has understood
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_shipped_recipe_names_no_place_and_its_commands_are_understood(name, tmp_path, capsys):
+def test_a_shipped_recipe_names_no_place_and_its_commands_are_understood(
+    name, tmp_path, monkeypatch, capsys
+):
     text = shipped_recipes()[name].read_text(encoding="utf-8")
     assert '"/' not in text
     tables = tomllib.loads(text)
+    monkeypatch.setattr("stakes.cli.cells._check_files", lambda *given: None)
     given = [word for key in tables.get("set", {}) for word in ("--set", f"{key}=/some/{key}")]
     assert bench(name, "--out", tmp_path / "new", "--dry-run", *given) == 0
     printed = [shlex.split(line) for line in capsys.readouterr().out.splitlines()[1::2]]

@@ -297,6 +297,20 @@ def test_circumstances_are_said_and_differences_doubted():
     assert any("different versions" in note and "torch 3" in note for note in notes)
 
 
+def test_rows_of_other_images_in_one_table_are_named():
+    same = {"forget_digest": "f", "test_digest": "t", "retain_digest": "r"}
+    rows = [row(m, s, 88.0, **same | {"forget_digest": s}) for m in "ab" for s in (0, 1)]
+    older = row("c", 0, 88.0, forget_digest=0, test_digest=None)
+    assert not any("same images" in note for note in circumstances([*rows, older]))
+    others = row("c", 0, 88.0, **same | {"forget_digest": 0, "test_digest": "u"}, n_test=79)
+    (note,) = [note for note in circumstances([*rows, others]) if "same images" in note]
+    assert note.startswith("net, k = 16: rows of the same seed are not of the same images (test")
+    apart = [row("a", 0, 88.0, network="net", **same), row("b", 0, 88.0, network="other")]
+    assert not any("same images" in note for note in circumstances(apart))
+    (note,) = circumstances([rows[0], row("b", 0, 88.0, forget_digest="g", retain_digest="h")])[-1:]
+    assert "(images to forget, retained images)" in note
+
+
 def test_runs_that_did_not_end_by_forgetting_are_named():
     done = {"stop_reason": "forgotten: every forget image is misclassified"}
     rows = [row("a", 0, 88.0, **done), row("b", 0, 10.0, **done)]

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from stakes.errors import InputError
 from stakes.runs.cell import own_metrics
+from stakes.runs.choice import chosen
 from stakes.runs.columns import check_columns, over
 from stakes.runs.recipe import read_recipe
 from stakes.runs.recipe_file import shipped_recipes
@@ -46,7 +47,10 @@ def bench(
             scheduler file
         need: resources of a worker that each cell needs: NAME=AMOUNT, such as GPU=1; repeatable
     """
-    from stakes.runs.benchmark import bench as run_bench  # only here: it imports the report
+    # only here: they import torch, and the report
+    from stakes.cli.cells import check_cells
+    from stakes.runs.benchmark import bench as run_bench
+    from stakes.runs.benchmark import check_folder
 
     pairs = [text.partition("=") for text in settings]
     if not all(key and sign for key, sign, _ in pairs):
@@ -55,6 +59,11 @@ def bench(
     if columns is not None:
         keys = over(found.columns, [key.strip() for key in columns.split(",")])
         found = replace(found, columns=check_columns(keys, own_metrics(found.cells)))
+    check_folder(out)
+    try:
+        check_cells(chosen(found.cells, only), out, here=cluster is None)
+    except InputError as error:
+        raise InputError(f"recipe {recipe}: {error}") from error
     return run_bench(
         found,
         out,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from stakes.cli.delivered import check_delivered, reference_network
 from stakes.cli.summary import announce, print_json, summary
+from stakes.data.forget_words import draws
 from stakes.data.surrogates import Surrogates
 from stakes.errors import InputError, quoted
 from stakes.evaluation.own import Given
@@ -75,7 +76,7 @@ def unlearn(
     if is_writer():
         (check_free if dry_run else check_out)(out, overwrite)
     check_apart(out, inputs.forget, inputs.data, options.surrogates)
-    _check(chosen, method, inputs, options)
+    check_options(chosen, method, inputs, options)
     loaded = load(inputs)
     chosen.check_processes(loaded.classifier)
     fit_threads(loaded.classifier)
@@ -98,8 +99,12 @@ def unlearn(
     return INCOMPLETE if incomplete(row) and is_writer() else 0
 
 
-def _check(chosen: Method, name: str, inputs: Inputs, options: RunOptions) -> None:
-    """Refuse options that do not go together, before anything is loaded."""
+def check_options(chosen: Method, name: str, inputs: Inputs, options: RunOptions) -> None:
+    """Refuse options that do not go together, before anything is loaded.
+
+    Raises:
+        InputError: two that exclude each other, or one without what it needs.
+    """
     rows = options.micro_batch
     if rows is not None and not 1 <= rows <= MOST_IMAGES:
         raise InputError(f"--micro-batch {quoted(rows)}: give 1 to {MOST_IMAGES} images")
@@ -112,6 +117,8 @@ def _check(chosen: Method, name: str, inputs: Inputs, options: RunOptions) -> No
     check_delivered(Path(inputs.model))
     if chosen.needs_retain and inputs.data is None:
         raise InputError(f"--method {name} needs retained training data: add --data")
+    if draws(inputs.forget) and inputs.data is None:
+        raise InputError(f"--forget {inputs.forget}: this draws from the training set; add --data")
 
 
 def _request(

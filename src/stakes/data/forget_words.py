@@ -32,8 +32,8 @@ def parse_forget(
         InputError: anything else, a label outside the classes, or what the constructors of
             ForgetSet raise.
     """
-    word, colon, rest = text.partition(":")
-    if colon and word in ("random", "classes"):
+    word, _, rest = text.partition(":")
+    if draws(text):
         forget = _drawn(text, word, rest.strip(), images, class_names, seed, max_bytes)
     else:
         exact = images is not None and read is None
@@ -52,6 +52,15 @@ def parse_forget(
             )
     forget.check(len(class_names))
     return forget
+
+
+def draws(text: str) -> bool:
+    """Whether ``--forget`` says a draw from the training set, and not what lies somewhere.
+
+    >>> draws("random:64"), draws("random")
+    (True, False)
+    """
+    return text.startswith(("random:", "classes:"))
 
 
 def _drawn(

@@ -40,10 +40,7 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
         InputError: if ``row.json`` is missing, a file cannot be read as what it should be, or is
             not the one that the run wrote (see :mod:`stakes.manifest`).
     """
-    if not (folder / "row.json").is_file():
-        raise InputError(
-            f"{folder} is not a run folder (no row.json): give one that stakes unlearn wrote"
-        )
+    check_run(folder)
     check_manifest(folder)
     (row,) = _records(folder / "row.json")
     (evidence,) = _records(folder / "evidence.json") or [{}]
@@ -58,6 +55,18 @@ def read_run(folder: Path, name: str | None = None) -> RunFolder:
     name = name or folder.resolve().name
     audit = {key: lists[key] for key in AUDIT}
     return RunFolder(name, Row(row), history, lists["classes"], lists["forget"], audit)
+
+
+def check_run(folder: Path) -> None:
+    """Refuse what is no run folder.
+
+    Raises:
+        InputError: it has no ``row.json``.
+    """
+    if not (folder / "row.json").is_file():
+        raise InputError(
+            f"{folder} is not a run folder (no row.json): give one that stakes unlearn wrote"
+        )
 
 
 def _records(path: Path, *, lines: bool = False) -> list[Record]:

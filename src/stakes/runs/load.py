@@ -111,14 +111,12 @@ def load_network(
     Raises:
         InputError: one line saying what was wrong, where, and what to do.
     """
-    check_seed(inputs.seed)
-    _check_trained(inputs)
+    check_words(inputs)
     device = pick_device(inputs.device)
     found = None
     if inputs.data is not None:
         found = find_data(inputs.data, root=inputs.data_root, download=inputs.download)
     names = class_names(inputs, found, names)
-    refuse_both(inputs.transform, {name: getattr(inputs, name) for name in CHOICES})
     own = None if inputs.transform is None else own_transform(inputs.transform)
     classifier = Classifier.load(
         inputs.model,
@@ -145,6 +143,18 @@ def load_network(
         read=classifier.preprocessing,
     )
     return LoadedNetwork(classifier, splits)
+
+
+def check_words(inputs: NetworkInputs) -> None:
+    """Refuse what the options say that cannot be, before anything is read.
+
+    Raises:
+        InputError: one line saying what was wrong, where, and what to do.
+    """
+    check_seed(inputs.seed)
+    _check_trained(inputs)
+    input_size(inputs.input_size)
+    refuse_both(inputs.transform, {name: getattr(inputs, name) for name in CHOICES})
 
 
 def _most_bytes(max_memory: float | None) -> int:

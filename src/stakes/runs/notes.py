@@ -12,6 +12,12 @@ MARKING = (
     "columns on accuracy, drift and cost, only methods compete that forgot every image in every "
     f"run; a network that lost {DAMAGE:.0f} points of accuracy or more is never bold."
 )
+#: What rows of one network, k and seed have in common, so that they can be compared.
+IMAGES = {
+    "forget_digest": "images to forget",
+    "test_digest": "test images",
+    "retain_digest": "retained images",
+}
 
 
 def circumstances(rows: Sequence[Row]) -> list[str]:
@@ -38,6 +44,25 @@ def circumstances(rows: Sequence[Row]) -> list[str]:
         f"Scored on {test} test and {retain} retained images."
         for test, retain in sorted(samples, key=str)
     ]
+    return notes + _unlike(rows)
+
+
+def _unlike(rows: Sequence[Row]) -> list[str]:
+    """A note for every network and k whose rows of one seed are not of the same images."""
+    notes = []
+    for (network, k), own in grouped(rows, "cell_network", "k").items():
+        by_seed = grouped(own, "seed").values()
+        found = [
+            words
+            for key, words in IMAGES.items()
+            if any(len({row.get(key) for row in group} - {None}) > 1 for group in by_seed)
+        ]
+        if found:
+            notes.append(
+                f"{network}, k = {k}: rows of the same seed are not of the same images "
+                f"({', '.join(found)}): the data was changed between the runs, or methods read "
+                "it in different ways. Do not compare them."
+            )
     return notes
 
 

@@ -18,8 +18,10 @@ A recipe holds::
     [paper]                       # numbers printed elsewhere, to show beside these
 """
 
+import hashlib
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
@@ -27,14 +29,17 @@ from pathlib import Path
 from typing import Any
 
 from stakes.errors import InputError, first_line, nearest
+from stakes.files import LONGEST_NAME
 from stakes.methods import Method, method_class
 from stakes.runs.cell import OPTIONS, Cell, own_metrics
 from stakes.runs.columns import check_columns
 from stakes.runs.recipe_file import Paper, checked, find_recipe
-from stakes.texts import read_text
+from stakes.texts import one_form, read_text
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 OF_THE_CELL = ("k", "seed")
+LONGEST_CELL = LONGEST_NAME - len(".json")  # bytes: DIR/cells/CELL.json
+DIGEST_FROM = 200  # bytes of a longer name, whose rest is told by a digest
 
 Table = dict[str, Any]
 
@@ -103,7 +108,9 @@ def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
     names = [cell.name for cell in cells]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"two cells would be called {twice}: give every one its own name")
+        raise InputError(
+            f"two cells would be called {twice}: give each a name of its own, by letters or digits"
+        )
     from stakes.report.figures.paper import (
         FIGURES,  # only here: what it plots with is slow to import
     )
@@ -225,4 +232,14 @@ def _only(table: Mapping[str, Any], known: Iterable[str], what: str) -> None:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    """The letters and digits of a text, of any script, for the name of a folder and its files.
+
+    >>> _slug("ResNet-18: 日本, k4")
+    'resnet-18-日本-k4'
+    """
+    kept = [c if unicodedata.category(c)[0] in "LMN" else " " for c in one_form(text).lower()]
+    name = "-".join("".join(kept).split())
+    raw = name.encode()
+    if len(raw) <= LONGEST_CELL:
+        return name
+    return f"{raw[:DIGEST_FROM].decode(errors='ignore')}-{hashlib.sha256(raw).hexdigest()[:32]}"

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from stakes.errors import InputError, first_line
 from stakes.files import hidden, tensor_digest, write_bytes, write_text
+from stakes.manifest import MANIFEST
 from stakes.report.formats import duration
 from stakes.report.run_reader import read_run
 from stakes.rows import INCOMPLETE
@@ -58,6 +59,8 @@ def unfinished(cell: Cell, out: Path) -> str | None:
         row, tensors = run.row, load_file(folder / "model.safetensors")
     except (InputError, OSError, SafetensorError, ValueError) as error:
         return f"its result cannot be read: {' '.join(str(error).split())}"
+    if not (folder / MANIFEST).is_file():
+        return "its manifest.json is missing: removed, or an earlier version wrote none"
     if not run.forget:
         return "its evidence.json is missing or says nothing of the images"
     if tensor_digest(tensors) != row.get("unlearned_digest"):

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stakes.files import write_text
+from stakes.manifest import MANIFEST
 from stakes.report.figures.paper import Named, plates, write_plates
 from stakes.report.page import write_report
 from stakes.report.run_reader import read_run
 from stakes.runs import typeset
+from stakes.runs.cell import Cell
 from stakes.runs.columns import columns, latex_columns
 from stakes.runs.notes import MARKING, circumstances, endings
 from stakes.runs.recipe import Recipe
@@ -19,7 +21,7 @@ from stakes.runs.tables import Row, filled, summarise
 
 def write_tables(recipe: Recipe, out: Path) -> bool:
     """Write tables, figures and report of the recipe's finished cells; False if there are none."""
-    finished = [cell for cell in recipe.cells if read_record(cell, out).get("state") == "finished"]
+    finished = [cell for cell in recipe.cells if _is_finished(cell, out)]
     if not finished:
         return False
     folders = [out / "runs" / cell.name for cell in finished]
@@ -43,6 +45,12 @@ def write_tables(recipe: Recipe, out: Path) -> bool:
     write_plates(drawn, out)
     write_report(folders, out / "report.html", title=recipe.title, plates=drawn)
     return True
+
+
+def _is_finished(cell: Cell, out: Path) -> bool:
+    """Whether the cell has a result that can be told from one changed since."""
+    noted = read_record(cell, out).get("state") == "finished"
+    return noted and (out / "runs" / cell.name / MANIFEST).is_file()
 
 
 def _notes(recipe: Recipe, out: Path, rows: Sequence[Row]) -> list[str]:
