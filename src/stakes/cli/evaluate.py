@@ -6,12 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from stakes.cli.delivered import check_delivered, check_there, reference_network
+from stakes.cli.delivered import (
+    check_delivered,
+    check_there,
+    delivered_network,
+    note_other_original,
+    reference_network,
+)
 from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.evaluation.kept import Kept
 from stakes.files import check_file, hidden, write_text
-from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
 from stakes.runs.inputs import ScoringInputs
@@ -54,12 +59,14 @@ def evaluate(
     loaded = load_images(inputs, unlearned)
     fit_threads(loaded.classifier)
     before = loaded.classifier
-    after = _reload(unlearned, before)
+    after = delivered_network(unlearned, before, "--unlearned")
     if after.class_names != before.class_names:
         raise InputError(
             f"{unlearned} has other classes than --model {inputs.model}: "
             "give the one that it was made from"
         )
+    if is_writer():
+        note_other_original(unlearned, before)
     splits = loaded.splits
     test, retain = (None, None) if splits is None else (splits.test, splits.train)
     with _kept(out, after) as kept, Terminal() as progress:
@@ -107,12 +114,3 @@ def _without_parts(after: Classifier) -> dict[str, Classifier]:
     if after.lookup is not None:
         return {"bare": plain}
     return {} if after.projector is None else {"direct": plain}
-
-
-def _reload(unlearned: Path, before: Classifier) -> Classifier:
-    """The unlearned network; code of the user's own only if it made the original as well."""
-    file = unlearned / "model.safetensors" if unlearned.is_dir() else unlearned
-    device = str(before.device)
-    if made_by(before.spec, file) is not None:
-        return Classifier.load(before.spec, weights=file, device=device)
-    return Classifier.load(unlearned, device=device)
