@@ -188,6 +188,31 @@ def test_an_auditor_keeps_own_code_elsewhere(place, no_page, capsys):
     assert "own.py:other: give a network of that code in both" in capsys.readouterr().err
 
 
+def test_own_code_imports_what_lies_beside_it_and_prints_where_no_row_is(place):
+    Path("moved").mkdir()
+    Path("moved/layers_x.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def forward(self, x):\n        print('passing')\n        return super().forward(x)\n"
+        "def make(num_classes=4):\n    print('making')\n"
+        "    return Net(nn.Flatten(), nn.Linear(192, num_classes))\n"
+    )
+    Path("moved/own2.py").write_text("from layers_x import make\nprint('loading')\n")
+    Path("moved/mine.py").write_text(
+        "from stakes.methods.neggrad import NegGrad\nprint('choosing')\nclass Mine(NegGrad): pass\n"
+    )
+    words = f"unlearn --model own2.py:make --input-size 8 --forget {place}/data/test --out OUT"
+    words += " --method mine.py:Mine --max-steps 1 --force --json --quiet --no-images"
+    (Path("classes.txt")).write_text("\n".join(sorted(CLASSES)))
+    words += f" --classes {Path('classes.txt').absolute()}"
+    run = subprocess.run(
+        [COMMAND, *shlex.split(words)], cwd="moved", capture_output=True, text=True, check=False
+    )
+    assert run.returncode in (0, 3), run.stderr
+    assert json.loads(run.stdout) == row_of("moved/OUT")
+    assert {"choosing", "loading", "making", "passing"} <= set(run.stderr.split())
+
+
 def test_evaluate_notes_another_original_and_other_preprocessing(place, no_page, capsys):
     asked = f"--model stakes:digits_cnn --data {place}/data --forget random:3 --eval-samples 9"
     first, run = f"{asked} --weights {place}/net.th", "--method neggrad --max-steps 1 --force"

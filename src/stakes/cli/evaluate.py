@@ -1,8 +1,9 @@
 """``stakes evaluate``: score a delivered network again, on an auditor's own data."""
 
 import json
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -56,37 +57,42 @@ def evaluate(
     check_delivered(Path(inputs.model))
     check_there(unlearned, "--unlearned")
     check_delivered(unlearned)
-    loaded = load_images(inputs, unlearned)
-    fit_threads(loaded.classifier)
-    before = loaded.classifier
-    after = delivered_network(unlearned, before, "--unlearned")
-    if after.class_names != before.class_names:
-        raise InputError(
-            f"{unlearned} has other classes than --model {inputs.model}: "
-            "give the one that it was made from"
-        )
-    if is_writer():
-        note_other_original(unlearned, before)
-    splits = loaded.splits
-    test, retain = (None, None) if splits is None else (splits.test, splits.train)
-    with _kept(out, after) as kept, Terminal() as progress:
-        row, _ = score(
-            before,
-            after,
-            loaded.forget,
-            test=test,
-            retain=retain,
-            metrics=own_measures(metric),
-            other=_without_parts(after),
-            reference=reference_network(reference, before),
-            eval_samples=eval_samples,
-            seed=inputs.seed,
-            thumbnails=False,
-            kept=kept,
-            progress=progress if is_writer() else silent,
-        )
-    row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
-    row |= {"forget_digest": loaded.forget.digest(), "k": len(loaded.forget), "seed": inputs.seed}
+    with redirect_stdout(sys.stderr):  # what code of the user's own prints
+        loaded = load_images(inputs, unlearned)
+        fit_threads(loaded.classifier)
+        before = loaded.classifier
+        after = delivered_network(unlearned, before, "--unlearned")
+        if after.class_names != before.class_names:
+            raise InputError(
+                f"{unlearned} has other classes than --model {inputs.model}: "
+                "give the one that it was made from"
+            )
+        if is_writer():
+            note_other_original(unlearned, before)
+        splits = loaded.splits
+        test, retain = (None, None) if splits is None else (splits.test, splits.train)
+        with _kept(out, after) as kept, Terminal() as progress:
+            row, _ = score(
+                before,
+                after,
+                loaded.forget,
+                test=test,
+                retain=retain,
+                metrics=own_measures(metric),
+                other=_without_parts(after),
+                reference=reference_network(reference, before),
+                eval_samples=eval_samples,
+                seed=inputs.seed,
+                thumbnails=False,
+                kept=kept,
+                progress=progress if is_writer() else silent,
+            )
+        row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
+        row |= {
+            "forget_digest": loaded.forget.digest(),
+            "k": len(loaded.forget),
+            "seed": inputs.seed,
+        }
     if not is_writer():
         return
     if out is not None:
