@@ -14,6 +14,7 @@ from stakes.errors import InputError
 from stakes.models.classifier import Classifier
 from stakes.models.own_code import run_file
 from stakes.models.projector import Projector
+from stakes.preprocessing import Preprocessing
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NAMES = ("ant", "bee", "cow", "dog", "emu")
@@ -409,9 +410,73 @@ def test_own_code_is_run_only_when_it_is_named(tmp_path, monkeypatch):
     assert again.class_names == tuple(NAMES)
     assert torch.equal(again.mean, net.mean)
     assert again.projector is not None
-    (tmp_path / "moved.py").write_text(OWN)
-    with pytest.raises(InputError, match=r"does not fit .*moved.py:net: .*unexpected \(projector"):
-        Classifier.load("moved.py:net", weights=file)
+
+
+def test_a_card_is_that_of_the_weights_wherever_own_code_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("own.py", "moved.py"):
+        Path(name).write_text(OWN)
+    squash = Preprocessing((6, 6), "squash")
+    words = {"class_names": NAMES, "mean": 0.2, "std": 0.9, "preprocessing": squash}
+    net = Classifier.load("own.py:net", **words)
+    net.projector = Projector(net.feature_width)
+    net.save(tmp_path / "saved")
+    again = Classifier.load("moved.py:net", weights="saved/model.safetensors")
+    assert again.spec == f"{tmp_path}/moved.py:net"
+    assert again.digest() == net.digest()
+    assert (again.class_names, again.preprocessing) == (tuple(NAMES), squash)
+    assert torch.equal(again.mean, net.mean)
+    assert torch.equal(again.std, net.std)
+    said = Classifier.load("moved.py:net", weights="saved/model.safetensors", mean=0.3)
+    torch.testing.assert_close(said.mean.flatten(), torch.full((3,), 0.3))
+    assert torch.equal(said.std, net.std)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 5))
+    Classifier.wrap(module, input_size=6, mean=0.7).save(tmp_path / "wrapped")
+    found = Classifier.load("moved.py:net", weights="wrapped/model.safetensors")
+    torch.testing.assert_close(found.mean.flatten(), torch.full((3,), 0.7))
+    state = load_file("saved/model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in state.items()}, "saved/model.safetensors")
+    with pytest.raises(InputError, match="not the file its card"):
+        Classifier.load("moved.py:net", weights="saved/model.safetensors")
+
+
+def test_saved_weights_are_named_by_their_file_and_what_they_were_made_from(tmp_path):
+    first = Classifier.load("stakes:digits_cnn", num_classes=3)
+    first.save(tmp_path / "one")
+    second = Classifier.load(tmp_path / "one")
+    second.save(tmp_path / "two")
+    one, two = (f"{tmp_path}/{name}/model.safetensors, made from" for name in ("one", "two"))
+    assert second.weights == f"{one} weights random (seed 0)"
+    third = Classifier.load(tmp_path / "two" / "model.safetensors")
+    assert third.weights == f"{two} weights {one} weights random (seed 0)"
+
+
+def test_own_code_imports_what_lies_beside_it_and_nothing_in_place_of_what_is_installed(
+    tmp_path, monkeypatch
+):
+    before = list(sys.path)
+    monkeypatch.delitem(sys.modules, "tabnanny", raising=False)
+    for width in (3, 6):
+        folder = tmp_path / str(width)
+        (folder / "parts").mkdir(parents=True)
+        (folder / "own.py").write_text(
+            "from layers_beside import make\nimport parts.sizes as p, tabnanny\n"
+            "input_size = p.side()\n"
+            "def late():\n  from late_beside import make\n  return make()\n"
+        )
+        net = "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), "
+        net += f"nn.Linear({3 * width**2}, 2))\n"
+        for name in ("layers_beside", "late_beside"):
+            (folder / f"{name}.py").write_text(net)
+        (folder / "parts" / "sizes.py").write_text(f"def side(): return {width}\n")
+        (folder / "tabnanny.py").write_text("1 / 0")  # as a module of Python that few import
+    for width in (3, 6, 3):
+        for name in ("make", "late"):
+            own = Classifier.load(f"{tmp_path}/{width}/own.py:{name}")
+            assert own.feature_width == 3 * width**2
+            assert own.input_size == width
+    assert sys.path == before
+    assert not list(tmp_path.rglob("__pycache__"))
 
 
 def test_own_file(tmp_path, monkeypatch):
@@ -474,7 +539,11 @@ def test_saved_weights_give_equal_bits_here_and_in_the_plain_library(tmp_path, s
             loaded = Classifier.load(again)
             assert torch.equal(loaded(x), wanted)
             assert loaded.digest() == classifier.digest()
-            assert loaded.card() == classifier.card()
+            card = loaded.card()
+            assert card.pop("weights").endswith(
+                "model.safetensors, made from weights random (seed 0)"
+            )
+            assert card == {key: v for key, v in classifier.card().items() if key != "weights"}
         network = plain().eval()
         network.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
         small = F.interpolate(x, (size, size), mode="bilinear", antialias=True)

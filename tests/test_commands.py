@@ -32,6 +32,14 @@ def net(num_classes=4):
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, num_classes))
 """
 
+SERVICE = """
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+def prepare():
+    return Compose([Resize((8, 8)), ToTensor(), Normalize(.25, .5)])
+def gamma():
+    return Compose([Resize((8, 8)), ToTensor(), lambda x: x ** 2, Normalize(.25, .5)])
+"""
+
 
 @pytest.fixture(scope="session")
 def place(place, tmp_path_factory) -> Path:
@@ -149,6 +157,90 @@ def test_own_code_runs_only_where_the_command_names_it(place, no_page, capsys):
     words = alone.replace("OUT", "own.py:net") + " --weights OUT/model.safetensors --max-steps 1"
     ran([*shlex.split(words), "--force"])
     assert row_of("O")["weights_digest"] == row["unlearned_digest"]
+    made_from = "OUT/model.safetensors, made from weights random (seed 0)"
+    assert row_of("O")["weights"] == made_from
+    assert f"weights {made_from}; " in capsys.readouterr().err
+
+
+def test_an_auditor_keeps_own_code_elsewhere(place, no_page, capsys):
+    mark, text = Path("ran").absolute(), f"{OWN}def other(): return net()\n"
+    Path("own.py").write_text(text.format(mark=str(mark)))
+    rest = f"--data {place}/data --forget random:3 --eval-samples 9"
+    run = f"unlearn --model own.py:net {rest} --method neggrad --max-steps 1 --force"
+    ran(shlex.split(f"{run} --out OUT"))
+    ran(shlex.split(f"{run} --reference OUT --out O"))
+    row = row_of("O")
+    assert row["reference_digest"] == row_of("OUT")["unlearned_digest"]
+    assert "made from" not in row["weights"]
+    assert "note:" not in capsys.readouterr().err
+    Path("moved").mkdir()
+    for name in ("own.py", "OUT"):
+        Path(name).rename(Path("moved", name))
+    audit = f"evaluate --model moved/own.py:net {rest} --unlearned moved/OUT --reference moved/OUT"
+    assert cli.main(shlex.split(audit)) == 0
+    out, err = capsys.readouterr()
+    again = json.loads(out)
+    assert again["acc_test"] == row_of("moved/OUT")["acc_test"]
+    assert again["reference_agreement_test"] == 100
+    was, now = (Path(name).absolute() for name in ("own.py", "moved/own.py"))
+    assert f"note: moved/OUT was saved from {was}:net; here {now}:net makes it" in err
+    mark.unlink()
+    words = audit.replace("moved/own.py:net", "stakes:digits_cnn --weights random --input-size 8")
+    refused(
+        shlex.split(words),
+        r"--unlearned moved/OUT was saved .*own\.py:net, which .* names st",
+        capsys,
+    )
+    assert not mark.exists()
+    words = audit.replace("own.py:net", "own.py:other")
+    assert cli.main(shlex.split(words)) == 2
+    assert "own.py:other: give a network of that code in both" in capsys.readouterr().err
+
+
+def test_own_code_imports_what_lies_beside_it_and_prints_where_no_row_is(place):
+    Path("moved").mkdir()
+    Path("moved/layers_x.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def forward(self, x):\n        print('passing')\n        return super().forward(x)\n"
+        "def make(num_classes=4):\n    print('making')\n"
+        "    return Net(nn.Flatten(), nn.Linear(192, num_classes))\n"
+    )
+    Path("moved/own2.py").write_text("from layers_x import make\nprint('loading')\n")
+    Path("moved/mine.py").write_text(
+        "from stakes.methods.neggrad import NegGrad\nprint('choosing')\nclass Mine(NegGrad): pass\n"
+    )
+    words = f"unlearn --model own2.py:make --input-size 8 --forget {place}/data/test --out OUT"
+    words += " --method mine.py:Mine --max-steps 1 --force --json --quiet --no-images"
+    (Path("classes.txt")).write_text("\n".join(sorted(CLASSES)))
+    words += f" --classes {Path('classes.txt').absolute()}"
+    run = subprocess.run(
+        [COMMAND, *shlex.split(words)], cwd="moved", capture_output=True, text=True, check=False
+    )
+    assert run.returncode in (0, 3), run.stderr
+    assert json.loads(run.stdout) == row_of("moved/OUT")
+    assert {"choosing", "loading", "making", "passing"} <= set(run.stderr.split())
+
+
+def test_evaluate_notes_another_original_and_other_preprocessing(place, no_page, capsys):
+    asked = f"--model stakes:digits_cnn --data {place}/data --forget random:3 --eval-samples 9"
+    first, run = f"{asked} --weights {place}/net.th", "--method neggrad --max-steps 1 --force"
+    Path("service.py").write_text(SERVICE)
+    ran(shlex.split(f"unlearn {first} --transform service.py:prepare {run} --out OUT"))
+    capsys.readouterr()
+    for name, notes in (("prepare", 0), ("gamma", 1)):
+        words = f"evaluate {first} --transform service.py:{name} --unlearned OUT"
+        assert cli.main(shlex.split(words)) == 0
+        err = capsys.readouterr().err
+        assert err.count("note:") == notes
+    place_of = f"{Path('service.py').absolute()}:"
+    assert f"other preprocessing: {place_of}prepare; here: {place_of}gamma" in err
+    words = f"evaluate {asked} --transform service.py:prepare --weights OUT/model.safetensors"
+    assert cli.main(shlex.split(f"{words} --unlearned OUT")) == 0
+    row, err = row_of("OUT"), capsys.readouterr().err
+    was, now = row["weights_digest"][:12], row["unlearned_digest"][:12]
+    assert f"OUT was made from other weights (digest {was}, says its row.json)" in err
+    assert f"of --model (digest {now})" in err
 
 
 # report, anchors

@@ -13,7 +13,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+)
 from importlib import import_module
 from importlib.metadata import metadata
 from typing import Any
@@ -86,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminable(), ExitStack() as stack:
             if asks_for_method(tokens):
                 return 0
-            app = make_app(tokens)
+            with redirect_stdout(sys.stderr):  # a method of the user's own may print
+                app = make_app(tokens)
             stack.enter_context(_joined(tokens))
             code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
             sys.stdout.flush()  # here, where it is known what to do if nobody reads it

@@ -5,7 +5,10 @@ from pathlib import Path
 from stakes.errors import InputError
 from stakes.evaluation.reference import check_reference
 from stakes.manifest import check_manifest
+from stakes.models.cards import delivered_preprocessing, is_own, made_from
 from stakes.models.classifier import Classifier
+from stakes.models.hf import read_json
+from stakes.preprocessing import in_words
 from stakes.texts import say
 
 #: Files of a run that need not go with its network to whoever scores it again.
@@ -40,16 +43,60 @@ def check_there(path: Path, option: str) -> None:
         )
 
 
+def delivered_network(path: Path, classifier: Classifier, option: str) -> Classifier:
+    """The network at ``path``, on the device of ``classifier``.
+
+    What was saved from code of the user's own is made by the code of ``classifier``, which the
+    command names, wherever that lies now, if it has the name that the card has.
+
+    Raises:
+        InputError: what :meth:`Classifier.load` raises, or code that ``classifier`` is not of.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    device, named = str(classifier.device), classifier.spec
+    recorded = made_from(file)
+    if recorded is None or not is_own(recorded):
+        return Classifier.load(path, device=device)
+    if not is_own(named) or named.rpartition(":")[2] != recorded.rpartition(":")[2]:
+        raise InputError(
+            f"{option} {path} was saved from code of your own, {recorded}, which a saved file does "
+            f"not start, and --model names {named}: give a network of that code in both"
+        )
+    if named != recorded:
+        say(f"note: {path} was saved from {recorded}; here {named} makes it")
+    return Classifier.load(named, weights=file, device=device)
+
+
+def note_other_original(path: Path, classifier: Classifier) -> None:
+    """Say where a delivered network was made from other weights, or read images otherwise.
+
+    Args:
+        path: its folder or file.
+        classifier: what is taken for the original, with the preprocessing of this command.
+    """
+    row = (path if path.is_dir() else path.parent) / "row.json"
+    digest = read_json(row).get("weights_digest") if row.is_file() else None
+    if digest is not None and digest != (own := classifier.digest()):
+        say(
+            f"note: {path} was made from other weights (digest {str(digest)[:12]}, says its "
+            f"row.json) than those of --model (digest {own[:12]}): their numbers are of no one run"
+        )
+    was = in_words(delivered_preprocessing(path, classifier.preprocessing))
+    asked = in_words(classifier.preprocessing)
+    if was != asked:
+        say(f"note: {path} was made with other preprocessing: {was}; here: {asked}")
+
+
 def reference_network(path: Path | None, classifier: Classifier) -> Classifier | None:
     """The network to compare with, on the device of ``classifier``, of the same classes.
 
     Raises:
-        InputError: what :meth:`Classifier.load` raises, or other classes.
+        InputError: what :func:`delivered_network` raises, or other classes.
     """
     if path is None:
         return None
     check_there(path, "--reference")
     check_delivered(path)
-    reference = Classifier.load(path, device=str(classifier.device))
+    reference = delivered_network(path, classifier, "--reference")
     check_reference(reference, classifier)
     return reference

@@ -1,18 +1,24 @@
 """``stakes evaluate``: score a delivered network again, on an auditor's own data."""
 
 import json
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
-from stakes.cli.delivered import check_delivered, check_there, reference_network
+from stakes.cli.delivered import (
+    check_delivered,
+    check_there,
+    delivered_network,
+    note_other_original,
+    reference_network,
+)
 from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.evaluation.kept import Kept
 from stakes.evaluation.own import Given
 from stakes.files import check_file, hidden, write_text
-from stakes.models.cards import made_by
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
 from stakes.runs.inputs import ScoringInputs
@@ -54,37 +60,44 @@ def evaluate(
     check_delivered(Path(inputs.model))
     check_there(unlearned, "--unlearned")
     check_delivered(unlearned)
-    loaded = load_images(inputs, unlearned)
-    fit_threads(loaded.classifier)
-    before = loaded.classifier
-    after = _reload(unlearned, before)
-    if after.class_names != before.class_names:
-        raise InputError(
-            f"{unlearned} has other classes than --model {inputs.model}: "
-            "give the one that it was made from"
-        )
-    splits = loaded.splits
-    test, retain = (None, None) if splits is None else (splits.test, splits.train)
-    metrics = own_measures(metric)
-    tried(metrics, after, Given(loaded.forget, test, retain))
-    with _kept(out, after) as kept, Terminal() as progress:
-        row, _ = score(
-            before,
-            after,
-            loaded.forget,
-            test=test,
-            retain=retain,
-            metrics=metrics,
-            other=_without_parts(after),
-            reference=reference_network(reference, before),
-            eval_samples=eval_samples,
-            seed=inputs.seed,
-            thumbnails=False,
-            kept=kept,
-            progress=progress if is_writer() else silent,
-        )
-    row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
-    row |= {"forget_digest": loaded.forget.digest(), "k": len(loaded.forget), "seed": inputs.seed}
+    with redirect_stdout(sys.stderr):  # what code of the user's own prints
+        loaded = load_images(inputs, unlearned)
+        fit_threads(loaded.classifier)
+        before = loaded.classifier
+        after = delivered_network(unlearned, before, "--unlearned")
+        if after.class_names != before.class_names:
+            raise InputError(
+                f"{unlearned} has other classes than --model {inputs.model}: "
+                "give the one that it was made from"
+            )
+        if is_writer():
+            note_other_original(unlearned, before)
+        splits = loaded.splits
+        test, retain = (None, None) if splits is None else (splits.test, splits.train)
+        metrics = own_measures(metric)
+        tried(metrics, after, Given(loaded.forget, test, retain))
+        with _kept(out, after) as kept, Terminal() as progress:
+            row, _ = score(
+                before,
+                after,
+                loaded.forget,
+                test=test,
+                retain=retain,
+                metrics=metrics,
+                other=_without_parts(after),
+                reference=reference_network(reference, before),
+                eval_samples=eval_samples,
+                seed=inputs.seed,
+                thumbnails=False,
+                kept=kept,
+                progress=progress if is_writer() else silent,
+            )
+        row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
+        row |= {
+            "forget_digest": loaded.forget.digest(),
+            "k": len(loaded.forget),
+            "seed": inputs.seed,
+        }
     if not is_writer():
         return
     if out is not None:
@@ -121,12 +134,3 @@ def _without_parts(after: Classifier) -> dict[str, Classifier]:
     if after.lookup is not None:
         return {"bare": plain}
     return {} if after.projector is None else {"direct": plain}
-
-
-def _reload(unlearned: Path, before: Classifier) -> Classifier:
-    """The unlearned network; code of the user's own only if it made the original as well."""
-    file = unlearned / "model.safetensors" if unlearned.is_dir() else unlearned
-    device = str(before.device)
-    if made_by(before.spec, file) is not None:
-        return Classifier.load(before.spec, weights=file, device=device)
-    return Classifier.load(unlearned, device=device)

@@ -1,5 +1,7 @@
 """``stakes sidecar``: what may be kept of training data once the data is gone."""
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from stakes.progress import Terminal
 from stakes.runs.inputs import NetworkInputs
 from stakes.runs.load import load_network
 from stakes.runs.words import OUTPUT, TRAINING, Place, Switch, Whole
-from stakes.sidecar import make, membership
+from stakes.sidecar import Sidecar, make, membership
 from stakes.sidecar.contents import is_sidecar
 
 MOST = 100_000  # images, and steps: beyond these a slip is likelier
@@ -54,6 +56,20 @@ def sidecar(
     for name, number in (("images", images), ("steps", steps)):
         if number is not None and not 1 <= number <= MOST:
             raise InputError(f"--{name} {quoted(number)}: give a whole number from 1 to {MOST}")
+    with redirect_stdout(sys.stderr):  # what code of the user's own prints
+        made, measured = _made(inputs, images, steps)
+    size = made.save(out)
+    print(f"{len(made.images)} synthetic images, {size / 2**20:.1f} MiB: {out}")
+    if made.activations is None:
+        print(
+            "no activations described: that takes classes of 256 images, and layers that "
+            "unlearning leaves as they are, of no large output"
+        )
+    print(measured)
+
+
+def _made(inputs: SidecarInputs, images: int | None, steps: int) -> tuple[Sidecar, str]:
+    """The sidecar, and what was measured of it in words."""
     network = load_network(inputs)
     assert network.splits is not None  # --data is required
     classifier, seed = network.classifier, inputs.seed
@@ -69,14 +85,7 @@ def sidecar(
             f"{found['features']:.3f}, pixels {found['pixels']:.3f}; by the nearest class mean "
             f"{found['means']:.3f}{_activations(found)} (0.5 is chance, {found['n']:.0f} of each)"
         )
-    size = made.save(out)
-    print(f"{len(made.images)} synthetic images, {size / 2**20:.1f} MiB: {out}")
-    if made.activations is None:
-        print(
-            "no activations described: that takes classes of 256 images, and layers that "
-            "unlearning leaves as they are, of no large output"
-        )
-    print(measured)
+    return made, measured
 
 
 def _activations(found: dict[str, float]) -> str:

@@ -1,6 +1,8 @@
 """``stakes unlearn``: the command that makes a network forget."""
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,26 +72,31 @@ def unlearn(
         command_line: the command as it was given, for the row.
         fields: hyper-parameters of the method.
     """
-    chosen = method_class(method, preset)(**fields)
-    if dry_run and count() > 1:
-        raise InputError("--dry-run takes the time of one process: start it without torchrun")
-    if is_writer():
-        (check_free if dry_run else check_out)(out, overwrite)
-    check_apart(out, inputs.forget, inputs.data, options.surrogates)
-    check_options(chosen, method, inputs, options)
-    loaded = load(inputs)
-    chosen.check_processes(loaded.classifier)
-    fit_threads(loaded.classifier)
     quiet = quiet or not is_writer()
-    if not quiet:
-        announce(loaded, inputs.data)
-    words = {"method": method, "preset": preset, "command": command_line}
-    request = _request(chosen, inputs, loaded, options, words)
-    with passing_at_most(options.micro_batch), sharded(options.shard):
-        if dry_run:
-            _forecast(request, out, overwrite, json)
-            return 0
-        row = _record(request, out, overwrite, quiet)
+    with redirect_stdout(sys.stderr):  # what code of the user's own prints
+        chosen = method_class(method, preset)(**fields)
+        if dry_run and count() > 1:
+            raise InputError("--dry-run takes the time of one process: start it without torchrun")
+        if is_writer():
+            (check_free if dry_run else check_out)(out, overwrite)
+        check_apart(out, inputs.forget, inputs.data, options.surrogates)
+        check_options(chosen, method, inputs, options)
+        loaded = load(inputs)
+        chosen.check_processes(loaded.classifier)
+        fit_threads(loaded.classifier)
+        if not quiet:
+            announce(loaded, inputs.data)
+        words = {"method": method, "preset": preset, "command": command_line}
+        request = _request(chosen, inputs, loaded, options, words)
+        with passing_at_most(options.micro_batch), sharded(options.shard):
+            found = _forecast(request, out, overwrite) if dry_run else None
+            row = _record(request, out, overwrite, quiet) if found is None else {}
+    if found is not None:
+        if json:
+            print_json(found)
+        else:
+            print(as_text(found))
+        return 0
     if json and is_writer():
         print_json(row)
     elif not quiet:
@@ -184,15 +191,11 @@ def _surrogates(options: RunOptions, inputs: Inputs, loaded: Loaded) -> Surrogat
     return Surrogates.joined(found) if found else None
 
 
-def _forecast(request: Request, out: Path, overwrite: bool, json: bool) -> None:
-    """Print what the run would take, or why it would stop before its steps."""
+def _forecast(request: Request, out: Path, overwrite: bool) -> dict[str, Any]:
+    """What the run would take; refuses, with an InputError, what would stop before its steps."""
     if not request.force:
         check_recognised(request.classifier, request.forget)
-    found = forecast(request, out, overwrite)
-    if json:
-        print_json(found)
-    else:
-        print(as_text(found))
+    return forecast(request, out, overwrite)
 
 
 def _record(request: Request, out: Path, overwrite: bool, quiet: bool) -> dict[str, Any]:

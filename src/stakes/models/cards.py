@@ -50,22 +50,39 @@ def saved_file(spec: str | Path) -> Path | None:
     return file
 
 
-def made_by(spec: str, weights: str | Path) -> str | None:
-    """The spec with its full path, if it is own code by which ``weights`` were saved; else None."""
-    file, _, name = spec.rpartition(":")
-    card = Path(weights).with_name("model.json")
-    if not file.endswith(".py") or Path(weights).suffix != ".safetensors" or not card.is_file():
+def is_own(spec: str) -> bool:
+    """Whether a spec names code of the user's own."""
+    return spec.rpartition(":")[0].endswith(".py")
+
+
+def made_from(weights: str | Path) -> str | None:
+    """The spec in the card beside a weight file; None without a card."""
+    file = expanded(weights)
+    card = file.parent / "model.json"
+    if file.suffix != ".safetensors" or not card.is_file():
         return None
-    full = f"{expanded(file).resolve()}:{name}"
-    return full if read_json(card).get("spec") == full else None
+    spec = read_json(card).get("spec")
+    return spec if isinstance(spec, str) else None
 
 
-def read_card(path: Path, own: str | None = None) -> dict[str, Any]:
+def takes_card(spec: str, weights: str | Path) -> bool:
+    """Whether ``spec`` is own code whose ``weights`` have a card that only such code can use.
+
+    Where the code lies, and what it is called, may have changed since: the card belongs to the
+    weights.
+    """
+    if not is_own(spec):
+        return False
+    named = made_from(weights)
+    return named is not None and (is_own(named) or named.startswith(IN_MEMORY))
+
+
+def read_card(path: Path, *, named: bool = False) -> dict[str, Any]:
     """The fields of a card, checked so that a network can be built from them.
 
     Args:
         path: the file ``model.json``.
-        own: spec of own code that the user has named; no other code may stand in the card.
+        named: whether the user has named the code that makes the network, whatever the card says.
 
     Raises:
         InputError: not JSON, a field is missing or of a wrong type, a newer format, or a network
@@ -90,12 +107,14 @@ def read_card(path: Path, own: str | None = None) -> dict[str, Any]:
             raise InputError(f"{path}: input_size is {size}; it is a side, or height and width")
         card["input_size"] = tuple(size)
     spec = card["spec"]
+    if named:
+        return card
     if spec.startswith(IN_MEMORY):
         raise InputError(
             f"{path.parent} was saved from a {spec.removeprefix(IN_MEMORY)} in memory; load "
             "model.safetensors into such a network and give that to Classifier.wrap"
         )
-    if ".py:" in spec and spec != own:
+    if ".py:" in spec:
         raise InputError(
             f"{path.parent} was saved from code of your own, which a saved file does not start; "
             f"if you trust {spec}, name it: --model {spec} "

@@ -33,7 +33,8 @@ class Classifier(nn.Module):
 
     Attributes:
         spec: what the network is, such as ``"timm:resnet18"``.
-        weights: where its weights came from: a path, or ``"random (seed 0)"``.
+        weights: where its weights came from: a path, or ``"random (seed 0)"``; of a saved
+            classifier, its file and where those that it was made from came from.
         body: the whole network with ``nn.Identity`` in place of its head.
         head: the linear layer from features (n, d) to logits (n, c).
         head_name: the name of the head in the network.
@@ -209,7 +210,8 @@ class Classifier(nn.Module):
                 torchvision is random (a transformers folder brings its own weights). Nothing is
                 downloaded, no code in the file is run. What
                 :meth:`save` wrote of a network from own code loads only this way, by
-                ``file.py:factory`` and its ``model.safetensors``, and keeps its card.
+                ``file.py:factory`` (wherever it lies now) and its ``model.safetensors``, and
+                keeps its card.
             weights_key: which network of the file, where it holds several, such as
                 ``state_dict_ema``.
             num_classes: default: what the weights say, else what the network has.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stakes.errors import InputError, quoted
 from stakes.files import tensor_digest
-from stakes.models.cards import card_preprocessing, made_by, read_card, saved_file
+from stakes.models.cards import card_preprocessing, read_card, saved_file, takes_card
 from stakes.models.checks import agreed_size, check_size, wanted_classes
 from stakes.models.heads import find_head
 from stakes.models.lookup import Lookup
@@ -92,9 +92,8 @@ def load_network(wanted: Wanted) -> Loaded:
                 f"{spec} is a saved classifier: it brings its own weights, so leave out others"
             )
         return _saved(saved, wanted, classes)
-    code = None if wanted.weights is None else made_by(str(spec), wanted.weights)
-    if code is not None and wanted.weights is not None:
-        return _saved(wanted.weights, wanted, classes, code)
+    if wanted.weights is not None and takes_card(str(spec), wanted.weights):
+        return _saved(wanted.weights, wanted, classes, str(spec))
     return _named(wanted, classes)
 
 
@@ -131,8 +130,11 @@ def _made(wanted: Wanted, classes: int | None) -> Built:
 
 
 def _saved(file: Path, wanted: Wanted, classes: int | None, code: str | None = None) -> Loaded:
-    """A saved classifier; what the user says wins over its card."""
-    card = read_card(file.with_name("model.json"), code)
+    """A saved classifier; what the user says wins over its card.
+
+    ``code`` is the spec of own code that makes the network, where the user named it.
+    """
+    card = read_card(file.with_name("model.json"), named=code is not None)
     if classes not in (None, card["num_classes"]):
         raise InputError(
             f"{file} has {card['num_classes']} classes, not {classes}; "
@@ -146,7 +148,7 @@ def _saved(file: Path, wanted: Wanted, classes: int | None, code: str | None = N
         )
     spec = card["spec"]
     built = build(
-        f"hf:{file.parent}" if spec.startswith("hf:") else spec,
+        code or (f"hf:{file.parent}" if spec.startswith("hf:") else spec),
         num_classes=card["num_classes"],
         input_size=wanted.input_size or card["input_size"],
     )
@@ -163,7 +165,8 @@ def _saved(file: Path, wanted: Wanted, classes: int | None, code: str | None = N
             own[name] = tensor
     settings = {key: card[key] if v is None else v for key, v in wanted.settings.items()}
     built = _fitted(replace(built, preprocessing=read), own, str(file))
-    return Loaded(built, spec, card["weights"], settings, parts, file)
+    origin = f"{file}, made from weights {card['weights']}"
+    return Loaded(built, spec if code is None else built.spec, origin, settings, parts, file)
 
 
 def parts_of(loaded: Loaded, feature_width: int) -> dict[str, nn.Module]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stakes.errors import InputError, check_seed, first_line, quoted, some
+from stakes.errors import InputError, check_seed, first_line, quoted, shortened, some
 from stakes.models import hf
 from stakes.models.libraries import (
     TRANSFORM_INPUT,
@@ -24,7 +24,7 @@ from stakes.models.libraries import (
 )
 from stakes.models.networks import MODELS
 from stakes.models.offline import offline
-from stakes.models.own_code import run_file, theirs
+from stakes.models.own_code import beside, run_file, theirs
 from stakes.models.transforms import Unavailable
 from stakes.preprocessing import Preprocessing, Reader, Size, one_or_both, sides
 from stakes.texts import expanded
@@ -247,7 +247,8 @@ def _own(spec: str, num_classes: int | None, size: Size | None, weights: Path | 
     arguments = {}
     if num_classes is not None and _takes(factory, "num_classes"):
         arguments["num_classes"] = num_classes
-    with theirs(f"{name} in {path}"):
+    _check_callable(factory, arguments, f"{name} in {path}")
+    with theirs(f"{name} in {path}"), beside(path):
         network = factory(**arguments)
     if not isinstance(network, nn.Module):
         raise InputError(
@@ -287,6 +288,21 @@ def _takes(function: Any, argument: str) -> bool:
         return argument in inspect.signature(function).parameters
     except (TypeError, ValueError):  # some built-in callables do not tell
         return False
+
+
+def _check_callable(factory: Any, arguments: Mapping[str, Any], what: str) -> None:
+    """Refuse, with an InputError, a factory that needs other arguments."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # some built-in callables do not tell
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise InputError(
+            f"{what} takes {shortened(signature)}, but must be callable without arguments "
+            "(num_classes may be one): give each argument a default"
+        ) from error
 
 
 def _numbers(value: Any, what: str) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stakes.errors import InputError
-from stakes.models.own_code import run_file, theirs
+from stakes.models.own_code import beside, run_file, theirs
 from stakes.preprocessing import Opening, Size, converted
 from stakes.texts import expanded
 
@@ -221,7 +221,7 @@ def own_transform(text: str) -> Transform:
             "name one that is there"
         )
     if _takes_nothing(code):
-        with theirs(f"{name} in {path}"):
+        with theirs(f"{name} in {path}"), beside(path):
             code = code()
         if not callable(code):
             raise InputError(

@@ -7,7 +7,7 @@ from stakes.anchors.descriptions import read_classes
 from stakes.data.datasets import DATASETS, Found
 from stakes.data.folders import counted
 from stakes.errors import InputError
-from stakes.models.cards import made_by
+from stakes.models.cards import takes_card
 from stakes.models.hf import read_json
 from stakes.models.specs import RANDOM
 from stakes.runs.inputs import NetworkInputs
@@ -82,5 +82,5 @@ def _names_its_classes(inputs: NetworkInputs) -> bool:
             return False
         return not all(str(name).startswith("LABEL_") for name in labels.values())
     if inputs.weights is not None and str(inputs.weights) != RANDOM:
-        return made_by(inputs.model, inputs.weights) is not None
+        return takes_card(inputs.model, inputs.weights)
     return inputs.model.endswith(".safetensors") or Path(inputs.model).is_dir()
