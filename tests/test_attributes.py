@@ -289,9 +289,13 @@ def test_class_files(tmp_path):
     file = tmp_path / "classes.txt"
     file.write_text(" cat \n\ndog\n")
     assert read_classes(file) == ["cat", "dog"]
-    for text in ("cat\n", "cat\ncat\n", ""):
+    for text, what in (
+        ("cat\n", "or more names"),
+        ("cat\ncat\n", "cat is there more"),
+        ("", "names"),
+    ):
         file.write_text(text)
-        with pytest.raises(InputError, match="names"):
+        with pytest.raises(InputError, match=what):
             read_classes(file)
     with pytest.raises(InputError, match="no such file"):
         read_classes(tmp_path / "gone.txt")
