@@ -1022,8 +1022,9 @@ def test_surrogate_images_that_were_scored_too_are_told(tmp_path):
     page = " ".join((tmp_path / "a.html").read_text().split())
     assert "no other training image" not in page
     assert "70 of these unlabelled images are retained training images that were scored too" in page
-    assert "but for 20 that had stood in for training data" in page
-    assert "but for 70 of them" in page
+    assert "20 of them had stood in for training data before" in page
+    assert "70 of these images had stood in for the rest before" in page
+    assert "used only" not in page
     found = verdict(read_run(folder))
     assert "Of the test images, 20 had stood in for training data." in found.warnings
     assert found.tone != "good"

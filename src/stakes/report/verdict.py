@@ -203,10 +203,8 @@ def _too_few(run: RunFolder, keys: Iterable[str]) -> bool:
 def _drift(run: RunFolder) -> str:
     drift = run.number("drift_probes") or 0.0
     share = "nearly all" if drift >= BROKEN else "most"
-    return (
-        f"The structure of its features moved by {decimals(drift)} (0 is unchanged); where it "
-        f"moved as far, {share} networks had lost {DAMAGE:.0f} points of accuracy or more."
-    )
+    moved = f"The structure of its features moved by {decimals(drift)} (0 is unchanged)"
+    return f"{moved}; where it moved as far, {share} networks lost {DAMAGE:.0f} points or more."
 
 
 def traces(run: RunFolder) -> Answer:
