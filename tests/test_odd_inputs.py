@@ -325,7 +325,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "weights of a long name": ({}, unlearn(weights="w" * 300 + ".pt"), "check the path"),
     "weights empty": ({"w.pt": b""}, unlearn(weights="w.pt"), "is empty"),
     "weights a web page": ({"w.pt": "<html>"}, unlearn(weights="w.pt"), "cut off or not a PyTorch"),
-    "weights of which half is missing": ({"w.pth": cut(state(lambda s: None))}, unlearn(weights="w.pth"), "w.pth is cut off.*copy it again"),
+    "weights of which half is missing": ({"w.pth": cut(saved({"a": torch.ones(20_000)}))}, unlearn(weights="w.pth"), "w.pth is cut off.*copy it again"),
     "weights cut off": ({"w.pt": b"PK\x03\x04 no"}, unlearn(weights="w.pt"), "cut off or not"),
     "weights JSON": ({"w.safetensors": "{}"}, unlearn(weights="w.safetensors"), "cut off or not"),
     "weights with a wild header": (

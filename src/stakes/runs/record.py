@@ -172,9 +172,8 @@ def _work(
         progress=progress,
     )
     now = time.perf_counter()
-    row = (
-        _asked(request) | scores | _outcome(result) | _scored_surrogates(request, result, selected)
-    )
+    row = _asked(request) | scores | _outcome(result)
+    row |= _scored_surrogates(request, result, selected)
     row |= {"seconds_evaluate": selecting + now - scoring}
     row["seconds_total"] = now - start + result.earlier
     row |= {"peak_memory_mb": peak_memory_mb(request.classifier.device)}
