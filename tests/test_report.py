@@ -1014,6 +1014,15 @@ def test_the_page_names_surrogate_data_and_what_was_left_out(tmp_path):
     assert "unlabelled images" not in (tmp_path / "b.html").read_text()
 
 
+def test_data_that_was_not_given_is_none_and_data_without_a_name_is_not_recorded(tmp_path):
+    unknown = {"n_test": None, "n_retain": None}
+    for name, known in (("none", unknown), ("not recorded", {"n_test": 9})):
+        folder = a_run(tmp_path / name, dataset=None, **known)
+        write_report([folder], tmp_path / "a.html")
+        fact = (tmp_path / "a.html").read_text().partition("<dt>Data</dt>")[2].partition("</dd>")[0]
+        assert name in fact
+
+
 def test_surrogate_images_that_were_scored_too_are_told(tmp_path):
     given = {"surrogates": "data/", "surrogates_count": 90, "needs_retain": False, "n_test": 50}
     given |= {"n_retain": 80, "surrogates_in_test": 20, "surrogates_in_retain": 70}
