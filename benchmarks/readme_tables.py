@@ -9,7 +9,6 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 from kept_rows import (
@@ -314,28 +313,38 @@ def ablation() -> str:
     return table(groups, columns)
 
 
+#: Structural drift up to which a kept run is counted, and how the table calls such runs.
+BANDS = ((0.1, "below 0.1"), (0.3, "0.1 to 0.3"), (0.5, "0.3 to 0.5"), (math.inf, "0.5 or more"))
+
+
 def drifts() -> str:
     """How much accuracy the kept runs had lost, by their structural drift."""
-    bounds = (0.0, 0.1, 0.3, 0.5, math.inf)
-    bands = list(pairwise(bounds))
-    losses: dict[tuple[float, float], list[float]] = {band: [] for band in bands}
-    for path in sorted(RESULTS.glob("*.rows.jsonl")):
-        for row in rows(path.name.removesuffix(".rows.jsonl")):
-            lost = row["acc_test_before"] - row["acc_test"]
-            lost = max(lost, row["acc_retain_before"] - row["acc_retain"])
-            band = next(band for band in bands if band[0] <= row["drift_probes"] < band[1])
-            losses[band].append(lost)
+    names = sorted(path.name.removesuffix(".rows.jsonl") for path in RESULTS.glob("*.rows.jsonl"))
+    found = [
+        row | {"band": next(band for band in BANDS if row["drift_probes"] < band[0])}
+        for name in names
+        for row in rows(name)
+    ]
 
-    def line(band: tuple[float, float]) -> str:
-        low, high = band
-        name = f"{low} to {high}" if low else f"below {high}"
-        name = f"{low} or more" if high == math.inf else name
-        lost = losses[band]
-        shares = (100 * sum(loss >= most for loss in lost) / len(lost) for most in (2, 10))
-        return f"| {' | '.join([name, str(len(lost)), *(f'{share:.0f}' for share in shares)])} |"
+    def lost(points: float) -> Callable[[Rows], str]:
+        """The share of runs that lost so much of test or of retained accuracy."""
 
-    head = "| structural drift | runs | lost two points or more, % | lost ten or more, % |"
-    return "\n".join([head, "|---|---:|---:|---:|", *map(line, bands)])
+        def text(found: Rows) -> str:
+            many = [
+                max(row[f"{key}_before"] - row[key] for key in ("acc_test", "acc_retain")) >= points
+                for row in found
+            ]
+            return f"{100 * sum(many) / len(many):.0f}"
+
+        return text
+
+    columns = {
+        "structural drift": lambda found: str(found[0]["band"][1]),
+        "runs": lambda found: str(len(found)),
+        "lost two points or more, %": lost(2),
+        "lost ten or more, %": lost(10),
+    }
+    return table(ordered(found, "band"), columns)
 
 
 TABLES = {

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -100,13 +101,17 @@ class Surrogates:
 
     def among(self, images: Images, places: Sequence[int]) -> int:
         """How many of the images at ``places`` are here too, pixel by pixel."""
-        batches = torch.arange(len(self)).split(CHUNK)
-        own = {digest for batch in batches for digest in pixel_digests(self.images(batch))}
         return sum(
-            digest in own
+            digest in self._digests
             for first in range(0, len(places), CHUNK)
             for digest in pixel_digests(images.load(places[first : first + CHUNK]))
         )
+
+    @cached_property
+    def _digests(self) -> frozenset[str]:
+        """Of each image."""
+        batches = torch.arange(len(self)).split(CHUNK)
+        return frozenset(d for batch in batches for d in pixel_digests(self.images(batch)))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
