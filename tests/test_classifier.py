@@ -440,6 +440,33 @@ def test_a_card_is_that_of_the_weights_wherever_own_code_lies(tmp_path, monkeypa
         Classifier.load("moved.py:net", weights="saved/model.safetensors")
 
 
+def test_the_card_beside_weights_counts_where_the_model_is_named_too(tmp_path):
+    first = Classifier.load("stakes:digits_cnn", class_names=NAMES, mean=0.3, std=0.2)
+    first.save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    again = Classifier.load("stakes:digits_cnn", weights=file)
+    assert (again.class_names, again.digest()) == (tuple(NAMES), first.digest())
+    assert torch.equal(again.mean, first.mean)
+    assert torch.equal(again.std, first.std)
+    assert again.weights == f"{file}, made from weights random (seed 0)"
+    said = Classifier.load("stakes:digits_cnn", weights=file, mean=0.5)
+    torch.testing.assert_close(said.mean.flatten(), torch.full((3,), 0.5))
+    (tmp_path / "model.json").unlink()
+    assert Classifier.load("stakes:digits_cnn", weights=file).class_names[0] == "class 0"
+
+
+def test_a_card_of_code_starts_none_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Classifier.load("stakes:digits_cnn", num_classes=3).save("saved")
+    Path("own.py").write_text("open('started', 'w')\ndef net(): return 1\n")
+    card = json.loads(Path("saved/model.json").read_text())
+    for spec in ("own.py:net", "own.py:net:x", f"{tmp_path}/own.py:net"):
+        Path("saved/model.json").write_text(json.dumps(card | {"spec": spec}))
+        with pytest.raises(InputError, match="code of your own, which a saved file does not start"):
+            Classifier.load("saved")
+    assert not Path("started").exists()
+
+
 def test_saved_weights_are_named_by_their_file_and_what_they_were_made_from(tmp_path):
     first = Classifier.load("stakes:digits_cnn", num_classes=3)
     first.save(tmp_path / "one")

@@ -52,7 +52,7 @@ def saved_file(spec: str | Path) -> Path | None:
 
 def is_own(spec: str) -> bool:
     """Whether a spec names code of the user's own."""
-    return spec.rpartition(":")[0].endswith(".py")
+    return ".py:" in spec  # as build() has it: a card of a spec that it would run is refused
 
 
 def made_from(weights: str | Path) -> str | None:
@@ -66,15 +66,15 @@ def made_from(weights: str | Path) -> str | None:
 
 
 def takes_card(spec: str, weights: str | Path) -> bool:
-    """Whether ``spec`` is own code whose ``weights`` have a card that only such code can use.
+    """Whether the card beside ``weights`` is of the network that ``spec`` names.
 
-    Where the code lies, and what it is called, may have changed since: the card belongs to the
+    Where own code lies, and what it is called, may have changed since: the card belongs to the
     weights.
     """
-    if not is_own(spec):
-        return False
     named = made_from(weights)
-    return named is not None and (is_own(named) or named.startswith(IN_MEMORY))
+    if named is None or not is_own(spec):
+        return spec == named
+    return is_own(named) or named.startswith(IN_MEMORY)
 
 
 def read_card(path: Path, *, named: bool = False) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def read_card(path: Path, *, named: bool = False) -> dict[str, Any]:
             f"{path.parent} was saved from a {spec.removeprefix(IN_MEMORY)} in memory; load "
             "model.safetensors into such a network and give that to Classifier.wrap"
         )
-    if ".py:" in spec:
+    if is_own(spec):
         raise InputError(
             f"{path.parent} was saved from code of your own, which a saved file does not start; "
             f"if you trust {spec}, name it: --model {spec} "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stakes.errors import InputError, quoted
 from stakes.files import tensor_digest
-from stakes.models.cards import card_preprocessing, read_card, saved_file, takes_card
+from stakes.models.cards import card_preprocessing, is_own, read_card, saved_file, takes_card
 from stakes.models.checks import agreed_size, check_size, wanted_classes
 from stakes.models.heads import find_head
 from stakes.models.lookup import Lookup
@@ -93,7 +93,7 @@ def load_network(wanted: Wanted) -> Loaded:
             )
         return _saved(saved, wanted, classes)
     if wanted.weights is not None and takes_card(str(spec), wanted.weights):
-        return _saved(wanted.weights, wanted, classes, str(spec))
+        return _saved(wanted.weights, wanted, classes, str(spec) if is_own(str(spec)) else None)
     return _named(wanted, classes)
 
 
