@@ -263,7 +263,8 @@ def own_keys(row: Mapping[str, Any]) -> list[str]:
     >>> own_keys({"acc_test_before": 90.0, "acc_test": 89.0, "mine_before": 1.5, "mine": 1.0})
     ['mine']
     """
-    return [key for key in row if f"{key}_before" in row and key not in METRICS]
+    ours = (*METRICS, "n_earlier_recognised")
+    return [key for key in row if f"{key}_before" in row and key not in ours]
 
 
 INCOMPLETE = 3  # the exit code of a run that was written without having forgotten everything

@@ -14,6 +14,7 @@ from stakes.texts import say
 #: Files of a run that need not go with its network to whoever scores it again.
 NOT_DELIVERED = (
     "row.json", "history.jsonl", "evidence.json", "stakes.safetensors", "report.html",
+    "forgotten.json",
 )  # fmt: skip
 
 

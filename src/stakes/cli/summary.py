@@ -57,9 +57,18 @@ def summary(row: dict[str, Any]) -> str:
             f"retained accuracy           {change('acc_retain')}",
             f"altered copies recognised   {change('forget_views')}",
             *own,
+            *_earlier(row),
             *([found] if found else []),
         ]
     )
+
+
+def _earlier(row: Mapping[str, Any]) -> list[str]:
+    """How many images of earlier requests are recognised, where some were at hand."""
+    if not row.get("n_earlier_found"):
+        return []
+    was, now = row["n_earlier_recognised_before"], row["n_earlier_recognised"]
+    return [f"earlier requests recognised {was:6} -> {now:6} of {row['n_earlier_found']:,}"]
 
 
 def print_json(row: Mapping[str, Any]) -> None:

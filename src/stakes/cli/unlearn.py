@@ -156,6 +156,7 @@ def _request(
         retain=retain,
         test=test,
         surrogates=surrogates,
+        earlier=loaded.earlier,
         reference=reference,
         seed=inputs.seed,
         eval_samples=options.eval_samples,
@@ -172,9 +173,11 @@ def _surrogates(options: RunOptions, inputs: Inputs, loaded: Loaded) -> Surrogat
     found = []
     if options.sidecar is not None:
         sidecar = Sidecar.load(options.sidecar)
-        if sidecar.card.get("weights_digest") != loaded.classifier.digest():
+        known = (loaded.classifier.digest(), *loaded.earlier.networks)
+        if sidecar.card.get("weights_digest") not in known:
             raise InputError(
-                f"--sidecar {options.sidecar} was made for other weights: make it for these"
+                f"--sidecar {options.sidecar} was made for other weights, which these were not "
+                "made from: make it for these"
             )
         found.append(sidecar.surrogates(str(options.sidecar), size))
     if options.surrogates is not None:
@@ -194,7 +197,7 @@ def _surrogates(options: RunOptions, inputs: Inputs, loaded: Loaded) -> Surrogat
 def _forecast(request: Request, out: Path, overwrite: bool) -> dict[str, Any]:
     """What the run would take; refuses, with an InputError, what would stop before its steps."""
     if not request.force:
-        check_recognised(request.classifier, request.forget)
+        check_recognised(request.classifier, request.forget, request.earlier)
     return forecast(request, out, overwrite)
 
 

@@ -17,6 +17,33 @@ class Finding(NamedTuple):
     text: str
 
 
+def earlier_requests(run: RunFolder) -> tuple[str, bool]:
+    """What became of images that earlier runs made the network forget, and whether to doubt it.
+
+    An empty sentence where there are none besides those of this run.
+    """
+    keys = ("n_earlier", "n_earlier_again", "n_earlier_found", "n_earlier_recognised")
+    all_, again, found, back = (int(run.number(key) or 0) for key in keys)
+    others = all_ - again
+    if not others:
+        return "", False
+    whose = f"{several(others, 'image')} of earlier requests"
+    if not found:
+        return (
+            f"Whether the {whose} are still forgotten was not measured: none of them is in the "
+            "training data (--data).",
+            True,
+        )
+    seen = f"Of the {whose}, {found:,} {'is' if found == 1 else 'are'} in the training data; "
+    if not back:
+        return f"{seen}none of these is recognised again.", False
+    return (
+        f"{seen}{back:,} of these {'is' if back == 1 else 'are'} recognised again. Forget them "
+        "once more, together with the images of this run.",
+        True,
+    )
+
+
 def knowledge(run: RunFolder) -> list[Finding]:
     """What is left beneath the answers: features, retrieval, relearning, consistency, reference."""
     found = [_features(run), _retrieval(run), _relearning(run), _consistency(run), _reference(run)]

@@ -68,6 +68,9 @@ def verdict(run: RunFolder) -> Verdict:
     found = Verdict(tone, _headline(run, answers), _lead(run, answers), answers)
     found.warnings = doubts(run)
     found.facts = findings.whole_classes(run) + findings.found_in_data(run)
+    sentence, doubtful = findings.earlier_requests(run)
+    if sentence:
+        (found.warnings if doubtful else found.facts).append(sentence)
     if found.warnings and tone == GOOD:
         found.tone = CAUTION
     return found

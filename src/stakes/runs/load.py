@@ -19,6 +19,7 @@ from stakes.models.classifier import Classifier
 from stakes.models.transforms import Unavailable, own_transform
 from stakes.preprocessing import sides
 from stakes.runs.class_names import are_said, class_names
+from stakes.runs.forgotten import Forgotten
 from stakes.runs.inputs import Inputs, NetworkInputs
 from stakes.runs.reading import CHOICES, WORDS, as_chosen, input_size, originals, refuse_both
 from stakes.training.devices import WORKSPACE
@@ -39,6 +40,8 @@ class LoadedImages(LoadedNetwork):
     """What :class:`Inputs` name, but for the anchors."""
 
     forget: ForgetSet
+    earlier: Forgotten
+    """what runs before made the network forget"""
     agreement: Agreement | None
     """with the user's own transform on the images to forget; None without one"""
 
@@ -93,7 +96,8 @@ def _load(inputs: Inputs, delivered: Path | None) -> tuple[LoadedImages, Anchors
     agreed = None
     if inputs.transform is not None:
         agreed = agreement(classifier, originals(forget, inputs.forget, train))
-    return LoadedImages(classifier, splits, forget, agreed), anchors
+    earlier = Forgotten.of(inputs.model, inputs.weights)
+    return LoadedImages(classifier, splits, forget, earlier, agreed), anchors
 
 
 def load_network(

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from stakes.progress import Progress, silent
 from stakes.rows import COST, DERIVED, METRICS
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import checkpoint_beside, claim
+from stakes.runs.forgotten import NOTHING, Forgotten, count_again, earlier_row
 from stakes.runs.placing import writing
 from stakes.runs.sound import check_finite, check_recognised
 from stakes.training import distributed
@@ -57,6 +58,7 @@ class Request:
         retain: training images, scored and given to methods that need them; or None.
         test: test images, only scored; or None.
         surrogates: unlabelled images for a method that holds such; or None.
+        earlier: what earlier runs made the network forget.
         reference: a network to compare the result with; or None.
         seed: of every random choice.
         eval_samples: score at most this many test and retained images.
@@ -73,6 +75,7 @@ class Request:
     retain: Images | None = None
     test: Images | None = None
     surrogates: Data | None = None
+    earlier: Forgotten = NOTHING
     reference: Classifier | None = None
     seed: int = 0
     eval_samples: int | None = None
@@ -130,6 +133,7 @@ def _work(
 ) -> tuple[dict[str, Any], Unlearned, Evidence]:
     """Unlearn and score; gives the row, the result and the evidence."""
     start = time.perf_counter()
+    gone, request = _without_earlier(request, progress)
     selected = select(
         request.forget,
         test=request.test,
@@ -142,7 +146,7 @@ def _work(
     if said := found_in_words(found):
         progress("forget images in --data", 1, 1, said)
     if not request.force:
-        check_recognised(request.classifier, request.forget)
+        check_recognised(request.classifier, request.forget, request.earlier)
     selecting = time.perf_counter() - start
     result = request.method(
         request.classifier,
@@ -171,14 +175,28 @@ def _work(
         kept=Kept(checkpoint, result.job),
         progress=progress,
     )
-    now = time.perf_counter()
     row = _asked(request) | scores | _outcome(result)
+    row |= earlier_row(request.earlier, gone, request.classifier, result.classifier)
+    row |= count_again(request.earlier.among(request.forget), row, evidence["forget"])
+    now = time.perf_counter()
     row |= _scored_surrogates(request, result, selected)
     row |= {"seconds_evaluate": selecting + now - scoring}
     row["seconds_total"] = now - start + result.earlier
     row |= {"peak_memory_mb": peak_memory_mb(request.classifier.device)}
     row |= _digests(request, result) | environment(request.classifier.device)
     return _finite(row), result, evidence
+
+
+def _without_earlier(request: Request, progress: Progress) -> tuple[Images | None, Request]:
+    """The training images that earlier runs made the network forget, and the request without them.
+
+    They are neither scored as retained nor given to a method.
+    """
+    if not request.earlier.requests or request.retain is None:
+        return None, request
+    gone, retain = request.earlier.apart(request.retain, request.forget, progress)
+    forget = replace(request.forget, indices=None)  # places in the whole set
+    return gone, replace(request, retain=retain, forget=forget)
 
 
 def _write(
@@ -192,6 +210,8 @@ def _write(
     from stakes.report.page import write_report  # only here: what it plots with is slow to import
 
     result.classifier.save(folder)
+    digests = row["weights_digest"], row["unlearned_digest"]
+    request.earlier.after(request.forget, *digests).write(folder)
     held = {"anchors": request.anchors.vectors.cpu(), "stakes": result.stakes.cpu()}
     write_bytes(folder / "stakes.safetensors", save(held))
     write_text(folder / "row.json", json.dumps(row, indent=1, allow_nan=False) + "\n")

@@ -4,16 +4,23 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from stakes.data.forget import ForgetSet
 from stakes.errors import InputError
 from stakes.evaluation.scores import correct, score
 from stakes.methods import Unlearned
 from stakes.models.classifier import Classifier
 from stakes.rows import Outcome
+from stakes.runs.forgotten import NOTHING, Forgotten
 
 
-def check_recognised(classifier: Classifier, forget: ForgetSet) -> None:
+def check_recognised(
+    classifier: Classifier, forget: ForgetSet, earlier: Forgotten = NOTHING
+) -> None:
     """Refuse images to forget that the network mostly does not recognise.
+
+    Those that an earlier run made it forget, and that it still does not recognise, do not count.
 
     Raises:
         InputError: more than half of them do not get their class: then most likely the labels or
@@ -22,7 +29,14 @@ def check_recognised(classifier: Classifier, forget: ForgetSet) -> None:
     forget = forget.to(classifier.device)
     scored = score(classifier.copy().eval(), forget.images, forget.labels)
     wrong = ~correct(scored.logits, scored.labels)
-    k, missed = len(forget), int(wrong.sum())
+    again = torch.tensor(earlier.among(forget)) & wrong
+    wrong &= ~again
+    k, missed = len(forget) - int(again.sum()), int(wrong.sum())
+    if k == 0:
+        raise InputError(
+            f"earlier runs made the network forget all of these {len(forget)} images, and it "
+            "recognises none: there is nothing to do; add --force to run anyway"
+        )
     if 2 * missed <= k:
         return
     answers = zip(
