@@ -132,6 +132,37 @@ def test_without_them_at_hand_nothing_is_said_to_be_still_forgotten(here, tmp_pa
     assert found.tone != GOOD
 
 
+def test_an_auditor_scores_what_was_left_of_the_data_as_it_was_read(here, capsys):
+    ran([*table("new.csv", 0, 2), "--method", "esc", "--out", "NEXT"])
+    original = ["--model", "stakes:digits_cnn", "--weights", "net.th", "--data", "data"]
+    capsys.readouterr()
+    words = ["evaluate", *original, "--forget", "new.csv", "--unlearned", "NEXT"]
+    assert cli.main(words) in (0, None)
+    found, row = json.loads(capsys.readouterr().out), row_of("NEXT")
+    assert (found["n_earlier"], found["n_earlier_found"], found["n_retain"]) == (6, 6, 32)
+    assert found["n_earlier_recognised_before"] == 6
+    assert found["n_earlier_recognised"] == row["n_earlier_recognised"]
+    assert cli.main([*words[:-1], "OUT"]) in (0, None)
+    assert "OUT was made to forget other images" in capsys.readouterr().err
+
+
+def test_an_auditor_normalises_as_the_delivered_network_does(here, capsys):
+    original = ["--model", "stakes:digits_cnn", "--weights", "net.th", "--data", "data"]
+    narrow = ["--mean", ".5", ".5", ".5", "--std", "6", "6", "6", "--input-size", "8"]
+    table("new.csv", 0, 2)
+    words = [*original, "--forget", "new.csv"]
+    ran(["unlearn", *words, *narrow, "--method", "esc", "--force", "--out", "NARROW"])
+    capsys.readouterr()
+    assert cli.main(["evaluate", *words, "--unlearned", "NARROW"]) in (0, None)
+    found, row = json.loads(capsys.readouterr().out), row_of("NARROW")
+    for key in ("acc_test_before", "acc_retain_before", "acc_forget_before", "acc_test"):
+        assert found[key] == row[key]
+    wide = Classifier.load("stakes:digits_cnn", weights="net.th", num_classes=4, input_size=8)
+    test = load_data("data", size=8).test
+    right = wide(test.load(range(len(test)))).argmax(1) == test.labels
+    assert 100 * float(right.float().mean()) != row["acc_test_before"]
+
+
 def test_a_record_that_is_not_the_network_s_is_refused(here, capsys):
     words = [*table("new.csv", 0, 2), "--method", "esc", "--out", "NEXT"]
     Path("OUT/manifest.json").unlink()

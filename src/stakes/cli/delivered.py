@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stakes.data.forget import ForgetSet
 from stakes.errors import InputError
 from stakes.evaluation.reference import check_reference
 from stakes.manifest import check_manifest
@@ -9,6 +10,7 @@ from stakes.models.cards import delivered_preprocessing, is_own, made_from
 from stakes.models.classifier import Classifier
 from stakes.models.hf import read_json
 from stakes.preprocessing import in_words
+from stakes.runs.forgotten import Forgotten
 from stakes.texts import say
 
 #: Files of a run that need not go with its network to whoever scores it again.
@@ -68,12 +70,13 @@ def delivered_network(path: Path, classifier: Classifier, option: str) -> Classi
     return Classifier.load(named, weights=file, device=device)
 
 
-def note_other_original(path: Path, classifier: Classifier) -> None:
-    """Say where a delivered network was made from other weights, or read images otherwise.
+def note_other_original(path: Path, classifier: Classifier, forget: ForgetSet) -> None:
+    """Say where a delivered network was made from other weights, or for other images.
 
     Args:
         path: its folder or file.
         classifier: what is taken for the original, with the preprocessing of this command.
+        forget: what are taken for the images that it was made to forget, read in this way.
     """
     row = (path if path.is_dir() else path.parent) / "row.json"
     digest = read_json(row).get("weights_digest") if row.is_file() else None
@@ -86,6 +89,10 @@ def note_other_original(path: Path, classifier: Classifier) -> None:
     asked = in_words(classifier.preprocessing)
     if was != asked:
         say(f"note: {path} was made with other preprocessing: {was}; here: {asked}")
+        return
+    asked_for = Forgotten.beside(path)
+    if asked_for.requests and not any(asked_for.among(forget)):
+        say(f"note: {path} was made to forget other images than these")
 
 
 def reference_network(path: Path | None, classifier: Classifier) -> Classifier | None:

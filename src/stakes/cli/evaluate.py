@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from stakes.evaluation.own import Given
 from stakes.files import check_file, hidden, write_text
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
+from stakes.runs.forgotten import Forgotten, earlier_row
 from stakes.runs.inputs import ScoringInputs
 from stakes.runs.load import load_images
 from stakes.runs.measures import own_measures, tried
@@ -71,16 +73,22 @@ def evaluate(
                 "give the one that it was made from"
             )
         if is_writer():
-            note_other_original(unlearned, before)
+            note_other_original(unlearned, before, loaded.forget)
         splits = loaded.splits
         test, retain = (None, None) if splits is None else (splits.test, splits.train)
         metrics = own_measures(metric)
         tried(metrics, after, Given(loaded.forget, test, retain))
-        with _kept(out, after) as kept, Terminal() as progress:
+        with _kept(out, after) as kept, Terminal() as shown:
+            progress = shown if is_writer() else silent
+            forget, earlier, gone = loaded.forget, Forgotten.beside(unlearned), None
+            others = earlier.images.difference(forget.pixel_digests())
+            if others and retain is not None:
+                gone, retain = earlier.apart(retain, forget, progress)
+                forget = replace(forget, indices=None)  # places in the whole set
             row, _ = score(
                 before,
                 after,
-                loaded.forget,
+                forget,
                 test=test,
                 retain=retain,
                 metrics=metrics,
@@ -90,8 +98,9 @@ def evaluate(
                 seed=inputs.seed,
                 thumbnails=False,
                 kept=kept,
-                progress=progress if is_writer() else silent,
+                progress=progress,
             )
+            row |= earlier_row(len(others), gone, before, after)
         row |= {"weights_digest": before.digest(), "unlearned_digest": after.digest()}
         row |= {
             "forget_digest": loaded.forget.digest(),

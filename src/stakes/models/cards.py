@@ -164,6 +164,15 @@ def delivered_preprocessing(saved: Path, own: Reader | None) -> Reader | None:
     return held_preprocessing(read_json(card), own, str(card)) if card.is_file() else own
 
 
+def delivered_settings(saved: Path) -> dict[str, Any]:
+    """Input size, mean and std in the card of a saved network; empty without a card."""
+    card = (saved if saved.is_dir() else saved.parent) / "model.json"
+    if not card.is_file():
+        return {}
+    read = read_card(card, named=True)
+    return {key: read[key] for key in ("input_size", "mean", "std")}
+
+
 def without_stakes(spec: str, recipe: str, parts: Sequence[str]) -> str:
     """One line of Python that loads the saved weights into the plain network.
 

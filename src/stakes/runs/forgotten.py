@@ -179,13 +179,11 @@ def recognised(network: Classifier, images: Images | None) -> int | None:
     return hits
 
 
-def earlier_row(
-    earlier: Forgotten, found: Images | None, before: Classifier, after: Classifier
-) -> Row:
+def earlier_row(count: int, found: Images | None, before: Classifier, after: Classifier) -> Row:
     """What became of the images of earlier requests, for the row; empty where there were none.
 
     Args:
-        earlier: the requests before this one.
+        count: images of earlier requests.
         found: those of their images that are in the training data.
         before: the network as it came.
         after: the network as it goes.
@@ -195,10 +193,10 @@ def earlier_row(
         again; ``n_earlier_recognised_before`` and ``n_earlier_recognised``, of these; None where
         none was found.
     """
-    if not earlier.requests:
+    if not count:
         return {}
     return {
-        EARLIER: len(earlier),
+        EARLIER: count,
         f"{EARLIER}_found": 0 if found is None else len(found),
         f"{EARLIER}_recognised_before": recognised(before, found),
         f"{EARLIER}_recognised": recognised(after, found),

@@ -15,6 +15,7 @@ from stakes.data.forget import ForgetSet
 from stakes.data.forget_words import parse_forget
 from stakes.errors import InputError, check_seed
 from stakes.models.agreement import Agreement, agreement
+from stakes.models.cards import delivered_settings
 from stakes.models.classifier import Classifier
 from stakes.models.transforms import Unavailable, own_transform
 from stakes.preprocessing import sides
@@ -69,8 +70,8 @@ def load_images(inputs: Inputs, delivered: Path | None = None) -> LoadedImages:
 
     Args:
         inputs: the options.
-        delivered: an unlearned network's folder or file, whose card says how images are read
-            where no option does.
+        delivered: an unlearned network's folder or file, whose card says how images are read and
+            normalised where no option does.
 
     Raises:
         InputError: one line saying what was wrong, where, and what to do.
@@ -122,15 +123,16 @@ def load_network(
         found = find_data(inputs.data, root=inputs.data_root, download=inputs.download)
     names = class_names(inputs, found, names)
     own = None if inputs.transform is None else own_transform(inputs.transform)
+    held = {} if delivered is None or own is not None else delivered_settings(delivered)
     classifier = Classifier.load(
         inputs.model,
         weights=inputs.weights,
         weights_key=inputs.weights_key,
         class_names=names,
         num_classes=None if names is None else len(names),
-        input_size=input_size(inputs.input_size),
-        mean=inputs.mean,
-        std=inputs.std,
+        input_size=input_size(inputs.input_size) or held.get("input_size"),
+        mean=inputs.mean or held.get("mean"),
+        std=inputs.std or held.get("std"),
         preprocessing=own,
         device=str(device),
     )

@@ -176,7 +176,7 @@ def _work(
         progress=progress,
     )
     row = _asked(request) | scores | _outcome(result)
-    row |= earlier_row(request.earlier, gone, request.classifier, result.classifier)
+    row |= earlier_row(len(request.earlier), gone, request.classifier, result.classifier)
     row |= count_again(request.earlier.among(request.forget), row, evidence["forget"])
     now = time.perf_counter()
     row |= _scored_surrogates(request, result, selected)
