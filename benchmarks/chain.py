@@ -23,12 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--weights", required=True)
+    parser.add_argument("--weights", help="left out where --model is a saved folder")
     parser.add_argument("--k", type=int, default=16, help="images a request")
     parser.add_argument("--requests", type=int, default=4)
     parser.add_argument("--draw", type=int, default=0, help="seed of the first request")
     asked, options = parser.parse_known_args(arguments)
-    network = ["--model", asked.model, "--weights", asked.weights]
+    network = ["--model", asked.model]
+    network += ["--weights", asked.weights] if asked.weights else []
     print("request  earlier images  recognised again  test accuracy  retained accuracy", flush=True)
     for number in range(asked.requests):
         folder = asked.out / f"request-{number + 1}"
