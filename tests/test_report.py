@@ -1014,6 +1014,26 @@ def test_the_page_names_surrogate_data_and_what_was_left_out(tmp_path):
     assert "unlabelled images" not in (tmp_path / "b.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("synthetic", "words"),
+    [
+        ("all", "8 synthetic images that stood in for the training data (kept). The synthetic "
+         "images were fitted to statistics of each class of the training data, taken while it was "
+         "there (a sidecar), perhaps with the images to forget in it. Nothing else."),
+        ("some", "8 unlabelled images that stood in for the training data (kept). Some of the "
+         "images are synthetic: fitted to statistics of each class of the training data, taken "
+         "while it was there (a sidecar), perhaps with the images to forget in it. Nothing else."),
+        ("none", "8 unlabelled images that stood in for the training data (kept). Nothing else."),
+    ],
+)  # fmt: skip
+def test_a_sidecar_is_told_to_come_from_the_training_data(tmp_path, synthetic, words):
+    given = {"surrogates": "kept", "surrogates_count": 8, "needs_retain": False}
+    folder = a_run(tmp_path / "a", **given, surrogates_synthetic=synthetic)
+    write_report([folder], tmp_path / "a.html")
+    page = re.sub("</?bdi>", "", (tmp_path / "a.html").read_text())
+    assert words in " ".join(page.split())
+
+
 def test_data_that_was_not_given_is_none_and_data_without_a_name_is_not_recorded(tmp_path):
     unknown = {"n_test": None, "n_retain": None}
     for name, known in (("none", unknown), ("not recorded", {"n_test": 9})):
