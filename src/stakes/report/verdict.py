@@ -67,7 +67,9 @@ def verdict(run: RunFolder) -> Verdict:
         tone = GOOD if fine else CAUTION
     found = Verdict(tone, _headline(run, answers), _lead(run, answers), answers)
     found.warnings = doubts(run)
-    found.facts = findings.whole_classes(run) + findings.found_in_data(run)
+    found.facts = [
+        *findings.given_twice(run), *findings.whole_classes(run), *findings.found_in_data(run)
+    ]  # fmt: skip
     if found.warnings and tone == GOOD:
         found.tone = CAUTION
     return found
