@@ -17,6 +17,8 @@ from PIL import Image
 from browser import chromium, opened
 from stakes.data.views import VIEWS as SCORED
 from stakes.errors import InputError
+from stakes.evaluation.membership import FOLDS
+from stakes.report.attacks import LEAST
 from stakes.report.compare import COMPARED, TRACES, compare, cost, grouped, ordered
 from stakes.report.figures import svg
 from stakes.report.page import write_report
@@ -415,6 +417,47 @@ def test_few_images_neither_clear_nor_blame_the_network(tmp_path, n, lost, answe
     ends = re.search(r"between ([\d.]+) and", page(tmp_path, tmp_path / "run").text)
     assert ends is not None
     assert float(ends[1]) < 100 - 100 * lost / n
+
+
+@pytest.mark.parametrize(
+    ("test", "retained", "answer"),
+    [
+        ((3, 0), (2000, 2), "Too few test images to tell"),
+        ((3, 1), (2000, 2), "Too few test images to tell"),
+        ((3, 0), (2000, 60), "Too few test images to tell"),
+        ((3, 0), (2000, 400), "No, 20.0 points lost"),
+        ((3, 0), (3, 0), "Too few images to tell"),
+        ((2000, 2), (3, 1), "Yes"),
+        ((0, 0), (2000, 2), "Yes"),
+    ],
+)
+def test_a_yes_rests_on_test_images_where_there_are_some(tmp_path, test, retained, answer):
+    row = dict(NO_DATA)
+    for key, (n, lost) in (("test", test), ("retain", retained)):
+        if n:
+            row |= {f"n_{key}": n, f"n_{key}_lost": lost, f"n_{key}_gained": 0}
+            row |= {f"acc_{key}_before": 100.0, f"acc_{key}": 100 - 100 * lost / n}
+    rest = verdict(read_run(a_run(tmp_path / "run", **CALM, **row))).answers[2]
+    assert rest.answer == answer
+    assert (rest.tone == "unknown") == answer.startswith("Too few")
+    assert f"{retained[0]:,} retained images" in rest.detail
+
+
+@pytest.mark.parametrize(
+    ("test", "retained", "why"),
+    [
+        (3, 40, "It needs at least 5 test and 5 retained images; there were 3 and 40."),
+        (40, 4, "It needs at least 5 test and 5 retained images; there were 40 and 4."),
+        (40, 0, "It needs test and retained images (--data)."),
+        (None, None, "It needs test and retained images (--data)."),
+        (40, 40, "The attack on test and retained images failed."),
+    ],
+)
+def test_an_attack_that_was_not_made_says_why(tmp_path, test, retained, why):
+    folder = a_run(tmp_path / "run", n_audit_test=test, n_audit_retain=retained)
+    told = verdict(read_run(folder)).answers[3]
+    assert (told.answer, told.detail) == ("Not measured", why)
+    assert LEAST == FOLDS
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The outcome of one run in plain words: a heading, and four questions with their answers."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -157,11 +156,14 @@ def rest(run: RunFolder) -> Answer:
     classes, most = run.number("num_classes"), max(run.row[f"{key}_before"] for key in changes)
     if classes and most < GUESSING * 100 / classes:
         return Answer(UNKNOWN, question, "It did not work before", detail)
-    if _too_few(run, changes):
+    telling = {key: change for key, change in changes.items() if not _too_few(run, key)}
+    if not telling:
         return Answer(UNKNOWN, question, "Too few images to tell", detail)
-    loss = -min(changes.values())
+    loss = -min(telling.values())
     if loss >= DAMAGE:
         return Answer(BAD, question, f"No, {loss:.1f} points lost", detail)
+    if any(key.startswith("acc_test") for key in changes.keys() - telling.keys()):
+        return Answer(UNKNOWN, question, "Too few test images to tell", detail)
     if loss >= LOSS:
         return Answer(CAUTION, question, f"Mostly, {loss:.1f} points lost", detail)
     return Answer(GOOD, question, "Yes", detail)
@@ -196,10 +198,10 @@ def interval(run: RunFolder, key: str) -> tuple[float, float] | None:
     return None if lost is None or gained is None or not n else paired_change(lost, gained, n)
 
 
-def _too_few(run: RunFolder, keys: Iterable[str]) -> bool:
-    """Whether no set has the images to tell an unchanged network from a damaged one."""
-    found = [interval(run, key) for key in keys]
-    return all(ends is not None and ends[0] <= -DAMAGE and ends[1] >= 0 for ends in found)
+def _too_few(run: RunFolder, key: str) -> bool:
+    """Whether a set has too few images to tell an unchanged network from a damaged one."""
+    ends = interval(run, key)
+    return ends is not None and ends[0] <= -DAMAGE and ends[1] >= 0
 
 
 def _drift(run: RunFolder) -> str:
@@ -214,9 +216,7 @@ def traces(run: RunFolder) -> Answer:
     question = "Could someone tell it was done?"
     loss = attacks.attack(run, "loss", "forget", "after")
     if loss is None:
-        return Answer(
-            UNKNOWN, question, "Not measured", "It needs test and retained images (--data)."
-        )
+        return Answer(UNKNOWN, question, "Not measured", attacks.unmade(run))
     copies = attacks.attack(run, "copies", "forget", "after")
     detail = attacks.brief(loss)
     if copies is not None:
