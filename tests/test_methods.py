@@ -358,3 +358,17 @@ def test_so_is_that_of_a_last_batch():
     forget = ForgetSet.from_tensors(images, labels)
     with pytest.raises(InputError, match="leaves no single image over"):
         METHODS["delete"](forget_batch=2, lr=1e-6)(network, forget)
+
+
+@pytest.mark.parametrize(
+    "name", ["neggrad", "l2ul", "adv", "random_label", "delete", "amun", "jit"]
+)
+def test_all_steps_that_a_method_prescribes_are_complete_and_fewer_a_budget(name):
+    network, images, labels = narrow()
+    forget = ForgetSet.from_tensors(images, labels)
+    fields = {item.name for item in dataclasses.fields(METHODS[name])}
+    given = {"lr": 1e-12, "batch_norm": "eval"} | ({"epochs": 2} if "epochs" in fields else {})
+    done = METHODS[name](**given)(network, forget)
+    assert done.outcome is Outcome.COMPLETE
+    assert done.stop_reason.startswith("complete: all ")
+    assert METHODS[name](**given, max_steps=1)(network, forget).outcome is Outcome.BUDGET

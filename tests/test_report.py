@@ -519,6 +519,14 @@ def test_what_was_never_recognised_names_its_likely_causes(tmp_path):
             "The run was cut short",
         ),
         ({"stop_reason": "diverged: the loss is not finite at step 7"}, "The run was cut short"),
+        (
+            {"outcome": "complete", "stop_reason": "complete: all 20 steps done", "acc_forget": 25},
+            "The method did all its steps, and 2 images are still recognised.",
+        ),
+        (
+            {"stop_reason": "complete: all 20 steps done", "acc_forget": 12.5},
+            "The method did all its steps, and 1 image is still recognised.",
+        ),
         ({"drift_probes": 0.94}, "moved by 0.94"),
         ({"method_criterion": "views", "forget_views": 3.125}, "3.1\xa0% still recognised"),
         ({"method_criterion": "views", "forget_views": None}, "too: not measured"),

@@ -249,9 +249,15 @@ class ForgetSGD(Method):
         >>> Delete(epochs=10, forget_batch=64).budget(65), Delete(epochs=0).budget(65)
         (20, 1000)
         """
-        if not self.epochs:
-            return self.max_steps
-        return min(self.max_steps, self.epochs * -(-images // self.forget_batch))
+        return min(self.max_steps, self._passes(images) or self.max_steps)
+
+    def is_prescribed(self, images: int) -> bool:
+        """Whether that budget has room for all ``epochs``."""
+        return 0 < self._passes(images) <= self.max_steps
+
+    def _passes(self, images: int) -> int:
+        """Steps of all ``epochs`` over that many forget images."""
+        return self.epochs * -(-images // self.forget_batch)
 
     def fit(
         self,
@@ -267,8 +273,13 @@ class ForgetSGD(Method):
         parameters = [*task.trainable().values(), *more]
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
         task.live.train(self.batch_norm == "train")
-        steps = self.budget(len(task.forget))
-        return task.descend(lambda step: loss(next(batches)), optimizer, steps)
+        k = len(task.forget)
+        return task.descend(
+            lambda step: loss(next(batches)),
+            optimizer,
+            self.budget(k),
+            prescribed=self.is_prescribed(k),
+        )
 
 
 def ascent_terms(

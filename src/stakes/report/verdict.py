@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stakes.report import attacks, findings
-from stakes.report.formats import NOT_MEASURED, decimals, percent, points, share
+from stakes.report.formats import NOT_MEASURED, decimals, percent, points, several, share
 from stakes.report.intervals import paired_change
 from stakes.report.run_folder import RunFolder
+from stakes.rows import Outcome
 
 LOSS, DAMAGE = 2.0, 10.0  # points of accuracy: worth saying; the network is damaged
 # Of the runs kept in this project's benchmarks, three in four with a drift from MOVED to BROKEN and
@@ -298,6 +299,10 @@ def doubts(run: RunFolder) -> list[str]:
     if run.cut_short:
         reason = str(run.row["stop_reason"])
         found.append(f"The run was cut short: {reason.partition(': ')[2] or reason}.")
+    if Outcome.of(run.row) is Outcome.COMPLETE and run.states and run.states.recognised:
+        left = several(run.states.recognised, "image")
+        are = "is" if run.states.recognised == 1 else "are"
+        found.append(f"The method did all its steps, and {left} {are} still recognised.")
     drift = run.number("drift_probes")
     if drift is not None and drift >= BROKEN:
         found.append(_drift(run))
