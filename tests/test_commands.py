@@ -398,3 +398,16 @@ def test_a_reader_that_leaves_is_no_error(unbuffered, tmp_path):
     )
     os.close(writer)
     assert (found.returncode, found.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_outputs_are_no_error(closed, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "row.json").write_text("{}")
+    words = shlex.join([str(COMMAND), "report", "run", "--out", "a.html"])
+    found = subprocess.run(
+        ["sh", "-c", f"{words} {closed}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0
+    assert "Error" not in found.stderr
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")

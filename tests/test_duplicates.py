@@ -1,6 +1,7 @@
 """An image that was saved again, resized, mirrored or cropped is found; another one is not."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from stakes.data.duplicates import DISTANCE, Finder, near_duplicates
 from stakes.data.images import ImageArray
 from stakes.data.retain import retained
 from stakes.evaluation.again import found_in_words
-from stakes.report.findings import found_in_data
+from stakes.report.findings import found_in_data, given_twice
+from stakes.report.page import write_report
 from stakes.report.records import Row
 from stakes.report.run_folder import RunFolder
 
@@ -133,6 +135,22 @@ def test_they_are_neither_scored_nor_passed_over_in_silence(data):
     found, left = found_in_data(run)
     assert "3 of the 3 images are in the training data" in found
     assert all(name in left for name in ("3 training images", "train 1", "train 2", "train 3"))
+
+
+def test_copies_among_the_images_to_forget_are_counted(tmp_path):
+    asked = [PHOTOGRAPHS[0], *[PHOTOGRAPHS[1]] * 3]
+    forget = ForgetSet.from_tensors(pixels(asked), [0, 1, 1, 1])
+    network = Classifier.wrap(Mean(), class_names=CLASSES, input_size=48)
+    row, _ = evaluate(network, network, forget, thumbnails=False)
+    assert row["n_copies_left_out"] == 2
+    (tmp_path / "row.json").write_text(json.dumps({"k": 2, **row}))
+    write_report([tmp_path], tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert "Of the 4 images given, 2 are copies of others and count once." in page
+    assert "2 (copies left out: 2)" in page
+    row["n_copies_left_out"] = 1
+    [said] = given_twice(RunFolder("run", Row(row | {"k": 2}), [], [], []))
+    assert said == "Of the 3 images given, 1 is a copy of another and counts once."
 
 
 def test_of_images_drawn_from_the_data_only_duplicates_are_told(data):

@@ -55,3 +55,12 @@ def test_the_end_of_the_range_is_a_limit_and_reads_as_one(classifier, margin):
     assert ending.outcome is Outcome.LIMIT
     assert ending.outcome in CUT_SHORT
     assert history[-1]["strength"] == monitor.strength == 1.0
+
+
+def test_a_single_strength_is_all_that_is_prescribed(classifier):
+    monitor = Scripted(lambda strength: 1.0)
+    _, ending = escalate(classifier, monitor.change, [1e-6], monitor)
+    assert ending.outcome is Outcome.COMPLETE
+    assert (
+        ending.sentence == "complete: its one strength, 1e-06, 50 % of the images still recognised"
+    )

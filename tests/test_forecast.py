@@ -39,6 +39,8 @@ def test_for_programs_and_for_a_method_without_steps(base, capsys):
     steps = (500 - 40) * found["seconds_step"]
     assert found["seconds_most"] - found["seconds_least"] == pytest.approx(steps)
     assert found["replaces"] is False
+    ran([*base, "--quiet"])
+    assert capsys.readouterr().out == ""
     short = [word for word in base if word not in ("--probe-batch", "16", "--max-steps", "500")]
     ran([*short, "--method", "esc", "--json", "--quiet"])
     found = json.loads(capsys.readouterr().out)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from stakes import METHODS, Classifier, ForgetSet, InputError, StructGuard
@@ -324,3 +325,50 @@ def test_seconds_are_told_by_phase(whole):
     result = whole("structguard paper").result
     assert set(result.seconds) == {"probes", "importance", "unlearn"}
     assert all(spent > 0 for spent in result.seconds.values())
+
+
+#: They normalise by the statistics of a batch by default.
+BY_BATCH = (
+    "neggrad", "l2ul", "adv", "delete", "npo", "boundary_shrink", "boundary_expand", "amun", "rawp",
+    "random_label",
+)  # fmt: skip
+
+
+def narrow():
+    """A network with one value a channel of each image, and three images for it."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 8), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 4)]
+    network = Classifier.wrap(nn.Sequential(*layers), class_names=list("abcd"), input_size=8)
+    images = torch.rand(3, 3, 8, 8)
+    return network, images, network(images).argmax(1).tolist()
+
+
+@pytest.mark.parametrize("name", BY_BATCH)
+def test_batchnorm_of_a_single_image_is_refused_with_a_way_out(name):
+    network, images, labels = narrow()
+    one = ForgetSet.from_tensors(images[:1], labels[:1])
+    method = METHODS[name](max_steps=2)
+    with pytest.raises(InputError, match="one image: add --batch-norm eval, forget more images"):
+        method(network, one)
+    replace(method, batch_norm="eval")(network, one)
+
+
+def test_so_is_that_of_a_last_batch():
+    network, images, labels = narrow()
+    forget = ForgetSet.from_tensors(images, labels)
+    with pytest.raises(InputError, match="leaves no single image over"):
+        METHODS["delete"](forget_batch=2, lr=1e-6)(network, forget)
+
+
+@pytest.mark.parametrize(
+    "name", ["neggrad", "l2ul", "adv", "random_label", "delete", "amun", "jit"]
+)
+def test_all_steps_that_a_method_prescribes_are_complete_and_fewer_a_budget(name):
+    network, images, labels = narrow()
+    forget = ForgetSet.from_tensors(images, labels)
+    fields = {item.name for item in dataclasses.fields(METHODS[name])}
+    given = {"lr": 1e-12, "batch_norm": "eval"} | ({"epochs": 2} if "epochs" in fields else {})
+    done = METHODS[name](**given)(network, forget)
+    assert done.outcome is Outcome.COMPLETE
+    assert done.stop_reason.startswith("complete: all ")
+    assert METHODS[name](**given, max_steps=1)(network, forget).outcome is Outcome.BUDGET

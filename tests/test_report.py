@@ -17,6 +17,8 @@ from PIL import Image
 from browser import chromium, opened
 from stakes.data.views import VIEWS as SCORED
 from stakes.errors import InputError
+from stakes.evaluation.membership import FOLDS
+from stakes.report.attacks import LEAST
 from stakes.report.compare import COMPARED, TRACES, compare, cost, grouped, ordered
 from stakes.report.figures import svg
 from stakes.report.page import write_report
@@ -418,6 +420,47 @@ def test_few_images_neither_clear_nor_blame_the_network(tmp_path, n, lost, answe
 
 
 @pytest.mark.parametrize(
+    ("test", "retained", "answer"),
+    [
+        ((3, 0), (2000, 2), "Too few test images to tell"),
+        ((3, 1), (2000, 2), "Too few test images to tell"),
+        ((3, 0), (2000, 60), "Too few test images to tell"),
+        ((3, 0), (2000, 400), "No, 20.0 points lost"),
+        ((3, 0), (3, 0), "Too few images to tell"),
+        ((2000, 2), (3, 1), "Yes"),
+        ((0, 0), (2000, 2), "Yes"),
+    ],
+)
+def test_a_yes_rests_on_test_images_where_there_are_some(tmp_path, test, retained, answer):
+    row = dict(NO_DATA)
+    for key, (n, lost) in (("test", test), ("retain", retained)):
+        if n:
+            row |= {f"n_{key}": n, f"n_{key}_lost": lost, f"n_{key}_gained": 0}
+            row |= {f"acc_{key}_before": 100.0, f"acc_{key}": 100 - 100 * lost / n}
+    rest = verdict(read_run(a_run(tmp_path / "run", **CALM, **row))).answers[2]
+    assert rest.answer == answer
+    assert (rest.tone == "unknown") == answer.startswith("Too few")
+    assert f"{retained[0]:,} retained images" in rest.detail
+
+
+@pytest.mark.parametrize(
+    ("test", "retained", "why"),
+    [
+        (3, 40, "It needs at least 5 test and 5 retained images; there were 3 and 40."),
+        (40, 4, "It needs at least 5 test and 5 retained images; there were 40 and 4."),
+        (40, 0, "It needs test and retained images (--data)."),
+        (None, None, "It needs test and retained images (--data)."),
+        (40, 40, "The attack on test and retained images failed."),
+    ],
+)
+def test_an_attack_that_was_not_made_says_why(tmp_path, test, retained, why):
+    folder = a_run(tmp_path / "run", n_audit_test=test, n_audit_retain=retained)
+    told = verdict(read_run(folder)).answers[3]
+    assert (told.answer, told.detail) == ("Not measured", why)
+    assert LEAST == FOLDS
+
+
+@pytest.mark.parametrize(
     ("k", "attack", "answer"),
     [
         (1, {"auc": 0.0, "low": 0.0, "high": 0.63}, "Too few images to tell"),
@@ -476,6 +519,14 @@ def test_what_was_never_recognised_names_its_likely_causes(tmp_path):
             "The run was cut short",
         ),
         ({"stop_reason": "diverged: the loss is not finite at step 7"}, "The run was cut short"),
+        (
+            {"outcome": "complete", "stop_reason": "complete: all 20 steps done", "acc_forget": 25},
+            "The method did all its steps, and 2 images are still recognised.",
+        ),
+        (
+            {"stop_reason": "complete: all 20 steps done", "acc_forget": 12.5},
+            "The method did all its steps, and 1 image is still recognised.",
+        ),
         ({"drift_probes": 0.94}, "moved by 0.94"),
         ({"method_criterion": "views", "forget_views": 3.125}, "3.1\xa0% still recognised"),
         ({"method_criterion": "views", "forget_views": None}, "too: not measured"),
@@ -1012,6 +1063,26 @@ def test_the_page_names_surrogate_data_and_what_was_left_out(tmp_path):
     assert "statistics of what the network’s layers gave" in (tmp_path / "c.html").read_text()
     write_report([a_run(tmp_path / "b")], tmp_path / "b.html")
     assert "unlabelled images" not in (tmp_path / "b.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "words"),
+    [
+        ("all", "8 synthetic images that stood in for the training data (kept). The synthetic "
+         "images were fitted to statistics of each class of the training data, taken while it was "
+         "there (a sidecar), perhaps with the images to forget in it. Nothing else."),
+        ("some", "8 unlabelled images that stood in for the training data (kept). Some of the "
+         "images are synthetic: fitted to statistics of each class of the training data, taken "
+         "while it was there (a sidecar), perhaps with the images to forget in it. Nothing else."),
+        ("none", "8 unlabelled images that stood in for the training data (kept). Nothing else."),
+    ],
+)  # fmt: skip
+def test_a_sidecar_is_told_to_come_from_the_training_data(tmp_path, synthetic, words):
+    given = {"surrogates": "kept", "surrogates_count": 8, "needs_retain": False}
+    folder = a_run(tmp_path / "a", **given, surrogates_synthetic=synthetic)
+    write_report([folder], tmp_path / "a.html")
+    page = re.sub("</?bdi>", "", (tmp_path / "a.html").read_text())
+    assert words in " ".join(page.split())
 
 
 def test_data_that_was_not_given_is_none_and_data_without_a_name_is_not_recorded(tmp_path):

@@ -281,6 +281,7 @@ def test_the_command_makes_one_and_unlearn_takes_it(tmp_path, capsys):
     assert main([str(word) for word in words]) in (0, 3)
     row = json.loads((tmp_path / "run" / "row.json").read_text())
     assert (row["surrogates"], row["surrogates_count"]) == (str(out), 8)
+    assert row["surrogates_synthetic"] == "all"
     public = tmp_path / "public"
     public.mkdir()
     for i, image in enumerate(blobs(5, 9)[0]):
@@ -289,6 +290,7 @@ def test_the_command_makes_one_and_unlearn_takes_it(tmp_path, capsys):
     assert main([str(word) for word in both]) in (0, 3)
     row = json.loads((tmp_path / "both" / "row.json").read_text())
     assert (row["surrogates"], row["surrogates_count"]) == (f"{out} and {public}", 13)
+    assert row["surrogates_synthetic"] == "some"
     loaded = Sidecar.load(out)
     loaded.card["weights_digest"] = "of other weights"
     loaded.save(out)

@@ -332,6 +332,7 @@ def test_the_command_takes_a_folder_and_the_row_says_what_was_held(
     row = json.loads((tmp_path / "out" / "row.json").read_text())
     assert row["surrogates"] == str(public)
     assert (row["surrogates_count"], row["surrogates_left_out"]) == (40, 1)
+    assert row["surrogates_synthetic"] == "none"
     assert len(row["surrogates_digest"]) == 64
     assert "surrogates_in_test" not in row  # nothing was scored
     data = tmp_path / "data"

@@ -84,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # ours, at less, is refused
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it is closed; no file of ours is to take its place
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 it stays open
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no letter ends a run

@@ -94,7 +94,7 @@ def unlearn(
     if found is not None:
         if json:
             print_json(found)
-        else:
+        elif not quiet:
             print(as_text(found))
         return 0
     if json and is_writer():

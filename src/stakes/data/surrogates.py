@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ class Surrogates:
         found: images that were there.
         left_out: of these, copies of images to forget, which nothing may hold on to.
         activations: what the network's layers give for its training data, from a sidecar.
-        synthetic: whether all images were made by one, so that its activations are a better choice.
+        synthetic: how many of the images were made by one; where all, its activations are a better
+            choice.
 
     >>> one = Surrogates(torch.zeros(5, 3, 4, 4, dtype=torch.uint8), "black squares", 5)
     >>> len(one), one.images(torch.tensor([1, 3])).shape
@@ -52,7 +53,7 @@ class Surrogates:
     found: int
     left_out: int = 0
     activations: Activations | None = None
-    synthetic: bool = False
+    synthetic: Literal["none", "some", "all"] = "none"
 
     def __len__(self) -> int:
         """n, the number of images."""
@@ -75,6 +76,7 @@ class Surrogates:
         return {
             "surrogates": self.source,
             "surrogates_count": len(self),
+            "surrogates_synthetic": self.synthetic,
             "surrogates_left_out": self.left_out,
             "surrogates_digest": self.digest(),
         }
@@ -118,13 +120,14 @@ class Surrogates:
         """Several as one, with the activations of the first that has any; one as it is."""
         if len(parts) == 1:
             return parts[0]
+        kinds = {part.synthetic for part in parts}
         return cls(
             torch.cat([part.pixels for part in parts]),
             " and ".join(part.source for part in parts),
             sum(part.found for part in parts),
             sum(part.left_out for part in parts),
             next((p.activations for p in parts if p.activations is not None), None),
-            all(part.synthetic for part in parts),
+            kinds.pop() if len(kinds) == 1 else "some",
         )
 
     @classmethod

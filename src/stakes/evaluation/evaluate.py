@@ -71,9 +71,10 @@ def evaluate(
     Returns:
         The row: the measures of :data:`stakes.rows.METRICS`, with ``_before`` for the original and
         None for what was not measured; accuracies are in percent. ``forgotten_classes`` names the
-        classes that were to be forgotten as a whole. The evidence: records for each class and each
-        forget image, and what the figures of the report are drawn from (see
-        :mod:`stakes.evaluation.audit` and :mod:`stakes.evaluation.examples`).
+        classes that were to be forgotten as a whole; ``n_copies_left_out`` counts images that
+        were given more than once (see :class:`stakes.data.forget.ForgetSet`). The evidence:
+        records for each class and each forget image, and what the figures of the report are drawn
+        from (see :mod:`stakes.evaluation.audit` and :mod:`stakes.evaluation.examples`).
 
     Raises:
         InputError: an argument of another type; labels outside the classes; a reference with
@@ -112,6 +113,7 @@ def evaluate(
                 after, forget, scored, copies=altered, **samples, kept=kept, progress=progress
             )
         row |= forget_scores(scored, copies)
+        row |= {"n_copies_left_out": forget.dropped}
         row |= found_in_data(forget, selected.get("retain"))
         images = forget_evidence(before.class_names, forget, scored, copies, thumbnails)
         row |= audited | against(reference, forget, scored, samples)

@@ -32,5 +32,8 @@ class Adv(AdversarialFields):
         task.live.train(self.batch_norm == "train")
         budget = self.max_steps or PASSES * pairs.steps_per_pass
         return task.descend(
-            lambda step: adversarial_terms(task.live, next(pairs)), self.optimizer(task), budget
+            lambda step: adversarial_terms(task.live, next(pairs)),
+            self.optimizer(task),
+            budget,
+            prescribed=not self.max_steps,
         )

@@ -70,7 +70,13 @@ class AMUN(ForgetSGD):
             return {"adversarial": F.cross_entropy(task.live(attacked[batch]), targets[batch])}
 
         task.live.train(self.batch_norm == "train")
-        return task.descend(terms, optimizer, self.budget(len(targets)), schedule=schedule)
+        return task.descend(
+            terms,
+            optimizer,
+            self.budget(len(targets)),
+            prescribed=self.is_prescribed(len(targets)),
+            schedule=schedule,
+        )
 
 
 def nearest_adversarial(

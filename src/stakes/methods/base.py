@@ -1,7 +1,8 @@
 """What every method is and returns; no method's own mathematics is here."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast, get_type_hints
@@ -98,8 +99,9 @@ class Method(ABC):
         Raises:
             InputError: no classifier, no forget set, labels outside the classes, anchors of other
                 classes, retained data that is missing where it is needed or cannot be used
-                (see :func:`stakes.data.retain.retained`), or surrogate data that cannot be used or
-                that the method has no use for.
+                (see :func:`stakes.data.retain.retained`), surrogate data that cannot be used or
+                that the method has no use for, or a batch of one image where BatchNorm normalises
+                by batches.
         """
         classifier, forget = Classifier.require(classifier), ForgetSet.require(forget)
         forget.check(classifier.num_classes)
@@ -122,7 +124,7 @@ class Method(ABC):
             task.take_surrogates(surrogates, classifier.preprocessing, seed)
         if checkpoint is not None:
             task.go_on_from(checkpoint, self, seed)
-        with repeatable(classifier.device):
+        with repeatable(classifier.device), self._single_images_refused():
             result: object = self.unlearn(task)
         if not isinstance(result, Unlearned):  # of a method that is not ours
             raise InputError(
@@ -131,6 +133,21 @@ class Method(ABC):
             )
         self._check_architecture(classifier, result.classifier)
         return result
+
+    @contextmanager
+    def _single_images_refused(self) -> Iterator[None]:
+        """Refuse, with an InputError, a batch of one image that BatchNorm cannot normalise by."""
+        try:
+            yield
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # torch says so, and no more
+                raise
+            trained = getattr(self, "batch_norm", "eval") == "train"
+            raise InputError(
+                f"{self.title}: BatchNorm cannot normalise by the statistics of a batch of one "
+                f"image: {'add --batch-norm eval, ' if trained else ''}forget more images at once, "
+                "or choose a batch size that leaves no single image over"
+            ) from error
 
     def _check_architecture(self, before: Classifier, after: Classifier) -> None:
         """Refuse, with an InputError, a network that code for the original could not load."""
@@ -232,9 +249,15 @@ class ForgetSGD(Method):
         >>> Delete(epochs=10, forget_batch=64).budget(65), Delete(epochs=0).budget(65)
         (20, 1000)
         """
-        if not self.epochs:
-            return self.max_steps
-        return min(self.max_steps, self.epochs * -(-images // self.forget_batch))
+        return min(self.max_steps, self._passes(images) or self.max_steps)
+
+    def is_prescribed(self, images: int) -> bool:
+        """Whether that budget has room for all ``epochs``."""
+        return 0 < self._passes(images) <= self.max_steps
+
+    def _passes(self, images: int) -> int:
+        """Steps of all ``epochs`` over that many forget images."""
+        return self.epochs * -(-images // self.forget_batch)
 
     def fit(
         self,
@@ -250,8 +273,13 @@ class ForgetSGD(Method):
         parameters = [*task.trainable().values(), *more]
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
         task.live.train(self.batch_norm == "train")
-        steps = self.budget(len(task.forget))
-        return task.descend(lambda step: loss(next(batches)), optimizer, steps)
+        k = len(task.forget)
+        return task.descend(
+            lambda step: loss(next(batches)),
+            optimizer,
+            self.budget(k),
+            prescribed=self.is_prescribed(k),
+        )
 
 
 def ascent_terms(

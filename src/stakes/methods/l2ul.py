@@ -45,7 +45,8 @@ class L2UL(AdversarialFields):
 
         task.live.train(self.batch_norm == "train")
         budget = self.max_steps or PASSES * pairs.steps_per_pass
-        return task.descend(terms, self.optimizer(task), budget)
+        prescribed = not self.max_steps
+        return task.descend(terms, self.optimizer(task), budget, prescribed=prescribed)
 
     def _importance(self, task: Task) -> dict[str, Tensor]:
         """MAS, of a copy, whose BatchNorm statistics may move."""

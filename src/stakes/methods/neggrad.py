@@ -50,5 +50,6 @@ class NegGrad(Method):
             ascent_terms(task, self.forget_batch, shuffle=False),
             optimizer,
             self.max_steps or PASSES * steps_per_pass,
+            prescribed=not self.max_steps,
             check_every=steps_per_pass,
         )

@@ -14,6 +14,7 @@ ATTACKS = {
     "learned": "All three, weighed by a learned attack",
     "copies": "How much likelier its class is in altered copies (fewer unseen images)",
 }
+LEAST = 5  # test images, and retained ones, that an attack needs: one for each of its folds
 MUCH = 0.75  # an AUC from which an attack says much; of negated scores, below 1 - MUCH
 
 
@@ -26,6 +27,20 @@ def attack(run: RunFolder, name: str, of: str, when: str) -> Row | None:
                 found = {key: number(record.get(key)) for key in ("found", "unlikely")}
                 return Row(numbers | found)
     return None
+
+
+def unmade(run: RunFolder) -> str:
+    """Why no attack by loss was made."""
+    sizes = [run.number(key) for key in ("n_audit_test", "n_audit_retain")]
+    test, retain = (0 if size is None else size for size in sizes)
+    if not (test and retain):
+        return "It needs test and retained images (--data)."
+    if min(test, retain) >= LEAST:
+        return "The attack on test and retained images failed."
+    return (
+        f"It needs at least {LEAST} test and {LEAST} retained images; there were {test:,.0f} and "
+        f"{retain:,.0f}."
+    )
 
 
 def table(run: RunFolder) -> list[Record]:

@@ -134,6 +134,17 @@ def whole_classes(run: RunFolder) -> list[str]:
     ]
 
 
+def given_twice(run: RunFolder) -> list[str]:
+    """How many of the images that were given are copies of others."""
+    copies = run.number("n_copies_left_out")
+    if not copies or run.k is None:
+        return []
+    are, count = ("is a copy", "counts") if copies == 1 else ("are copies", "count")
+    others = "another" if copies == 1 else "others"
+    given = several(run.k + copies, "image")
+    return [f"Of the {given} given, {copies:,.0f} {are} of {others} and {count} once."]
+
+
 def found_in_data(run: RunFolder) -> list[str]:
     """Which images are in the training data, and which near-duplicates were left out."""
     exact, near = run.number("n_found_exact"), run.number("n_found_near")

@@ -1,13 +1,13 @@
 """The outcome of one run in plain words: a heading, and four questions with their answers."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stakes.report import attacks, findings
-from stakes.report.formats import NOT_MEASURED, decimals, percent, points, share
+from stakes.report.formats import NOT_MEASURED, decimals, percent, points, several, share
 from stakes.report.intervals import paired_change
 from stakes.report.run_folder import RunFolder
+from stakes.rows import Outcome
 
 LOSS, DAMAGE = 2.0, 10.0  # points of accuracy: worth saying; the network is damaged
 # Of the runs kept in this project's benchmarks, three in four with a drift from MOVED to BROKEN and
@@ -67,7 +67,9 @@ def verdict(run: RunFolder) -> Verdict:
         tone = GOOD if fine else CAUTION
     found = Verdict(tone, _headline(run, answers), _lead(run, answers), answers)
     found.warnings = doubts(run)
-    found.facts = findings.whole_classes(run) + findings.found_in_data(run)
+    found.facts = [
+        *findings.given_twice(run), *findings.whole_classes(run), *findings.found_in_data(run)
+    ]  # fmt: skip
     sentence, doubtful = findings.earlier_requests(run)
     if sentence:
         (found.warnings if doubtful else found.facts).append(sentence)
@@ -158,11 +160,14 @@ def rest(run: RunFolder) -> Answer:
     classes, most = run.number("num_classes"), max(run.row[f"{key}_before"] for key in changes)
     if classes and most < GUESSING * 100 / classes:
         return Answer(UNKNOWN, question, "It did not work before", detail)
-    if _too_few(run, changes):
+    telling = {key: change for key, change in changes.items() if not _too_few(run, key)}
+    if not telling:
         return Answer(UNKNOWN, question, "Too few images to tell", detail)
-    loss = -min(changes.values())
+    loss = -min(telling.values())
     if loss >= DAMAGE:
         return Answer(BAD, question, f"No, {loss:.1f} points lost", detail)
+    if any(key.startswith("acc_test") for key in changes.keys() - telling.keys()):
+        return Answer(UNKNOWN, question, "Too few test images to tell", detail)
     if loss >= LOSS:
         return Answer(CAUTION, question, f"Mostly, {loss:.1f} points lost", detail)
     return Answer(GOOD, question, "Yes", detail)
@@ -197,10 +202,10 @@ def interval(run: RunFolder, key: str) -> tuple[float, float] | None:
     return None if lost is None or gained is None or not n else paired_change(lost, gained, n)
 
 
-def _too_few(run: RunFolder, keys: Iterable[str]) -> bool:
-    """Whether no set has the images to tell an unchanged network from a damaged one."""
-    found = [interval(run, key) for key in keys]
-    return all(ends is not None and ends[0] <= -DAMAGE and ends[1] >= 0 for ends in found)
+def _too_few(run: RunFolder, key: str) -> bool:
+    """Whether a set has too few images to tell an unchanged network from a damaged one."""
+    ends = interval(run, key)
+    return ends is not None and ends[0] <= -DAMAGE and ends[1] >= 0
 
 
 def _drift(run: RunFolder) -> str:
@@ -215,9 +220,7 @@ def traces(run: RunFolder) -> Answer:
     question = "Could someone tell it was done?"
     loss = attacks.attack(run, "loss", "forget", "after")
     if loss is None:
-        return Answer(
-            UNKNOWN, question, "Not measured", "It needs test and retained images (--data)."
-        )
+        return Answer(UNKNOWN, question, "Not measured", attacks.unmade(run))
     copies = attacks.attack(run, "copies", "forget", "after")
     detail = attacks.brief(loss)
     if copies is not None:
@@ -299,6 +302,10 @@ def doubts(run: RunFolder) -> list[str]:
     if run.cut_short:
         reason = str(run.row["stop_reason"])
         found.append(f"The run was cut short: {reason.partition(': ')[2] or reason}.")
+    if Outcome.of(run.row) is Outcome.COMPLETE and run.states and run.states.recognised:
+        left = several(run.states.recognised, "image")
+        are = "is" if run.states.recognised == 1 else "are"
+        found.append(f"The method did all its steps, and {left} {are} still recognised.")
     drift = run.number("drift_probes")
     if drift is not None and drift >= BROKEN:
         found.append(_drift(run))

@@ -124,8 +124,9 @@ class RunOptions:
     images: Annotated[bool, EVIDENCE] = True
     """show the forget images in the report, or leave them out"""
     micro_batch: Annotated[Whole | None, MACHINE] = None
-    """images per pass through the network, to save memory; the result is the same up to rounding,
-    and a step takes about a third longer"""
+    """images per pass through the network, to save memory; the computation is the same, but its
+    rounding differs and grows over the steps: weights can differ, measures agree closely; a step
+    takes about a third longer"""
     shard: Annotated[Switch, MACHINE] = False
     """with torchrun: divide weights, gradients and the optimiser's state among the processes, for a
     network whose training does not fit one device; structguard only"""

@@ -54,7 +54,7 @@ class Sidecar:
         fits = size is None or size == own
         images = Surrogates.of(self.images, size or own)
         activations = self.activations if fits else None
-        return replace(images, source=source, activations=activations, synthetic=True)
+        return replace(images, source=source, activations=activations, synthetic="all")
 
     def save(self, path: str | Path) -> int:
         """Write one ``.safetensors`` file, statistics at half width where they fit; its size.

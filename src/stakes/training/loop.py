@@ -61,6 +61,7 @@ def minimise(
     check_every: int = 1,
     check_now: Callable[[Step], bool] = lambda step: False,
     run_to_budget: bool = False,
+    prescribed: bool = False,
     schedule: Schedule | None = None,
     before_step: BeforeStep = nothing,
     recognised: Callable[[], Tensor] | None = None,
@@ -78,6 +79,7 @@ def minimise(
         check_every: steps between two checks.
         check_now: whether to check after this step too, since everything may be forgotten.
         run_to_budget: whether to do all steps, forgotten or not.
+        prescribed: whether ``max_steps`` are all the steps of the method, and not a budget for it.
         schedule: the learning rate over time, and what follows a check; by default the learning
             rate stays as the optimiser has it, and the steps end once everything is forgotten.
         before_step: see :func:`stakes.training.steps.take_steps`.
@@ -101,8 +103,9 @@ def minimise(
     if checkpoint.ending:
         return history, Ending.of(checkpoint.ending)
     record = _Record(
-        history, live, monitor, schedule, max_steps, check_every, check_now, run_to_budget, progress
-    )
+        history, live, monitor, schedule, max_steps, check_every, check_now, run_to_budget,
+        prescribed, progress,
+    )  # fmt: skip
     numbers = range(done + 1, max_steps + 1)
     for step in take_steps(
         terms,
@@ -133,6 +136,7 @@ class _Record:
     check_every: int
     check_now: Callable[[Step], bool]
     run_to_budget: bool
+    prescribed: bool
     progress: Progress
 
     def __post_init__(self) -> None:
@@ -181,7 +185,7 @@ class _Record:
             self._check()  # the weights were put back
         if self.check.forgotten:
             return forgotten(self.monitor.goal)
-        if done or self.run_to_budget:
+        if done or self.run_to_budget or self.prescribed:
             steps_done = f"{'' if done else 'all '}{self._last.number} steps done"
             return complete(steps_done, self.check.forget_accuracy)
         sentence = f"step budget: {self.max_steps} steps done before every image was forgotten"

@@ -1,4 +1,4 @@
-"""Passes in parts, where the memory of a step is short: the same result, more slowly."""
+"""Passes in parts, where the memory of a step is short: the same computation, more slowly."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,8 @@ def passing_at_most(rows: int | None) -> Iterator[None]:
     What a layer needs for its gradient is not kept: each part passes once more when its gradient
     is computed (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016), so that only
     one part's activations are held at any time. Losses see the features of all images, as ever.
-    The result is the same up to rounding; a step takes about a third longer.
+    A step is the same up to rounding, whose differences grow over the steps; it takes about a third
+    longer.
 
     Args:
         rows: images at once; None passes all of them.

@@ -8,7 +8,7 @@ from torch import nn
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.rows import Outcome
-from stakes.training.loop import FORGOTTEN, Ending, History
+from stakes.training.loop import FORGOTTEN, Ending, History, complete
 from stakes.training.monitor import Monitor
 
 
@@ -32,7 +32,7 @@ def escalate(
     Returns:
         A history row per strength (``step``, ``strength``, ``forget_accuracy`` in percent and
         ``drift``) after a row for the start, and how the search ended. ``live`` stays at the
-        strength of the last row.
+        strength of the last row. A single strength is all that the method prescribes, and no limit.
     """
     history: History = [{"step": 0.0} | monitor.check(live).row()]
     for step, strength in enumerate(strengths, 1):
@@ -42,8 +42,9 @@ def escalate(
         progress("unlearning", step, len(strengths), str(check))
         if check.forget_accuracy == 0:
             return history, FORGOTTEN
-    count = len(strengths)
-    tried = f"{count} strength{'s' * (count != 1)} up to {strengths[-1]:.3g}"
+    if len(strengths) == 1:
+        return history, complete(f"its one strength, {strengths[0]:.3g}", check.forget_accuracy)
+    tried = f"{len(strengths)} strengths up to {strengths[-1]:.3g}"
     sentence = f"limit: {tried} tried before every image was forgotten"
     return history, Ending(Outcome.LIMIT, sentence)
 

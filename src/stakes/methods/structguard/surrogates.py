@@ -76,7 +76,7 @@ class SurrogateProbes:
         """``count`` of them, part of them activations where there are any."""
         if self._described is None:
             return self._shown(count)
-        drawn = count if self._given.synthetic else count // 2
+        drawn = count if self._given.synthetic == "all" else count // 2
         parts = [self._activated(*self._described, drawn)] if drawn else []
         if drawn < count:
             parts.append(self._shown(count - drawn))
