@@ -20,7 +20,7 @@ from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.training import distributed, sharding
-from stakes.training.devices import repeatable
+from stakes.training.devices import repeatable, seeded
 from stakes.training.losses import deletion_ce
 from stakes.training.structure import MapKind
 
@@ -88,7 +88,7 @@ class Method(ABC):
             surrogates: unlabelled images that stand in for the absent training data, for the
                 methods that hold such, as :meth:`stakes.data.surrogates.Surrogates.of` takes them;
                 copies of images of ``forget`` are left out.
-            seed: of every random choice.
+            seed: of every random choice, that of the network's dropout included.
             checkpoint: a folder for the state of the loop, one file for each job. If an
                 interrupted call with the same arguments left its file there, this call resumes from
                 it, to the same bits. Remove the file, ``result.checkpoint``, once the result is
@@ -122,7 +122,7 @@ class Method(ABC):
             task.take_surrogates(surrogates, classifier.preprocessing, seed)
         if checkpoint is not None:
             task.go_on_from(checkpoint, self, seed)
-        with repeatable(classifier.device):
+        with repeatable(classifier.device), seeded(classifier.device, seed):
             result: object = self.unlearn(task)
         if not isinstance(result, Unlearned):  # of a method that is not ours
             raise InputError(

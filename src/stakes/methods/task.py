@@ -28,6 +28,7 @@ from stakes.training import sharding
 from stakes.training.batches import Batches
 from stakes.training.checkpoint import Checkpoint, surroundings
 from stakes.training.criteria import EXACT, Goal
+from stakes.training.devices import draw_on, drawn
 from stakes.training.loop import Ending, History, minimise
 from stakes.training.monitor import Monitor
 from stakes.training.steps import Terms
@@ -88,7 +89,7 @@ class Task:
         surrogates: unlabelled images in place of the absent data, where some were given.
         training_size: images in the training set, where the method sees any of it.
         stakes: (c, d) anchors in the feature space.
-        generator: the only source of randomness.
+        generator: the only source of randomness, but for the network's own dropout.
         progress: called with phase, steps done, steps in all and a note.
         timed: ``with task.timed(phase)`` adds the seconds of a block to a phase.
         checkpoint: keeps what changes from step to step, besides what the loop adds itself.
@@ -227,13 +228,14 @@ class Task:
         self.checkpoint = Checkpoint(folder, job | surroundings(live.device))
         self.checkpoint.keep(self, self._stopwatch)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state of the generator."""
-        return {"generator": self.generator.get_state()}
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the generator, and of PyTorch's own, which dropout draws from."""
+        return {"generator": self.generator.get_state(), "dropout": drawn(self.live.device)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
-        """Set the state of the generator."""
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Set the states of the generator and of PyTorch's own."""
         self.generator.set_state(state["generator"])
+        draw_on(state["dropout"], self.live.device)
 
     def batches(self, size: int, batch_size: int, *, shuffle: bool = True) -> Batches:
         """Batches of indices below ``size``; the checkpoint saves the place in them."""
