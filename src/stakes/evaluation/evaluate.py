@@ -21,9 +21,10 @@ from stakes.evaluation.scores import REFERENCE
 from stakes.evaluation.selection import select
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
-from stakes.training.devices import repeatable
+from stakes.training.devices import plain_settings, repeatable
 
 
+@plain_settings()
 def evaluate(
     before: Classifier,
     after: Classifier,

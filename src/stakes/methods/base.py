@@ -20,7 +20,7 @@ from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.training import distributed, sharding
-from stakes.training.devices import repeatable, seeded
+from stakes.training.devices import plain_settings, repeatable, seeded
 from stakes.training.losses import deletion_ce
 from stakes.training.structure import MapKind
 
@@ -62,6 +62,7 @@ class Method(ABC):
         for name, value in check(type(self), values).items():
             object.__setattr__(self, name, value)  # the class is frozen
 
+    @plain_settings()
     def __call__(
         self,
         classifier: Classifier,

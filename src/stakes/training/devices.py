@@ -1,8 +1,8 @@
 """What PyTorch asks each kind of accelerator in another way, and its settings during a run."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +40,53 @@ def repeatable(device: torch.device) -> Iterator[None]:
         torch.set_deterministic_debug_mode(mode)
         memory.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark = timed
+
+
+@contextmanager
+def plain_settings() -> Iterator[None]:
+    """Within the block, PyTorch has its own defaults, whatever the caller has set around it.
+
+    Gradients are computed, no pass is in other precision unless it says so, and new tensors are of
+    float32, on the processor. Settings are as before afterwards.
+
+    >>> with torch.inference_mode(), plain_settings():
+    ...     torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    (True, False)
+    """
+    dtype = torch.get_default_dtype()
+    with ExitStack() as settings:
+        settings.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type != "cpu":  # to ask for it makes each operation slower
+            settings.enter_context(torch.device("cpu"))
+        kinds = [kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.is_autocast_enabled(kind)]
+        if kinds:
+            settings.enter_context(_no_autocast(kinds))
+        settings.enter_context(torch.inference_mode(False))
+        settings.enter_context(torch.enable_grad())
+        yield
+
+
+@contextmanager
+def _no_autocast(kinds: Iterable[str]) -> Iterator[None]:
+    """Within the block, there is no autocast around it on these kinds of devices.
+
+    One within the block is then the outermost, which forgets at its end the weights that it
+    converted: the next step has others.
+    """
+    torch.clear_autocast_cache()
+    depth = torch.autocast_increment_nesting()
+    for _ in range(depth):
+        torch.autocast_decrement_nesting()
+    for kind in kinds:
+        torch.set_autocast_enabled(kind, False)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, True)
+        for _ in range(depth - 1):
+            torch.autocast_increment_nesting()
 
 
 @contextmanager
