@@ -19,6 +19,7 @@ from stakes.data.images import Images
 from stakes.data.retain import retained
 from stakes.data.surrogates import Surrogates
 from stakes.data.views import random_view
+from stakes.errors import InputError
 from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import Reader
@@ -282,7 +283,16 @@ class Task:
         return self.result(history, ending)
 
     def result(self, history: History, ending: Ending, **more: Any) -> Unlearned:
-        """Wrap up: the live network, in eval mode, unless ``more`` names another classifier."""
+        """Wrap up: the live network, in eval mode, unless ``more`` names another classifier.
+
+        Raises:
+            InputError: no history, or no ending.
+        """
+        if not history or not isinstance(ending, Ending):
+            raise InputError(
+                "task.result takes the history, of at least one row, and the Ending; return what "
+                "task.descend gives, or both as stakes.training.loop.minimise gives them"
+            )
         classifier = more.pop("classifier", self.live)
         if self._sharded:
             classifier = sharding.whole(self.live, self._given)
