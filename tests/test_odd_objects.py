@@ -24,6 +24,13 @@ from stakes import (
 
 DIGITS = "stakes:digits_cnn"
 Given = SimpleNamespace
+
+
+def scored(given: Given, **more: Any) -> dict[str, Any]:
+    network = given.classifier
+    return evaluate(network, network, given.forget, test=given.images, thumbnails=False, **more)[0]
+
+
 CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
     "load a number": (lambda g: Classifier.load(5), "unknown model"),
     "load nothing": (lambda g: Classifier.load(None), "unknown model"),
@@ -82,6 +89,15 @@ CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
     "anchors of a number": (lambda g: Anchors.load(5), "is not a path"),
     "data by number": (lambda g: load_data(5), "5"),
     "data of nothing": (lambda g: load_data(None), "None"),
+    "unlearn by a seed of yes": (
+        lambda g: StructGuard()(g.classifier, g.forget, seed=True), "^seed True: give a whole"),
+    "draw a yes": (lambda g: ForgetSet.random(g.images, True, 0), "random images"),
+    "evaluate by half a seed": (lambda g: scored(g, seed=1.5), "^seed 1.5: give a whole"),
+    "evaluate by a word": (lambda g: scored(g, seed="3"), "seed '3': give a whole"),
+    "evaluate half an image": (lambda g: scored(g, eval_samples=1.5), "eval_samples=1.5: score"),
+    "evaluate a word of images": (lambda g: scored(g, eval_samples="3"), "eval_samples='3': score"),
+    "evaluate a yes": (lambda g: scored(g, eval_samples=True), "eval_samples=True: score"),
+    "evaluate no image": (lambda g: scored(g, eval_samples=0), "eval_samples=0: score"),
     "evaluate a module": (lambda g: evaluate(Tiny(), g.classifier, g.forget), "Classifier"),
     "evaluate to a module": (lambda g: evaluate(g.classifier, Tiny(), g.forget), "Classifier"),
     "evaluate on a list": (lambda g: evaluate(g.classifier, g.classifier, [1]), "ForgetSet"),
@@ -97,6 +113,21 @@ def test_a_wrong_type_is_one_line(name, trained, forget, train_images):
         call(Given(classifier=trained, forget=forget, images=train_images))
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_whole_numbers_of_other_libraries_are_whole_numbers(kind, trained, forget, train_images):
+    given = Given(classifier=trained, forget=forget, images=train_images)
+    one, plain = (
+        (
+            NegGrad(max_steps=1)(trained, forget, seed=number(1)).classifier.digest(),
+            ForgetSet.random(train_images, number(3), number(2)).indices,
+            scored(given, eval_samples=number(4), seed=number(1)),
+            Classifier.load(DIGITS, seed=number(5)).digest(),
+        )
+        for number in (kind, int)
+    )
+    assert one == plain
 
 
 def test_a_module_returned_in_half_or_double_precision_works():

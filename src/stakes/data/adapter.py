@@ -224,9 +224,10 @@ def class_indices(labels: Any, count: int) -> Tensor:
         raise InputError(
             f"{count} images with labels of shape {tuple(found.shape)}; give one class index each"
         )
+    found = found.to(torch.int64)  # of some other kinds, torch finds no least
     if count and int(found.min()) < 0:
         raise InputError(f"label {int(found.min())} is negative: classes are counted from 0")
-    return found.to(torch.int64)
+    return found
 
 
 class _FloatImages:

@@ -104,7 +104,7 @@ class Method(ABC):
         """
         classifier, forget = Classifier.require(classifier), ForgetSet.require(forget)
         forget.check(classifier.num_classes)
-        check_seed(seed)
+        seed = check_seed(seed)
         self.check_processes(classifier)
         if not any(parameter.requires_grad for parameter in classifier.parameters()):
             raise InputError("all weights of the network are frozen; unfreeze some (requires_grad)")

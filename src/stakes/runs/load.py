@@ -151,7 +151,7 @@ def check_words(inputs: NetworkInputs) -> None:
     Raises:
         InputError: one line saying what was wrong, where, and what to do.
     """
-    check_seed(inputs.seed)
+    check_seed(inputs.seed, "--seed")
     _check_trained(inputs)
     input_size(inputs.input_size)
     refuse_both(inputs.transform, {name: getattr(inputs, name) for name in CHOICES})
