@@ -58,6 +58,14 @@ CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
     "wrap for a word": (lambda g: Classifier.wrap(Tiny(), input_size="8"), "input_size"),
     "wrap with other names": (
         lambda g: Classifier.wrap(Tiny(), class_names=["a"], input_size=8), "class names"),
+    "wrap with a word of names": (
+        lambda g: Classifier.wrap(Tiny(), class_names="abcd", input_size=8), "give a list of names"),
+    "wrap with names in no order": (
+        lambda g: Classifier.wrap(Tiny(), class_names={*"abcd"}, input_size=8), "give a list of names"),
+    "wrap with names by number": (
+        lambda g: Classifier.wrap(Tiny(), class_names=dict(enumerate("abcd")), input_size=8), "give a list"),
+    "wrap with a number of names": (
+        lambda g: Classifier.wrap(Tiny(), class_names=4, input_size=8), "give a list of names"),
     "images as a list": (lambda g: ForgetSet.from_tensors([1], torch.tensor([0])), "images"),
     "images above 1": (
         lambda g: ForgetSet.from_tensors(torch.full((1, 3, 8, 8), 9.0), torch.tensor([0])), "divide"),
