@@ -89,7 +89,7 @@ def evaluate(
         raise InputError("the network after has other classes than the one before: give its own")
     if reference is not None:
         check_reference(Classifier.require(reference, "the reference"), after)
-    check_measures(metrics or {})
+    check_measures(metrics or {}, other or {})
     side = forget.images.shape[-1]
     sets = {
         name: None if data is None else as_images(data, size=side, prefix=name)
