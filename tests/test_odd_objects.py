@@ -18,7 +18,9 @@ from stakes import (
     InputError,
     NegGrad,
     StructGuard,
+    as_images,
     evaluate,
+    frame,
     load_data,
 )
 
@@ -106,6 +108,11 @@ CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
     "evaluate a word of images": (lambda g: scored(g, eval_samples="3"), "eval_samples='3': score"),
     "evaluate a yes": (lambda g: scored(g, eval_samples=True), "eval_samples=True: score"),
     "evaluate no image": (lambda g: scored(g, eval_samples=0), "eval_samples=0: score"),
+    "name no hyper-parameter": (lambda g: NegGrad(0.1), r"NegGrad\(0.1\): give .* by their names"),
+    "data of three parts": (
+        lambda g: as_images([(torch.zeros(3, 8, 8), 0, 1)]), "image 0 is a tuple of length 3: give"),
+    "frame a number": (lambda g: frame(3), "3 is no row: give rows"),
+    "frame a list of numbers": (lambda g: frame([3]), "3 is no row: give rows"),
     "evaluate a module": (lambda g: evaluate(Tiny(), g.classifier, g.forget), "Classifier"),
     "evaluate to a module": (lambda g: evaluate(g.classifier, Tiny(), g.forget), "Classifier"),
     "evaluate on a list": (lambda g: evaluate(g.classifier, g.classifier, [1]), "ForgetSet"),
@@ -136,6 +143,16 @@ def test_whole_numbers_of_other_libraries_are_whole_numbers(kind, trained, forge
         for number in (kind, int)
     )
     assert one == plain
+
+
+def test_a_network_is_wrapped_wherever_new_tensors_would_be_made():
+    network = Tiny()
+    plain = Classifier.wrap(network, input_size=8, mean=0.5, std=(0.2, 0.3, 0.4))
+    with torch.device("meta"):
+        found = Classifier.wrap(network, input_size=8, mean=0.5, std=(0.2, 0.3, 0.4))
+    assert found.device == torch.device("cpu")
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(found(images), plain(images))
 
 
 def test_a_module_returned_in_half_or_double_precision_works():

@@ -225,7 +225,7 @@ method = "finetune"
     ("old", "new", "message"),
     [
         ('"finetune"', '"finetune"\neval_samples = "x"', "--eval-samples x: give a whole number"),
-        ('"finetune"', '"finetune"\nresize = "squish"', "--resize squish: wanted is one of crop"),
+        ('"finetune"', '"finetune"\nresize = "squish"', "--resize squish: give one of crop"),
         ('"finetune"', '"finetune"\ndevice = "cuda"', "--device cuda cannot be used here"),
         ('"finetune"', '"finetune"\nmicro_batch = 0', "--micro-batch 0: give 1 to"),
         ('"finetune"', '"finetune"\neval_samples = 0', "--eval-samples 0: score at least 1 image"),

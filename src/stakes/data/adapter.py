@@ -145,7 +145,9 @@ class DatasetImages:
             except (ValueError, OSError) as error:
                 raise InputError(f"{self.name(i)}: {error}") from error
         if not _is_array(image):
-            raise InputError(f"{self.name(i)} is a {type(image).__name__}: {LABELLED}")
+            kind = type(image).__name__
+            length = f" of length {len(image)}" if isinstance(image, tuple) else ""
+            raise InputError(f"{self.name(i)} is a {kind}{length}: {LABELLED}")
         return as_pixels(image[None], self.name(i))[0]
 
     def _label(self, i: int) -> Any:

@@ -14,7 +14,7 @@ from stakes.anchors.anchors import Anchors
 from stakes.anchors.sources import resolve_anchors
 from stakes.data.adapter import Data, as_images
 from stakes.data.forget import ForgetSet
-from stakes.errors import InputError, check_seed, some
+from stakes.errors import InputError, check_seed, quoted, some
 from stakes.methods.fields import check, check_names, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
@@ -52,8 +52,13 @@ class Method(ABC):
     divisible: ClassVar[bool] = False
     shardable: ClassVar[bool] = False
 
-    def __new__(cls, **given: Any) -> Self:
+    def __new__(cls, *unnamed: Any, **given: Any) -> Self:
         """Refuse unknown names before the dataclass does, which knows no nearest one."""
+        if unnamed:
+            raise InputError(
+                f"{cls.__name__}({quoted(unnamed[0])}): give hyper-parameters by their names, such "
+                "as lr=0.1"
+            )
         check_names(cls, given)
         return super().__new__(cls)
 

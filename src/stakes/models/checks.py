@@ -58,7 +58,7 @@ def names_of(built: Built, given: Sequence[str] | None, num_classes: int) -> tup
 def per_channel(value: Sequence[float] | float, what: str) -> Tensor:
     """Numbers for three channels, (3, 1, 1), from three or from one for all."""
     try:
-        numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+        numbers = torch.as_tensor(value, dtype=torch.float64, device="cpu").flatten()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{what} is {quoted(value)}; give numbers such as 0.5") from error
     if len(numbers) not in (1, 3) or not bool(numbers.isfinite().all()):
