@@ -101,6 +101,8 @@ CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
     "data of nothing": (lambda g: load_data(None), "None"),
     "unlearn by a seed of yes": (
         lambda g: StructGuard()(g.classifier, g.forget, seed=True), "^seed True: give a whole"),
+    "draw classes by a word": (
+        lambda g: ForgetSet.from_classes(g.images, "50%", CLASSES, "1"), "^seed '1': give a whole"),
     "draw a yes": (lambda g: ForgetSet.random(g.images, True, 0), "random images"),
     "evaluate by half a seed": (lambda g: scored(g, seed=1.5), "^seed 1.5: give a whole"),
     "evaluate by a word": (lambda g: scored(g, seed="3"), "seed '3': give a whole"),
@@ -137,6 +139,7 @@ def test_whole_numbers_of_other_libraries_are_whole_numbers(kind, trained, forge
         (
             NegGrad(max_steps=1)(trained, forget, seed=number(1)).classifier.digest(),
             ForgetSet.random(train_images, number(3), number(2)).indices,
+            ForgetSet.from_classes(train_images, "50%", CLASSES, number(2)).classes,
             scored(given, eval_samples=number(4), seed=number(1)),
             Classifier.load(DIGITS, seed=number(5)).digest(),
         )

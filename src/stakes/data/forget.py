@@ -299,7 +299,7 @@ class ForgetSet:
             InputError: classes that cannot be meant, or what from_indices raises.
         """
         images = as_images(images)
-        chosen = whole_classes(text, images.labels, class_names, seed)
+        chosen = whole_classes(text, images.labels, class_names, check_seed(seed))
         places = torch.isin(images.labels, torch.tensor(chosen)).nonzero()[:, 0]
         return replace(cls.from_indices(images, places, max_bytes=max_bytes), classes=chosen)
 
