@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from checks import found
-from stakes import METHODS, StructGuard, progress
+from stakes import METHODS, Classifier, StructGuard, progress
 from stakes.anchors.anchors import Anchors
 from stakes.files import DIGEST
 from stakes.methods import StructGuardPaper
@@ -520,3 +520,31 @@ def test_a_run_on_disk_keeps_its_state_until_all_is_written(
     assert row["unlearned_digest"] == whole["unlearned_digest"]
     assert row["seconds_total"] >= row["seconds_unlearn"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def with_dropout() -> Classifier:
+    """A network as others make it: what follows the pooling is dropped out in training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Dropout(0.3), nn.AdaptiveAvgPool2d(1)]
+        network = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, 4))
+    return Classifier.wrap(network, input_size=8)
+
+
+@pytest.mark.parametrize("name", ["neggrad", "delete", "l2ul", "finetune"])
+def test_dropout_draws_from_the_seed_and_goes_on_where_it_was(
+    name, forget, train_images, place, stop_after
+):
+    network, method = with_dropout(), METHODS[name](lr=0.01, max_steps=6)
+    given = {"retain": train_images} if method.needs_retain else {}
+    torch.manual_seed(7)
+    whole = method(network, forget, seed=3, **given)
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(7)))
+    stop_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        method(network, forget, seed=3, checkpoint=place, **given)
+    torch.manual_seed(8)  # nothing of it has a part
+    again = method(network, forget, seed=3, checkpoint=place, **given)
+    other = method(network, forget, seed=4, **given)
+    assert again.history == whole.history
+    assert again.classifier.digest() == whole.classifier.digest() != other.classifier.digest()

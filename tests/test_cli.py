@@ -408,14 +408,14 @@ def test_a_preset_in_a_file(base, no_page, capsys):
         ("--max-steps foo", "--max-steps foo: give a whole number from 1"),
         ("--temperature -1", "temperature=-1.0: give a number above 0"),
         ("--temperature nan", "temperature=nan"),
-        ("--deletion-loss foo", "--deletion-loss foo: wanted is one of hinge, ce"),
+        ("--deletion-loss foo", "--deletion-loss foo: give one of hinge, ce"),
         ("--method structgard", "method 'structgard' is unknown; did you mean structguard"),
         ("--preset papr", "preset 'papr' is unknown; structguard has paper, reference"),
         ("--method neggrad --preset paper", "preset 'paper' is unknown; neggrad has none"),
         ("--mean .5", "--mean needs 3 values after it"),
         ("--std 0 1 1", "std is .*; it divides, so it must be above 0"),
         ("--seed -1", "--seed -1: give a whole number from 0"),
-        ("--eval-samples 0", "eval_samples=0: score at least 1 image"),
+        ("--eval-samples 0", "--eval-samples 0: score at least 1 image"),
         ("--max-memory 0.000001", "6 forget images of 8x8 need .* MiB, the budget is"),
         ("--max-memory -1", "--max-memory -1.0: give a number of GiB above 0"),
         ("--device foo", "--device foo: there is no such device; give cpu, cuda, cuda:1, mps, xpu"),
@@ -430,13 +430,29 @@ def test_wrong_options_are_one_line(extra, message, base, capsys):
 
 
 @pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--eval-samples -1", "--eval-samples -1: score at least 1 image"),
+        ("--max-memory 0", "--max-memory 0.0: give a number of GiB above 0"),
+        ("--metric own.py:other", "--metric own.py:other: no function other in own.py"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_loaded(
+    extra, message, base, capsys, monkeypatch
+):
+    Path("own.py").write_text("def mine(classifier, given): return 1")
+    monkeypatch.setattr("stakes.cli.unlearn.load", lambda inputs: pytest.fail("it loads"))
+    refused([*base, *extra.split(), "--dry-run"], message, capsys)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("lrr = 1", r"--config o\.toml: unknown option lrr; did you mean lr\?"),
         ("[unlearn]\nlr = 1", "unknown option unlearn"),
         ("lr = ", r"--config o\.toml is not TOML"),
         ("margin = 'x'", r"margin = x in o\.toml: give a number from 0"),
-        ("deletion_loss = 'foo'", r"deletion_loss = foo in o\.toml: wanted is one of hinge, ce"),
+        ("deletion_loss = 'foo'", r"deletion_loss = foo in o\.toml: give one of hinge, ce"),
         ("mean = [1, 2]", "--mean: Incorrect number of arguments: expected 3 but got 2"),
         ("method = 'structgard'", "method 'structgard' is unknown; did you mean structguard"),
         ("config = 'p.toml'", "unknown option config"),

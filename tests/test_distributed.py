@@ -17,7 +17,7 @@ from stakes.cli import commands as cli
 from stakes.methods import Fisher, NegGrad, StructGuard
 from stakes.training import distributed
 from stakes.training.sharding import sharded
-from two_processes import METHODS, activated, compare, divided, interrupted, network
+from two_processes import METHODS, activated, compare, divided, dropped, interrupted, network
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +80,18 @@ def test_two_processes_hold_the_activations_of_a_sidecar_as_one_does(tmp_path):
         assert (out / "probes").read_text() == "surrogates and activations and mixed"
         found.append(load_file(out / "weights"))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5)
+
+
+def test_dropout_of_two_processes_keeps_them_alike_and_goes_on_where_it_was(tmp_path):
+    plain, broken = tmp_path / "plain", tmp_path / "broken"
+    plain.mkdir()
+    broken.mkdir()
+    finish(start(2, partial(dropped, plain), plain))
+    for process in start(2, partial(dropped, broken, 3), broken):
+        assert process.wait() == 1
+    finish(start(2, partial(dropped, broken), broken))
+    found = [(at / f"digest-{i}").read_text() for at in (plain, broken) for i in (0, 1)]
+    assert len(set(found)) == 1
 
 
 def test_divided_weights_reach_those_of_one_process(both, tmp_path):

@@ -75,6 +75,26 @@ def test_what_cannot_be_called_with_both_is_refused_before_scoring(measure, trai
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("other", ["before", "bare"])
+def test_a_key_that_another_measure_has_for_another_network_is_refused(other, trained, forget):
+    metrics = {"mine": lambda *_: 1.0, f"mine_{other}": lambda *_: 2.0}
+    with pytest.raises(InputError, match=f"metric mine_{other}: .* this is mine of another"):
+        evaluate(trained, trained, forget, other={"bare": trained}, metrics=metrics)
+
+
+def test_a_measure_changes_nothing_of_the_callers(trained, forget):
+    def spoil(classifier, given):
+        given.forget.labels.zero_()
+        given.forget.images.zero_()
+        classifier.head.weight.zero_()
+        return 1.0
+
+    before = [t.clone() for t in (forget.labels, forget.images, trained.head.weight)]
+    measured("spoil", spoil, trained, Given(forget))
+    after = [forget.labels, forget.images, trained.head.weight]
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+
+
 def test_measures_and_networks_of_another_kind_are_refused(trained, forget):
     with pytest.raises(InputError, match="metrics are a list; give a dict"):
         evaluate(trained, trained, forget, metrics=[lambda classifier, given: 1.0])

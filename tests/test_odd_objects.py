@@ -18,12 +18,21 @@ from stakes import (
     InputError,
     NegGrad,
     StructGuard,
+    as_images,
     evaluate,
+    frame,
     load_data,
 )
 
 DIGITS = "stakes:digits_cnn"
 Given = SimpleNamespace
+
+
+def scored(given: Given, **more: Any) -> dict[str, Any]:
+    network = given.classifier
+    return evaluate(network, network, given.forget, test=given.images, thumbnails=False, **more)[0]
+
+
 CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
     "load a number": (lambda g: Classifier.load(5), "unknown model"),
     "load nothing": (lambda g: Classifier.load(None), "unknown model"),
@@ -51,6 +60,14 @@ CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
     "wrap for a word": (lambda g: Classifier.wrap(Tiny(), input_size="8"), "input_size"),
     "wrap with other names": (
         lambda g: Classifier.wrap(Tiny(), class_names=["a"], input_size=8), "class names"),
+    "wrap with a word of names": (
+        lambda g: Classifier.wrap(Tiny(), class_names="abcd", input_size=8), "give a list of names"),
+    "wrap with names in no order": (
+        lambda g: Classifier.wrap(Tiny(), class_names={*"abcd"}, input_size=8), "give a list of names"),
+    "wrap with names by number": (
+        lambda g: Classifier.wrap(Tiny(), class_names=dict(enumerate("abcd")), input_size=8), "give a list"),
+    "wrap with a number of names": (
+        lambda g: Classifier.wrap(Tiny(), class_names=4, input_size=8), "give a list of names"),
     "images as a list": (lambda g: ForgetSet.from_tensors([1], torch.tensor([0])), "images"),
     "images above 1": (
         lambda g: ForgetSet.from_tensors(torch.full((1, 3, 8, 8), 9.0), torch.tensor([0])), "divide"),
@@ -82,6 +99,22 @@ CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
     "anchors of a number": (lambda g: Anchors.load(5), "is not a path"),
     "data by number": (lambda g: load_data(5), "5"),
     "data of nothing": (lambda g: load_data(None), "None"),
+    "unlearn by a seed of yes": (
+        lambda g: StructGuard()(g.classifier, g.forget, seed=True), "^seed True: give a whole"),
+    "draw classes by a word": (
+        lambda g: ForgetSet.from_classes(g.images, "50%", CLASSES, "1"), "^seed '1': give a whole"),
+    "draw a yes": (lambda g: ForgetSet.random(g.images, True, 0), "random images"),
+    "evaluate by half a seed": (lambda g: scored(g, seed=1.5), "^seed 1.5: give a whole"),
+    "evaluate by a word": (lambda g: scored(g, seed="3"), "seed '3': give a whole"),
+    "evaluate half an image": (lambda g: scored(g, eval_samples=1.5), "eval_samples=1.5: score"),
+    "evaluate a word of images": (lambda g: scored(g, eval_samples="3"), "eval_samples='3': score"),
+    "evaluate a yes": (lambda g: scored(g, eval_samples=True), "eval_samples=True: score"),
+    "evaluate no image": (lambda g: scored(g, eval_samples=0), "eval_samples=0: score"),
+    "name no hyper-parameter": (lambda g: NegGrad(0.1), r"NegGrad\(0.1\): give .* by their names"),
+    "data of three parts": (
+        lambda g: as_images([(torch.zeros(3, 8, 8), 0, 1)]), "image 0 is a tuple of length 3: give"),
+    "frame a number": (lambda g: frame(3), "3 is no row: give rows"),
+    "frame a list of numbers": (lambda g: frame([3]), "3 is no row: give rows"),
     "evaluate a module": (lambda g: evaluate(Tiny(), g.classifier, g.forget), "Classifier"),
     "evaluate to a module": (lambda g: evaluate(g.classifier, Tiny(), g.forget), "Classifier"),
     "evaluate on a list": (lambda g: evaluate(g.classifier, g.classifier, [1]), "ForgetSet"),
@@ -97,6 +130,32 @@ def test_a_wrong_type_is_one_line(name, trained, forget, train_images):
         call(Given(classifier=trained, forget=forget, images=train_images))
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_whole_numbers_of_other_libraries_are_whole_numbers(kind, trained, forget, train_images):
+    given = Given(classifier=trained, forget=forget, images=train_images)
+    one, plain = (
+        (
+            NegGrad(max_steps=1)(trained, forget, seed=number(1)).classifier.digest(),
+            ForgetSet.random(train_images, number(3), number(2)).indices,
+            ForgetSet.from_classes(train_images, "50%", CLASSES, number(2)).classes,
+            scored(given, eval_samples=number(4), seed=number(1)),
+            Classifier.load(DIGITS, seed=number(5)).digest(),
+        )
+        for number in (kind, int)
+    )
+    assert one == plain
+
+
+def test_a_network_is_wrapped_wherever_new_tensors_would_be_made():
+    network = Tiny()
+    plain = Classifier.wrap(network, input_size=8, mean=0.5, std=(0.2, 0.3, 0.4))
+    with torch.device("meta"):
+        found = Classifier.wrap(network, input_size=8, mean=0.5, std=(0.2, 0.3, 0.4))
+    assert found.device == torch.device("cpu")
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(found(images), plain(images))
 
 
 def test_a_module_returned_in_half_or_double_precision_works():

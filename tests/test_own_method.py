@@ -92,6 +92,57 @@ def test_what_is_no_method_is_refused(name, said, package):
         method_class(name)
 
 
+MISTAKES = """
+import torch
+from stakes.methods.base import ForgetSGD
+
+
+class Wrong(ForgetSGD):
+    title = "Wrong"
+
+    def unlearn(self, task):
+        def loss(batch):
+            logits = task.live(task.forget.images[batch])
+            return {}
+
+        return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("loss", "returned", "said"),
+    [
+        ("logits.sum()", "self.fit(task, loss)", "the loss is a Tensor; return a dict of names"),
+        ("{}", "self.fit(task, loss)", "the loss has no terms; return a dict"),
+        ("{'a': 1.0}", "self.fit(task, loss)", "the loss term a is a float; return a dict"),
+        ("{'a': logits[0]}", "self.fit(task, loss)", r"term a has the shape \(4,\); return a dict"),
+        ("None", "self.fit(task, loss)", "the loss is a NoneType; return a dict"),
+        (
+            "{'a': logits.sum()}",
+            "task.descend(lambda step: loss([0]), torch.optim.LBFGS(task.live.parameters()), 1)",
+            "LBFGS passes .* needs no closure",
+        ),
+        ("{}", "task.result([], None)", "task.result takes the history"),
+        ("{}", "task.result([{'step': 0.0}], None)", "and the Ending"),
+    ],
+)
+def test_a_mistake_in_ones_own_method_is_one_line(
+    loss, returned, said, classifier, forget, tmp_path
+):
+    code = tmp_path / "mine.py"
+    code.write_text(MISTAKES.format(loss, returned))
+    with pytest.raises(InputError, match=said) as refused:
+        method_class(f"{code}:Wrong")()(classifier, forget)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_help_of_a_method_without_a_docstring(tmp_path, capsys):
+    code = tmp_path / "mine.py"
+    code.write_text(MISTAKES.format("{}", "None"))
+    assert main(["unlearn", "--help-method", f"{code}:Wrong"]) == 0
+    assert "Wrong needs no other data." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["gentle", "site/gentlepackage/methods.py:Gentle"])
 def test_the_command_runs_it_with_its_own_options(name, package, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -160,6 +160,7 @@ def test_rows_become_a_frame_with_a_line_for_each_run(tmp_path: Path):
     assert table["seed"].tolist() == [0, 1, 2, 3]
     assert table["acc_test"].isna().tolist() == [True, False, True, True]
     assert frame(tmp_path / "rows.jsonl")["seed"].mean() == 2.5
+    assert frame({"seed": 5, "steps": 4})["seed"].tolist() == [5]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3"])

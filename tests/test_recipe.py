@@ -157,6 +157,39 @@ def test_a_missing_or_needless_setting_is_named(tmp_path):
         read(tmp_path, seed="1")
 
 
+@pytest.mark.parametrize("given", ['"own.py:mine"', '["own.py:mine"]'])
+def test_a_column_of_ones_own_measure_however_it_is_named(tmp_path, given):
+    text = GOOD.replace("max_steps = 5", f"metric = {given}").replace(
+        "seeds =", 'columns = ["+mine"]\nseeds ='
+    )
+    found = read(tmp_path, text)
+    assert found.columns == ["+mine"]
+    assert "--metric own.py:mine" in " ".join(found.cells[0].arguments(tmp_path))
+
+
+def test_placeholders_are_filled_in_names_and_numbers(tmp_path):
+    text = GOOD.replace('"Net A"', '"Net {net}"').replace('"Ours"', '"Ours at {lr}"')
+    text = text.replace('preset = "paper"', 'preset = "{preset}"\nlr = "{lr}"')
+    text = text.replace('method = "neggrad"', 'method = "{other}"').replace("= 5", '= "{steps}"')
+    given = {"net": "B", "lr": "1e-3", "preset": "paper", "other": "l2ul", "steps": "7"}
+    first, second = read(tmp_path, text, **given).cells[:2]
+    assert (first.name, first.network) == ("net-b-ours-at-1e-3-k4-s0", "Net B")
+    assert (first.method, second.method) == ("Ours at 1e-3", "l2ul")
+    assert (first.options["lr"], second.options["max_steps"]) == (1e-3, 7)
+    assert "--preset paper" in " ".join(first.arguments(tmp_path))
+    with pytest.raises(InputError, match="lr='fast': give a number above 0"):
+        read(tmp_path, text, **given | {"lr": "fast"})
+    with pytest.raises(InputError, match=r"max_steps='7\.5': give a whole number"):
+        read(tmp_path, text, **given | {"steps": "7.5"})
+
+
+def test_a_network_that_is_another_for_each_seed_has_one_name(tmp_path):
+    text = GOOD.replace('name = "Net A"\n', "").replace("stakes:digits_cnn", "{images}/{seed}")
+    cells = read(tmp_path, text).cells
+    assert {cell.network for cell in cells} == {"digits/{seed}"}
+    assert {cell.options["model"] for cell in cells} == {"digits/0", "digits/1"}
+
+
 def test_without_k_the_images_are_given(tmp_path):
     text = GOOD.replace("k = [4, 8]\n", "").replace("random:{k}", "faces.csv")
     cells = read(tmp_path, text).cells
@@ -192,9 +225,13 @@ method = "finetune"
     ("old", "new", "message"),
     [
         ('"finetune"', '"finetune"\neval_samples = "x"', "--eval-samples x: give a whole number"),
-        ('"finetune"', '"finetune"\nresize = "squish"', "--resize squish: wanted is one of crop"),
+        ('"finetune"', '"finetune"\nresize = "squish"', "--resize squish: give one of crop"),
         ('"finetune"', '"finetune"\ndevice = "cuda"', "--device cuda cannot be used here"),
         ('"finetune"', '"finetune"\nmicro_batch = 0', "--micro-batch 0: give 1 to"),
+        ('"finetune"', '"finetune"\neval_samples = 0', "--eval-samples 0: score at least 1 image"),
+        ('"finetune"', '"finetune"\neval_samples = -1', "--eval-samples -1: score at least 1"),
+        ('"finetune"', '"finetune"\nmax_memory = -1', "--max-memory -1.* a number of GiB above 0"),
+        ('"digits"', '"digits"\nmetric = "own.py:other"', "no function other in own.py; name one"),
         ('"random"', '"nothere.safetensors"', "--weights nothere.safetensors: no such file"),
         ('weights = "random"', "", "names an architecture, whose weights would be random"),
         ('"stakes:digits_cnn"', '"hf:nothere"', "--model hf:nothere: no such file"),
@@ -211,6 +248,7 @@ def test_what_a_cell_would_be_refused_for_is_said_before_the_first_runs(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
+    (tmp_path / "own.py").write_text("def mine(classifier, given): return 1")
     assert old in TRIAL
     (tmp_path / "trial.toml").write_text(TRIAL.replace(old, new))
     words = ["bench", "trial.toml", "--out", "out"]

@@ -404,6 +404,15 @@ def test_a_network_that_already_knows_the_forget_set_less_well_stays_as_it_is(
     assert result.classifier.digest() == classifier.digest()
 
 
+def test_the_largest_alpha_makes_targets_even(classifier, forget, train_images):
+    few = {"max_steps": 2, "unseen_accuracy": 30.0, **SMALL}
+    largest, large = (
+        METHODS["lotus"](alpha=alpha, **few)(classifier, forget, retain=train_images)
+        for alpha in (1e6, 300.0)
+    )
+    assert largest.classifier.digest() == large.classifier.digest()
+
+
 def test_impossible_settings_of_lotus_are_refused(classifier, forget, train_images):
     with pytest.raises(InputError, match="retain_share=0"):
         METHODS["lotus"](retain_share=0.0)

@@ -291,6 +291,7 @@ def test_circumstances_are_said_and_differences_doubted():
     measured, scored = circumstances([same, dict(same)])
     assert "A chip, 2 threads" in measured
     assert scored == "Scored on 100 test and 50 retained images."
+    assert "A chip, 1 thread." in circumstances([same | {"threads": 1}])[0]
     notes = circumstances([same, same | {"threads": 4, "version_torch": "3"}])
     assert "2 threads; A chip, 4 threads" in notes[0]
     assert any("compare with care" in note for note in notes)

@@ -107,6 +107,25 @@ def activated(out: Path) -> None:
         (out / "probes").write_text(result.chosen["probes"])
 
 
+def dropped(out: Path, after: int = 0) -> None:
+    """The weights' digest where dropout is drawn; interrupted after so many steps, if above 0."""
+    checkpoint.EVERY = 0.0
+    torch.manual_seed(0)
+    first = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Dropout(0.4)]
+    end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, len(CLASSES))]
+    given = Classifier.wrap(nn.Sequential(*first, *end), input_size=8)
+    torch.manual_seed(distributed.shard(2).start)  # what each has drawn before has no part
+
+    def progress(phase: str, done: int, total: int, note: str = "") -> None:
+        if after and phase == "unlearning" and done > after:
+            raise KeyboardInterrupt
+
+    method = NegGrad(lr=0.01, max_steps=6, forget_batch=5)
+    asked = request(method)
+    result = method(given, asked.forget, seed=2, checkpoint=out / "kept", progress=progress)
+    (out / f"digest-{distributed.shard(2).start}").write_text(result.classifier.digest())
+
+
 def divided(out: Path) -> None:
     """The weights where they are divided, and the shares of them that each process holds."""
     probing.INVERTED, probing.INVERSION_STEPS = 16, 5

@@ -1,6 +1,7 @@
 """The one error that means: the input is wrong, and this is what to do about it."""
 
 import difflib
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -50,16 +51,33 @@ def quoted(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
-def check_seed(seed: Any) -> None:
-    """Refuse what cannot seed a generator.
+def whole_number(value: Any) -> int | None:
+    """A whole number of any library as one of Python; None where the value is none.
+
+    >>> whole_number(3), whole_number(True), whole_number("3")
+    (3, None, None)
+    """
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def check_seed(seed: Any, name: str = "seed") -> int:
+    """What seeds a generator, as a number of Python.
 
     Raises:
-        InputError: it is no whole number from 0 to 2^63 - 2.
+        InputError: it is no whole number from 0 to 2^63 - 2; ``name`` is what it is called.
 
     >>> check_seed(0)
+    0
     """
-    if type(seed) is not int or not 0 <= seed < 2**63 - 1:
-        raise InputError(f"--seed {quoted(seed)}: give a whole number from 0 to 2^63 - 2")
+    found = whole_number(seed)
+    if found is None or not 0 <= found < 2**63 - 1:
+        raise InputError(f"{name} {quoted(seed)}: give a whole number from 0 to 2^63 - 2")
+    return found
 
 
 def first_line(error: BaseException) -> str:

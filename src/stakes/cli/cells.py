@@ -18,10 +18,11 @@ from stakes.data.forget_words import draws
 from stakes.errors import InputError
 from stakes.methods import method_class
 from stakes.models.specs import BUILDERS, FORMS, RANDOM
-from stakes.runs.cell import Cell
+from stakes.runs.cell import Cell, metric_words
 from stakes.runs.class_names import ORDERS
 from stakes.runs.inputs import RunOptions
 from stakes.runs.load import check_words, pick_device
+from stakes.runs.measures import own_measures
 from stakes.runs.runner import read_record
 from stakes.texts import expanded
 
@@ -52,9 +53,10 @@ def check_cells(cells: Sequence[Cell], out: Path, here: bool) -> None:
 
     Raises:
         InputError: a value of the wrong type, options that do not go together, a file that is
-            not there or a device that this machine has not; it begins with the cell's name.
+            not there, a measure of one's own that it lacks, or a device that this machine has not;
+            it begins with the cell's name.
     """
-    parsed = set()
+    parsed, measures = set(), set()
     for cell in cells:
         if _is_finished(cell, out):
             continue
@@ -66,6 +68,10 @@ def check_cells(cells: Sequence[Cell], out: Path, here: bool) -> None:
                     _check_device(str(cell.options.get("device", "auto")))
             if here:
                 _check_files(cell.options)
+                metrics = tuple(metric_words(cell.options))
+                if metrics not in measures:
+                    measures.add(metrics)
+                    own_measures(metrics)
         except InputError as error:
             raise InputError(f"cell {cell.name}: {error}") from error
 

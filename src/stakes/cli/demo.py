@@ -15,7 +15,7 @@ def demo(*, out: Place = Path("demo"), overwrite: Switch = False, seed: Whole = 
         overwrite: replace OUT if it holds an earlier demo
         seed: of every random choice
     """
-    check_seed(seed)
+    check_seed(seed, "--seed")
     from stakes.demo import NETWORK, run_demo  # only here: it imports the report
     from stakes.models.classifier import Classifier
     from stakes.runs.threads import fit_threads

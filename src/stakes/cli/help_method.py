@@ -31,4 +31,5 @@ def help_method(name: str, preset: str | None) -> None:
         table.add_row(*(escape(cell) for cell in cells))
     console.print(table)
     needs = "needs retained training data (--data)" if kind.needs_retain else "needs no other data"
-    console.print(escape(f"{kind.title} {needs}. {(kind.__doc__ or '').splitlines()[0]}"))
+    said = (kind.__doc__ or "").strip().partition("\n")[0]
+    console.print(escape(f"{kind.title} {needs}. {said}".rstrip()))

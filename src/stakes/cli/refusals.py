@@ -53,7 +53,7 @@ def _value(error: CoercionError) -> str:
     assert error.token is not None
     choices = [str(choice) for choice in get_args(error.target_type) if isinstance(choice, str)]
     if choices:
-        return f"{said(error.token)}: wanted is one of {', '.join(choices)}"
+        return f"{said(error.token)}: give one of {', '.join(choices)}"
     names: dict[object, str] = {bool: "true or false", float: "a number"}
     return f"{said(error.token)}: give {names.get(error.target_type, 'another value')}"
 

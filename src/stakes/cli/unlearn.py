@@ -11,7 +11,7 @@ from stakes.cli.summary import announce, print_json, summary
 from stakes.data.forget_words import draws
 from stakes.data.surrogates import Surrogates
 from stakes.errors import InputError, quoted
-from stakes.evaluation.own import Given
+from stakes.evaluation.own import Given, Measure
 from stakes.methods import Method, method_class
 from stakes.models.agreement import compared
 from stakes.models.specs import RANDOM
@@ -20,7 +20,7 @@ from stakes.rows import INCOMPLETE
 from stakes.runs.folder import check_apart, check_free, check_out, resumable
 from stakes.runs.forecast import as_text, forecast
 from stakes.runs.inputs import Inputs, RunOptions
-from stakes.runs.load import Loaded, load
+from stakes.runs.load import Loaded, load, most_bytes
 from stakes.runs.measures import own_measures, tried
 from stakes.runs.record import Request, record
 from stakes.runs.sound import check_recognised, incomplete
@@ -81,13 +81,14 @@ def unlearn(
             (check_free if dry_run else check_out)(out, overwrite)
         check_apart(out, inputs.forget, inputs.data, options.surrogates)
         check_options(chosen, method, inputs, options)
+        metrics = own_measures(options.metric)
         loaded = load(inputs)
         chosen.check_processes(loaded.classifier)
         fit_threads(loaded.classifier)
         if not quiet:
             announce(loaded, inputs.data)
         words = {"method": method, "preset": preset, "command": command_line}
-        request = _request(chosen, inputs, loaded, options, words)
+        request = _request(chosen, inputs, loaded, options, metrics, words)
         with passing_at_most(options.micro_batch), sharded(options.shard):
             found = _forecast(request, out, overwrite) if dry_run else None
             row = _record(request, out, overwrite, quiet) if found is None else {}
@@ -107,14 +108,19 @@ def unlearn(
 
 
 def check_options(chosen: Method, name: str, inputs: Inputs, options: RunOptions) -> None:
-    """Refuse options that do not go together, before anything is loaded.
+    """Refuse options that cannot be or do not go together, before anything is loaded.
 
     Raises:
-        InputError: two that exclude each other, or one without what it needs.
+        InputError: a number out of bounds, two options that exclude each other, or one without
+            what it needs.
     """
     rows = options.micro_batch
     if rows is not None and not 1 <= rows <= MOST_IMAGES:
         raise InputError(f"--micro-batch {quoted(rows)}: give 1 to {MOST_IMAGES} images")
+    samples = options.eval_samples
+    if samples is not None and samples < 1:
+        raise InputError(f"--eval-samples {samples}: score at least 1 image, or leave it out")
+    most_bytes(inputs.max_memory)
     if options.shard:
         chosen.check_shard()
         if rows is not None:
@@ -133,6 +139,7 @@ def _request(
     inputs: Inputs,
     loaded: Loaded,
     options: RunOptions,
+    metrics: Mapping[str, Measure],
     words: Mapping[str, str | None],
 ) -> Request:
     """What the run is asked for; ``words`` of the command line go into its row as given."""
@@ -140,7 +147,6 @@ def _request(
     test, retain = (None, None) if splits is None else (splits.test, splits.train)
     reference = reference_network(options.reference, loaded.classifier)
     surrogates = _surrogates(options, inputs, loaded)
-    metrics = own_measures(options.metric)
     tried(metrics, loaded.classifier, Given(loaded.forget, test, retain))
     asked = {
         "dataset": inputs.data,

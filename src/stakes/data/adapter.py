@@ -145,7 +145,9 @@ class DatasetImages:
             except (ValueError, OSError) as error:
                 raise InputError(f"{self.name(i)}: {error}") from error
         if not _is_array(image):
-            raise InputError(f"{self.name(i)} is a {type(image).__name__}: {LABELLED}")
+            kind = type(image).__name__
+            length = f" of length {len(image)}" if isinstance(image, tuple) else ""
+            raise InputError(f"{self.name(i)} is a {kind}{length}: {LABELLED}")
         return as_pixels(image[None], self.name(i))[0]
 
     def _label(self, i: int) -> Any:
@@ -224,9 +226,10 @@ def class_indices(labels: Any, count: int) -> Tensor:
         raise InputError(
             f"{count} images with labels of shape {tuple(found.shape)}; give one class index each"
         )
+    found = found.to(torch.int64)  # of some other kinds, torch finds no least
     if count and int(found.min()) < 0:
         raise InputError(f"label {int(found.min())} is negative: classes are counted from 0")
-    return found.to(torch.int64)
+    return found
 
 
 class _FloatImages:

@@ -17,7 +17,7 @@ from stakes.data.digests import pixel_digests
 from stakes.data.forget_checks import check_labels, check_memory, check_set, first_of_each
 from stakes.data.forget_lists import Row, csv_rows, folder_rows, whole_classes
 from stakes.data.images import ImageFiles
-from stakes.errors import InputError, check_seed, quoted
+from stakes.errors import InputError, check_seed, quoted, whole_number
 from stakes.preprocessing import Reader, unit_range
 
 
@@ -272,13 +272,13 @@ class ForgetSet:
             InputError: fewer than one image or more than there are, or what from_indices raises.
         """
         images = as_images(images)
-        check_seed(seed)
-        if type(k) is not int or not 1 <= k <= len(images):
+        seed, count = check_seed(seed), whole_number(k)
+        if count is None or not 1 <= count <= len(images):
             raise InputError(
                 f"{quoted(k)} random images: the training set can give 1 to {len(images)}"
             )
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-        return cls.from_indices(images, order[:k], max_bytes=max_bytes)
+        return cls.from_indices(images, order[:count], max_bytes=max_bytes)
 
     @classmethod
     def from_classes(
@@ -299,7 +299,7 @@ class ForgetSet:
             InputError: classes that cannot be meant, or what from_indices raises.
         """
         images = as_images(images)
-        chosen = whole_classes(text, images.labels, class_names, seed)
+        chosen = whole_classes(text, images.labels, class_names, check_seed(seed))
         places = torch.isin(images.labels, torch.tensor(chosen)).nonzero()[:, 0]
         return replace(cls.from_indices(images, places, max_bytes=max_bytes), classes=chosen)
 

@@ -21,9 +21,10 @@ from stakes.evaluation.scores import REFERENCE
 from stakes.evaluation.selection import select
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
-from stakes.training.devices import repeatable
+from stakes.training.devices import plain_settings, repeatable
 
 
+@plain_settings()
 def evaluate(
     before: Classifier,
     after: Classifier,
@@ -89,7 +90,7 @@ def evaluate(
         raise InputError("the network after has other classes than the one before: give its own")
     if reference is not None:
         check_reference(Classifier.require(reference, "the reference"), after)
-    check_measures(metrics or {})
+    check_measures(metrics or {}, other or {})
     side = forget.images.shape[-1]
     sets = {
         name: None if data is None else as_images(data, size=side, prefix=name)

@@ -1,7 +1,7 @@
 """Measures of the user's own: how one is called, and what may go wrong in it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -33,17 +33,27 @@ Measure = Callable[[Classifier, Given], float]
 """A measure of one's own: of a classifier in eval mode and :class:`Given`, a number."""
 
 
-def check_measures(measures: Mapping[str, Measure]) -> None:
+def check_measures(measures: Mapping[str, Measure], other: Iterable[str] = ()) -> None:
     """Refuse, before anything is scored, what cannot be called as a measure is.
 
+    Args:
+        measures: by their keys in the row.
+        other: names of networks that are scored beside the ones before and after.
+
     Raises:
-        InputError: one that is no function of a classifier and :class:`Given`.
+        InputError: one that is no function of a classifier and :class:`Given`; or a key that
+            another measure has for one of these networks.
     """
     if not isinstance(measures, Mapping):
         raise InputError(
             f"metrics are a {type(measures).__name__}; give a dict of functions by name"
         )
     for name, measure in measures.items():
+        for key in (f"{name}_{network}" for network in ("before", *other)):
+            if key in measures:
+                raise InputError(
+                    f"metric {key}: in the row, this is {name} of another network; rename one"
+                )
         if not callable(measure):
             raise InputError(f"metric {name} is {type(measure).__name__}; give a function")
         try:
@@ -66,9 +76,10 @@ def measured(name: str, measure: Measure, classifier: Classifier, given: Given) 
     Raises:
         InputError: it fails, or gives no number.
     """
-    network = classifier.copy().eval()  # whatever the measure does to it, and to the images
+    network = classifier.copy().eval()  # whatever the measure does to it, images and labels
     forget = given.forget.to(classifier.device)
-    given = given._replace(forget=replace(forget, images=forget.images.clone()))
+    own = replace(forget, images=forget.images.clone(), labels=forget.labels.clone())
+    given = given._replace(forget=own)
     with theirs(f"metric {name}"):
         value = measure(network, given)
     try:

@@ -5,7 +5,7 @@ import torch
 from stakes.data.forget import ForgetSet
 from stakes.data.images import Images
 from stakes.data.retain import Drawn, draw_without
-from stakes.errors import InputError
+from stakes.errors import InputError, check_seed, quoted, whole_number
 from stakes.progress import Progress, silent
 
 
@@ -38,19 +38,22 @@ def select(
         left out.
 
     Raises:
-        InputError: ``eval_samples`` below 1, a damaged image, or images of another size than
-            those to forget.
+        InputError: ``eval_samples`` that is no whole number from 1 on, a seed that is none, a
+            damaged image, or images of another size than those to forget.
     """
-    if eval_samples is not None and eval_samples < 1:
-        raise InputError(f"eval_samples={eval_samples}: score at least 1 image, or leave it out")
-    generator = torch.Generator().manual_seed(seed)
+    most = whole_number(eval_samples)
+    if eval_samples is not None and (most is None or most < 1):
+        raise InputError(
+            f"eval_samples={quoted(eval_samples)}: score at least 1 image, or leave it out"
+        )
+    generator = torch.Generator().manual_seed(check_seed(seed))
     if test is None:  # a method of this seed draws its retained data from the same start
         torch.rand(1, generator=generator)
     selected: dict[str, Drawn] = {}
     for name, images in (("test", test), ("retain", retain)):
         if images is None:
             continue
-        wanted = len(images) if eval_samples is None else eval_samples
+        wanted = len(images) if most is None else most
         selected[name] = draw_without(
             images,
             forget,

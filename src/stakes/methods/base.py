@@ -15,13 +15,13 @@ from stakes.anchors.anchors import Anchors
 from stakes.anchors.sources import resolve_anchors
 from stakes.data.adapter import Data, as_images
 from stakes.data.forget import ForgetSet
-from stakes.errors import InputError, check_seed, some
+from stakes.errors import InputError, check_seed, quoted, some
 from stakes.methods.fields import check, check_names, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.progress import Progress, silent
 from stakes.training import distributed, sharding
-from stakes.training.devices import repeatable
+from stakes.training.devices import plain_settings, repeatable, seeded
 from stakes.training.losses import deletion_ce
 from stakes.training.structure import MapKind
 
@@ -53,8 +53,13 @@ class Method(ABC):
     divisible: ClassVar[bool] = False
     shardable: ClassVar[bool] = False
 
-    def __new__(cls, **given: Any) -> Self:
+    def __new__(cls, *unnamed: Any, **given: Any) -> Self:
         """Refuse unknown names before the dataclass does, which knows no nearest one."""
+        if unnamed:
+            raise InputError(
+                f"{cls.__name__}({quoted(unnamed[0])}): give hyper-parameters by their names, such "
+                "as lr=0.1"
+            )
         check_names(cls, given)
         return super().__new__(cls)
 
@@ -63,6 +68,7 @@ class Method(ABC):
         for name, value in check(type(self), values).items():
             object.__setattr__(self, name, value)  # the class is frozen
 
+    @plain_settings()
     def __call__(
         self,
         classifier: Classifier,
@@ -89,7 +95,7 @@ class Method(ABC):
             surrogates: unlabelled images that stand in for the absent training data, for the
                 methods that hold such, as :meth:`stakes.data.surrogates.Surrogates.of` takes them;
                 copies of images of ``forget`` are left out.
-            seed: of every random choice.
+            seed: of every random choice, that of the network's dropout included.
             checkpoint: a folder for the state of the loop, one file for each job. If an
                 interrupted call with the same arguments left its file there, this call resumes from
                 it, to the same bits. Remove the file, ``result.checkpoint``, once the result is
@@ -105,7 +111,7 @@ class Method(ABC):
         """
         classifier, forget = Classifier.require(classifier), ForgetSet.require(forget)
         forget.check(classifier.num_classes)
-        check_seed(seed)
+        seed = check_seed(seed)
         self.check_processes(classifier)
         if not any(parameter.requires_grad for parameter in classifier.parameters()):
             raise InputError("all weights of the network are frozen; unfreeze some (requires_grad)")
@@ -124,7 +130,8 @@ class Method(ABC):
             task.take_surrogates(surrogates, classifier.preprocessing, seed)
         if checkpoint is not None:
             task.go_on_from(checkpoint, self, seed)
-        with repeatable(classifier.device), self._single_images_refused():
+        device = classifier.device
+        with repeatable(device), seeded(device, seed), self._single_images_refused():
             result: object = self.unlearn(task)
         if not isinstance(result, Unlearned):  # of a method that is not ours
             raise InputError(

@@ -22,6 +22,7 @@ from stakes.training.loop import FORGOTTEN, complete
 from stakes.training.monitor import Check, Monitor
 from stakes.training.schedule import Decision, Schedule
 
+HOTTEST = 700.0  # logarithm of a temperature: what is above it has the same, even, targets
 ENOUGH = -0.01  # no epoch begins this far below the accuracy on unseen data
 
 
@@ -80,7 +81,7 @@ class LoTUS(RetainTraining):
 
         def terms(step: int) -> dict[str, Tensor]:
             if (step - 1) % epoch == 0:
-                smoothing.temperature = exp(self.alpha * smoothing.excess())
+                smoothing.temperature = exp(min(self.alpha * smoothing.excess(), HOTTEST))
             images, places = next(batches)
             if self.augment:
                 images = flip_and_crop(

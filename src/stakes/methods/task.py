@@ -19,6 +19,7 @@ from stakes.data.images import Images
 from stakes.data.retain import retained
 from stakes.data.surrogates import Surrogates
 from stakes.data.views import random_view
+from stakes.errors import InputError
 from stakes.files import tensor_digest
 from stakes.models.classifier import Classifier
 from stakes.preprocessing import Reader
@@ -28,6 +29,7 @@ from stakes.training import sharding
 from stakes.training.batches import Batches
 from stakes.training.checkpoint import Checkpoint, surroundings
 from stakes.training.criteria import EXACT, Goal
+from stakes.training.devices import draw_on, drawn
 from stakes.training.loop import Ending, History, minimise
 from stakes.training.monitor import Monitor
 from stakes.training.steps import Terms
@@ -88,7 +90,7 @@ class Task:
         surrogates: unlabelled images in place of the absent data, where some were given.
         training_size: images in the training set, where the method sees any of it.
         stakes: (c, d) anchors in the feature space.
-        generator: the only source of randomness.
+        generator: the only source of randomness, but for the network's own dropout.
         progress: called with phase, steps done, steps in all and a note.
         timed: ``with task.timed(phase)`` adds the seconds of a block to a phase.
         checkpoint: keeps what changes from step to step, besides what the loop adds itself.
@@ -227,13 +229,14 @@ class Task:
         self.checkpoint = Checkpoint(folder, job | surroundings(live.device))
         self.checkpoint.keep(self, self._stopwatch)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state of the generator."""
-        return {"generator": self.generator.get_state()}
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the generator, and of PyTorch's own, which dropout draws from."""
+        return {"generator": self.generator.get_state(), "dropout": drawn(self.live.device)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
-        """Set the state of the generator."""
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Set the states of the generator and of PyTorch's own."""
         self.generator.set_state(state["generator"])
+        draw_on(state["dropout"], self.live.device)
 
     def batches(self, size: int, batch_size: int, *, shuffle: bool = True) -> Batches:
         """Batches of indices below ``size``; the checkpoint saves the place in them."""
@@ -280,7 +283,16 @@ class Task:
         return self.result(history, ending)
 
     def result(self, history: History, ending: Ending, **more: Any) -> Unlearned:
-        """Wrap up: the live network, in eval mode, unless ``more`` names another classifier."""
+        """Wrap up: the live network, in eval mode, unless ``more`` names another classifier.
+
+        Raises:
+            InputError: no history, or no ending.
+        """
+        if not history or not isinstance(ending, Ending):
+            raise InputError(
+                "task.result takes the history, of at least one row, and the Ending; return what "
+                "task.descend gives, or both as stakes.training.loop.minimise gives them"
+            )
         classifier = more.pop("classifier", self.live)
         if self._sharded:
             classifier = sharding.whole(self.live, self._given)

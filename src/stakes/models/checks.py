@@ -24,11 +24,16 @@ def wanted_classes(num_classes: int | None, class_names: Sequence[str] | None) -
         )
     if class_names is None:
         return num_classes
-    if isinstance(class_names, str) or not isinstance(class_names, Sequence):
-        raise InputError(f"class_names is {quoted(class_names)}; give a list of names")
+    _check_list(class_names)
     if num_classes not in (None, len(class_names)):
         raise InputError(f"{len(class_names)} class names for {num_classes} classes; give one each")
     return len(class_names)
+
+
+def _check_list(class_names: object) -> None:
+    """Refuse, with an InputError, names in no order, or letters in place of names."""
+    if isinstance(class_names, str) or not isinstance(class_names, Sequence):
+        raise InputError(f"class_names is {quoted(class_names)}; give a list of names")
 
 
 def names_of(built: Built, given: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
@@ -36,6 +41,8 @@ def names_of(built: Built, given: Sequence[str] | None, num_classes: int) -> tup
 
     Not bare numbers: these are the names of the digits, which have anchors of their own.
     """
+    if given is not None:
+        _check_list(given)
     if given is not None and len(given) != num_classes:
         raise InputError(
             f"{built.spec} has {num_classes} classes, but {len(given)} class names were given; "
@@ -51,7 +58,7 @@ def names_of(built: Built, given: Sequence[str] | None, num_classes: int) -> tup
 def per_channel(value: Sequence[float] | float, what: str) -> Tensor:
     """Numbers for three channels, (3, 1, 1), from three or from one for all."""
     try:
-        numbers = torch.as_tensor(value, dtype=torch.float64).flatten()
+        numbers = torch.as_tensor(value, dtype=torch.float64, device="cpu").flatten()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{what} is {quoted(value)}; give numbers such as 0.5") from error
     if len(numbers) not in (1, 3) or not bool(numbers.isfinite().all()):

@@ -184,6 +184,7 @@ class Classifier(nn.Module):
         return card(self)
 
     @classmethod
+    @torch.inference_mode(False)  # its tensors would have no gradients
     def load(
         cls,
         spec: str | Path,
@@ -259,6 +260,7 @@ class Classifier(nn.Module):
         return classifier.to(target)
 
     @classmethod
+    @torch.inference_mode(False)  # its tensors would have no gradients
     def wrap(
         cls,
         module: nn.Module,

@@ -167,7 +167,7 @@ def _run(network: nn.Module, input_size: int | Size, name: str) -> _Trace:
     network.eval()
     generator = torch.Generator().manual_seed(0)
     height, width = sides(input_size)
-    noise = torch.randn(2, 3, height, width, generator=generator).to(weight)
+    noise = torch.randn(2, 3, height, width, generator=generator, device="cpu").to(weight)
     try:
         return _traced(network, noise, name)
     except InputError:

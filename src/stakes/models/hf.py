@@ -90,7 +90,7 @@ def weight_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise InputError(
-        f"{folder} has no weights: wanted is one of {', '.join(names)}; copy the whole folder, or "
+        f"{folder} has no weights: it needs one of {', '.join(names)}; copy the whole folder, or "
         "name a file with --weights"
     )
 

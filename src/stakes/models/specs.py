@@ -71,7 +71,7 @@ def build(
     >>> build("stakes:digits_cnn", num_classes=3).input_size
     16
     """
-    check_seed(seed)
+    seed = check_seed(seed)
     kind, _, rest = spec.partition(":")
     builder = BUILDERS.get(kind)
     if builder is None:

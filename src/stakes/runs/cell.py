@@ -53,8 +53,14 @@ class Cell:
 
 def own_metrics(cells: Iterable[Cell]) -> list[str]:
     """The keys of the measures of one's own that the cells ask for."""
-    words = [word for cell in cells for word in cell.options.get("metric", [])]
+    words = [word for cell in cells for word in metric_words(cell.options)]
     return list(dict.fromkeys(word.rpartition(":")[2] for word in words))
+
+
+def metric_words(options: Mapping[str, Any]) -> list[str]:
+    """The measures of one's own that a cell's options name: a list, or a single text."""
+    given = options.get("metric", [])
+    return [str(word) for word in (given if isinstance(given, list) else [given])]
 
 
 def _words(flag: str, value: Any) -> list[str]:

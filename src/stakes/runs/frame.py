@@ -5,30 +5,35 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stakes.errors import InputError, first_line
+from stakes.errors import InputError, first_line, quoted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def frame(runs: Iterable[Mapping[str, Any] | str | Path] | str | Path) -> "DataFrame":
+def frame(
+    runs: Iterable[Mapping[str, Any] | str | Path] | Mapping[str, Any] | str | Path,
+) -> "DataFrame":
     """One line for each run, one column for each key of its row.
 
     Args:
         runs: rows as :func:`stakes.evaluate` returns them, or folders that ``stakes unlearn``
-            wrote, or files of rows (``rows.jsonl`` of ``stakes bench``); or one folder or file.
+            wrote, or files of rows (``rows.jsonl`` of ``stakes bench``); or one of these.
 
     Raises:
-        InputError: pandas is not installed, or a path without rows.
+        InputError: pandas is not installed, a path without rows, or what is no row.
     """
     try:
         from pandas import DataFrame
     except ImportError as error:
         raise InputError("a DataFrame needs pandas: pip install pandas") from error
-    given = [runs] if isinstance(runs, str | Path) else runs
+    if isinstance(runs, Mapping | str | Path) or not isinstance(runs, Iterable):
+        runs = [runs]
     rows: list[Mapping[str, Any]] = []
-    for run in given:
-        rows += _rows(Path(run)) if isinstance(run, str | Path) else [run]
+    for run in runs:
+        if not isinstance(run, Mapping | str | Path):
+            raise InputError(f"{quoted(run)} is no row: give rows of evaluate, or run folders")
+        rows += [run] if isinstance(run, Mapping) else _rows(Path(run))
     return DataFrame(rows)
 
 

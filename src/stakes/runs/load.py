@@ -80,7 +80,7 @@ def load_images(inputs: Inputs, delivered: Path | None = None) -> LoadedImages:
 
 
 def _load(inputs: Inputs, delivered: Path | None) -> tuple[LoadedImages, Anchors | str | None]:
-    most, anchors = _most_bytes(inputs.max_memory), _naming_anchors(inputs)
+    most, anchors = most_bytes(inputs.max_memory), _naming_anchors(inputs)
     names = anchors.class_names if isinstance(anchors, Anchors) else None
     network = load_network(inputs, delivered, names)
     classifier, splits = network.classifier, network.splits
@@ -157,14 +157,18 @@ def check_words(inputs: NetworkInputs) -> None:
     Raises:
         InputError: one line saying what was wrong, where, and what to do.
     """
-    check_seed(inputs.seed)
+    check_seed(inputs.seed, "--seed")
     _check_trained(inputs)
     input_size(inputs.input_size)
     refuse_both(inputs.transform, {name: getattr(inputs, name) for name in CHOICES})
 
 
-def _most_bytes(max_memory: float | None) -> int:
-    """What the forget set may take; refuses numbers that cannot be, with an InputError."""
+def most_bytes(max_memory: float | None) -> int:
+    """What the forget set may take.
+
+    Raises:
+        InputError: a number that cannot be.
+    """
     if max_memory is None:
         return int(psutil.virtual_memory().available / 2)
     if not 0 < max_memory <= 2**20:

@@ -24,7 +24,9 @@ def circumstances(rows: Sequence[Row]) -> list[str]:
     """On what the rows were measured; a warning where it was not always the same."""
     notes = []
     machines = {
-        f"{row.get('accelerator') or row.get('cpu')}, {row.get('threads')} threads" for row in rows
+        f"{row.get('accelerator') or row.get('cpu')}, {row.get('threads')} "
+        f"thread{'' if row.get('threads') == 1 else 's'}"
+        for row in rows
     }
     if machines:
         notes.append(

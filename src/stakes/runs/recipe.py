@@ -23,10 +23,11 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from stakes.errors import InputError, first_line, nearest
 from stakes.files import LONGEST_NAME
@@ -129,27 +130,31 @@ def _cells(
 ) -> Iterator[Cell]:
     """Every cell; all the first seed's before the next, so that each is a table as it goes."""
     combined = [
-        (*_names(network, method), _options(parts["common"], network, method))
+        (*_names(network, method, settings), *_options(parts["common"], network, method, settings))
         for network, method in product(parts["network"], parts["method"])
     ]
-    for seed, k, (network, method, options) in product(seeds, ks, combined):
+    for seed, k, (network, method, kind, options) in product(seeds, ks, combined):
         filling = settings | {"seed": str(seed)} | ({} if k is None else {"k": str(k)})
         given = {**options, "forget": parts["forget"]}
         filled = {key: _filled(value, filling) for key, value in given.items()}
+        filled |= _hyper(kind, given, filled)
         tags = [network, method, *([] if k is None else [f"k{k}"]), f"s{seed}"]
         yield Cell(_slug("-".join(tags)), network, method, k, seed, {**filled, "seed": seed})
 
 
-def _names(network: Table, method: Table) -> tuple[str, str]:
-    """What the tables call them."""
-    return str(network.get("name", network.get("model"))), str(
-        method.get("name", method.get("method"))
-    )
+def _names(network: Table, method: Table, settings: Mapping[str, str]) -> tuple[str, str]:
+    """What the tables call them: the same for every k and seed."""
+    names = network.get("name", network.get("model")), method.get("name", method.get("method"))
+    first, second = (str(_filled(name, settings)) for name in names)
+    return first, second
 
 
-def _options(common: Table, network: Table, method: Table) -> Table:
-    """The options of one network by one method, checked."""
-    name, preset = str(method.get("method", "structguard")), method.get("preset")
+def _options(
+    common: Table, network: Table, method: Table, settings: Mapping[str, str]
+) -> tuple[type[Method], Table]:
+    """The method's class and the options of one network by one method, their names checked."""
+    name = str(_filled(method.get("method", "structguard"), settings))
+    preset = _filled(method.get("preset"), settings)
     kind = method_class(name, None if preset is None else str(preset))
     hyper = {item.name for item in fields(kind)}
     tables = [
@@ -166,23 +171,32 @@ def _options(common: Table, network: Table, method: Table) -> Table:
     given = tables[0] | tables[1] | tables[2]
     if "model" not in given:
         raise InputError("a [[network]] has no model, such as timm:resnet18")
-    _check_method(kind, {key: given[key] for key in given if key in hyper})
     first: Table = {
         key: given[key] for key in ("model", "weights", "data", "preset") if key in given
     }
-    return {
+    return kind, {
         "method": name,
         **first,
         **{key: v for key, v in given.items() if key not in ("name", "method")},
     }
 
 
-def _check_method(kind: type[Method], chosen: Table) -> None:
-    """Refuse hyper-parameters that the method would refuse, before any cell has run."""
+def _hyper(kind: type[Method], given: Table, filled: Table) -> Table:
+    """The hyper-parameters, checked before any cell has run.
+
+    A number that a placeholder stood for is a text, as every option of a command line is.
+    """
+    hints = get_type_hints(kind)
+    chosen = {item.name: filled[item.name] for item in fields(kind) if item.name in filled}
+    for key, value in chosen.items():
+        if value != given[key] and hints[key] in (int, float):
+            with suppress(ValueError):  # of another text, the method says what it wants
+                chosen[key] = hints[key](value)
     try:
         kind(**chosen)
     except InputError as error:
         raise InputError(f"{kind.title}: {error}") from error
+    return chosen
 
 
 def _check_settings(parts: Table, asked: Table, settings: Mapping[str, str]) -> None:

@@ -3,7 +3,8 @@
 Every process makes the same draws from the same seed and holds the same weights. What costs, the
 passes through the network's body, is divided: a process passes its own rows, the features (n, d) of
 all come together, and every process computes every loss from all of them, exactly as one process
-would. No loss therefore needs to know of it, whether it is a mean over images or not.
+would. No loss therefore needs to know of it, whether it is a mean over images or not. Dropout in
+the body alone differs: each process draws it for its own rows.
 
 Let W processes compute the same loss L. Seen from process r, only its own rows depend on the body's
 weights; the gradient of these rows is multiplied by W, so that the mean of the gradients over the
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stakes.models.classifier import Classifier
+from stakes.training.devices import seeded
 
 WAIT = timedelta(minutes=30)  # for another process, which may be writing the report
 _state = {"stepping": False, "alone": False}
@@ -155,8 +157,24 @@ def _across(network: nn.Module, features: Callable[[Tensor], Tensor], images: Te
     """The features of images, each process passing its own rows where that can be."""
     if len(images) < count() or _state["alone"] or not _divisible(network):
         return features(images)
-    joined_rows: Tensor = _Gather.apply(features(_Own.apply(images)), len(images))
+    with _own_draws(network, images.device):
+        own = features(_Own.apply(images))
+    joined_rows: Tensor = _Gather.apply(own, len(images))
     return joined_rows
+
+
+@contextmanager
+def _own_draws(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within the block, dropout differs from that of other processes, whose rows are others.
+
+    Before and after, PyTorch's own generators are at the same place in every process, so that a
+    pass of all rows is the same in all of them, and one process's checkpoint serves for all.
+    """
+    if not any(part.training for part in network.modules()):
+        yield
+        return
+    with seeded(device, int(torch.randint(2**62, (), device="cpu")) + dist.get_rank()):
+        yield
 
 
 def _divisible(network: nn.Module) -> bool:

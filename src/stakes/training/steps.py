@@ -1,5 +1,6 @@
 """Steps of gradient descent: every loop with an optimiser makes its steps here."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -74,7 +75,8 @@ def take_steps(
         recognised: a scalar on the terms' device, for the step's attribute of this name.
 
     Raises:
-        InputError: the terms depend on no parameter.
+        InputError: the terms are no dict of scalar tensors, or depend on no parameter; or the
+            optimiser takes several passes for a step.
 
     >>> x = torch.tensor(4.0, requires_grad=True)
     >>> optimizer = torch.optim.SGD([x], lr=0.25)
@@ -84,9 +86,11 @@ def take_steps(
     2 4.0 1.0
     """
     schedule = schedule or Schedule(optimizer)
+    _check_one_pass(optimizer)
     for number in numbers:
         with distributed.stepping():
             parts = terms(number)
+        _check_terms(parts, number)
         loss = torch.stack(list(parts.values())).sum()
         counted = [recognised()] if recognised else []
         values = Fetched(torch.stack([v.detach() for v in (loss, *parts.values(), *counted)]))
@@ -104,6 +108,34 @@ def take_steps(
             before_step(number)
             optimizer.step()
         yield step
+
+
+def _check_one_pass(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser that asks for the loss itself, with an InputError."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise InputError(
+            f"{type(optimizer).__name__} passes the images several times for a step; take an "
+            "optimiser that needs no closure, such as torch.optim.SGD"
+        )
+
+
+def _check_terms(terms: object, number: int) -> None:
+    """Refuse, with an InputError, what is no dict of names and scalar tensors."""
+    wanted = 'return a dict of names and scalar tensors, such as {"forget": loss}'
+    if not isinstance(terms, Mapping):
+        raise InputError(f"step {number}: the loss is a {type(terms).__name__}; {wanted}")
+    if not terms:
+        raise InputError(f"step {number}: the loss has no terms; {wanted}")
+    for name, value in terms.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"step {number}: the loss term {name} is a {type(value).__name__}; {wanted}"
+            )
+        if value.ndim:
+            raise InputError(
+                f"step {number}: the loss term {name} has the shape {tuple(value.shape)}; {wanted}"
+            )
 
 
 def _step(number: int, names: list[str], values: list[float]) -> Step:
