@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from command_line import COMMAND, noise, ran, refused, row_of, with_options, write_images
@@ -411,3 +412,16 @@ def test_closed_outputs_are_no_error(closed, tmp_path):
     assert found.returncode == 0
     assert "Error" not in found.stderr
     assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+
+
+def test_images_that_are_of_one_grey_as_they_are_read_are_named(place, no_page, capsys):
+    deep = torch.full((8, 8), 60_000, dtype=torch.int32).numpy().astype("uint16")
+    deep[:, 4:] += 100  # 16 bits, of which the upper 8 are alike
+    folder = Path("grey") / CLASSES[0]
+    folder.mkdir(parents=True)
+    Image.fromarray(deep).save(folder / "deep.png")
+    write_images(Path("grey"), *blobs(2, 5), CLASSES)
+    words = f"unlearn {source(place)} --method esc --force --out X"
+    ran(with_options(shlex.split(words), forget="grey"))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "of one grey" in line]
+    assert line.startswith(f"note: {CLASSES[0]}/deep.png: of one grey all over")

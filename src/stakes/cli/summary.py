@@ -25,6 +25,14 @@ def announce(loaded: Loaded, data: str | None) -> None:
         f"{several(len(loaded.forget), 'image')} to forget{dropped}; "
         f"preprocessing: {in_words(classifier.preprocessing)}"
     )
+    flat = loaded.forget.images.flatten(1)
+    uniform = (flat.amax(1) == flat.amin(1)).tolist()
+    if any(uniform):
+        names = [name for name, same in zip(loaded.forget.names, uniform, strict=True) if same]
+        say(
+            f"note: {some(names)}: of one grey all over as the network is shown it; if the file is "
+            "not, such as one of 16-bit grey, which libraries clip to white, convert it to 8 bits"
+        )
     if data is not None and data not in DATASETS and (unused := left_out(expanded(data))):
         say(f"--data {data}: left out are {some(unused)}")
     if loaded.agreement is not None:
