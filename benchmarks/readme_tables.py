@@ -239,12 +239,22 @@ def anchors() -> str:
 
 def retrained() -> str:
     """Every method beside a network trained without the images: digits, 16 images, in percent."""
-    groups = grouped(rows("digits-retrained"), lambda row: row["cell_method"])
+    return beside_retraining("digits-retrained", {})
+
+
+def retrained_cifar10() -> str:
+    """The same on CIFAR-10, and two networks retrained from different seeds side by side."""
+    return beside_retraining("convnext-retrained", {"retrained, another seed": "another_seed"})
+
+
+def beside_retraining(name: str, lines: dict[str, str]) -> str:
+    """The rows of a recipe, after ``lines``: what they are called, and the kept rows of each."""
+    groups = grouped(rows(name), lambda row: row["cell_method"])
 
     def rounded(key: str) -> Callable[[Rows], str]:
         return lambda found: f"{stat(row[key] for row in found).mean:.2g}"
 
-    def columns(suffix: str) -> Columns:
+    def measures(suffix: str = "") -> Columns:
         return {
             "forgotten": complement(f"acc_forget{suffix}", 0),
             "test accuracy": average(f"acc_test{suffix}"),
@@ -254,12 +264,15 @@ def retrained() -> str:
             "KL divergence on forgotten images, bits": rounded(f"reference_kl_forget{suffix}"),
         }
 
-    def count(found: Rows) -> str:
-        return str(len(found))
+    def line(called: str, n: str, found: Rows, suffix: str = "") -> list[str]:
+        return [called, n, *(column(found) for column in measures(suffix).values()), ""]
 
-    was = [column(groups[0]) for column in columns("_before").values()]
-    named: Columns = {"": first("cell_method"), "n": count}
-    return table(groups, named | columns("") | {"steps": steps}, ["before", "", *was, ""])
+    before = [line("before", "", groups[0], "_before")]
+    for called, kept in lines.items():
+        found = rows(f"{name}.{kept}")
+        before.append(line(called, str(len(found)), found))
+    named: Columns = {"": first("cell_method"), "n": lambda found: str(len(found))}
+    return table(groups, named | measures() | {"steps": steps}, *before)
 
 
 def convnext() -> str:
@@ -324,6 +337,7 @@ def drifts() -> str:
         row | {"band": next(band for band in BANDS if row["drift_probes"] < band[0])}
         for name in names
         for row in rows(name)
+        if "drift_probes" in row  # a run's, and not that of two networks side by side
     ]
 
     def lost(points: float) -> Callable[[Rows], str]:
@@ -356,6 +370,7 @@ TABLES = {
         retained,
         tuned,
         retrained,
+        retrained_cifar10,
     ),
     HERE.parent / "docs" / "criteria.md": (copies, convnext),
     HERE.parent / "docs" / "measures.md": (drifts,),
