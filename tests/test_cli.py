@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FILES = {
     "model.safetensors", "model.json", "row.json", "history.jsonl", "evidence.json",
-    "stakes.safetensors", "report.html", "manifest.json",
+    "stakes.safetensors", "report.html", "manifest.json", "forgotten.json",
 }  # fmt: skip
 QUICK = ["--probe-batch", "16", "--max-steps", "2"]
 

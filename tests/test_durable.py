@@ -341,7 +341,7 @@ def test_run_folders_are_for_their_owner_alone(request_, tmp_path):
     assert stat.S_IMODE((tmp_path / "OUT").stat().st_mode) == 0o700
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "OUT").iterdir()}
     assert modes == dict.fromkeys(modes, 0o600)
-    assert len(modes) == 8
+    assert len(modes) == 9
 
 
 def test_a_file_is_written_through_our_link_and_over_no_device(tmp_path):

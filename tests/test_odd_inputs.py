@@ -411,7 +411,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "hf of own code": (hf(model_type="mine", auto_map={"AutoConfig": "mine.C"}), unlearn(model="hf:hf", weights=None), "image classifier"),
     "hf from the hub": (hf(model_type="timm_wrapper", architecture="hf-hub:me/net"), unlearn(model="hf:hf", weights=None), "nothing is: save"),
     "hf of several labels": (hf(problem_type="multi_label_classification"), unlearn(model="hf:hf", weights=None), "one class, the likeliest"),
-    "hf without weights": (hf(), unlearn(model="hf:hf", weights=None), "has no weights: wanted is"),
+    "hf without weights": (hf(), unlearn(model="hf:hf", weights=None), "has no weights: it needs one of"),
     "hf of wild numbers": (hf(hidden_size=-1), unlearn(model="hf:hf", weights=None), "image classifier"),
     "hf of numbers as words": (hf(hidden_size="many"), unlearn(model="hf:hf", weights=None), "image classifier"),
     "hf index nested": (hf() | {"hf/model.safetensors.index.json": DEEP}, unlearn(model="hf:hf", weights=None), "cannot be read as JSON"),

@@ -155,15 +155,17 @@ def count_again(again: Sequence[bool], row: Mapping[str, Any], evidence: Sequenc
     Returns:
         The counts to put in their place; empty where no image was asked for before.
     """
+    if not any(again):
+        return {}
     there = [record for record, known in zip(evidence, again, strict=True) if known]
     still = [record for record in there if record["state"] == NEVER]
     for record in still:
         record["state"] = FORGOTTEN
-    return {} if not there else {
+    return {
         f"{EARLIER}_again": len(there),
         "n_forgotten": row["n_forgotten"] + len(still),
         "n_never_recognised": row["n_never_recognised"] - len(still),
-    }  # fmt: skip
+    }
 
 
 @torch.no_grad()
