@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -80,11 +79,9 @@ def evaluate(
         tried(metrics, after, Given(loaded.forget, test, retain))
         with _kept(out, after) as kept, Terminal() as shown:
             progress = shown if is_writer() else silent
-            forget, earlier, gone = loaded.forget, Forgotten.beside(unlearned), None
-            others = earlier.images.difference(forget.pixel_digests())
-            if others and retain is not None:
-                gone, retain = earlier.apart(retain, forget, progress)
-                forget = replace(forget, indices=None)  # places in the whole set
+            earlier = Forgotten.beside(unlearned)
+            others = earlier.images.difference(loaded.forget.pixel_digests())
+            gone, retain, forget = earlier.divided(retain, loaded.forget, progress)
             row, _ = score(
                 before,
                 after,

@@ -6,7 +6,7 @@ image can tell that it was forgotten.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,6 +89,18 @@ class Forgotten:
             done += len(pixels)
             progress("searching for earlier requests", done, len(images))
         return _part(images, there), _part(images, others)
+
+    def divided(
+        self, retain: Images | None, forget: ForgetSet, progress: Progress = silent
+    ) -> tuple[Images | None, Images | None, ForgetSet]:
+        """Retained images apart (see :meth:`apart`), and the forget set to score beside the others.
+
+        It then has no places in the set, which are those in the whole. Nothing is read where all of
+        these images are in ``forget``.
+        """
+        if retain is None or not self.images.difference(forget.pixel_digests()):
+            return None, retain, forget
+        return *self.apart(retain, forget, progress), replace(forget, indices=None)
 
     def write(self, folder: Path) -> None:
         """Write them beside the network that they made."""

@@ -192,10 +192,7 @@ def _without_earlier(request: Request, progress: Progress) -> tuple[Images | Non
 
     They are neither scored as retained nor given to a method.
     """
-    if not request.earlier.requests or request.retain is None:
-        return None, request
-    gone, retain = request.earlier.apart(request.retain, request.forget, progress)
-    forget = replace(request.forget, indices=None)  # places in the whole set
+    gone, retain, forget = request.earlier.divided(request.retain, request.forget, progress)
     return gone, replace(request, retain=retain, forget=forget)
 
 
