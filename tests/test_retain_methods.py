@@ -15,6 +15,7 @@ from stakes.methods.retaining import CHECK_EVERY, half_cosine, in_first_pass
 from stakes.methods.salun import salient
 from stakes.methods.ssd import dampen
 from stakes.methods.unsir import error_maximising
+from stakes.rows import Outcome
 from stakes.training.fresh import fresh
 from stakes.training.importance import squared_gradients
 from stakes.training.loop import FORGOTTEN
@@ -66,8 +67,13 @@ def test_steps_are_those_of_the_epochs_unless_cut_short(classifier, forget, trai
 
 
 def test_the_stop_reason_says_how_much_is_still_known(classifier, forget, train_images):
-    result = METHODS["finetune"](max_steps=12, **SMALL)(classifier, forget, retain=train_images)
-    assert result.stop_reason == "complete: all 12 steps done, 100 % of the images still recognised"
+    def run(**settings):
+        return METHODS["finetune"](**settings, **SMALL)(classifier, forget, retain=train_images)
+
+    whole, cut = run(epochs=4), run(epochs=4, max_steps=5)
+    assert whole.stop_reason == "complete: all 12 steps done, 100 % of the images still recognised"
+    assert cut.outcome is Outcome.BUDGET
+    assert cut.stop_reason == "step budget: 5 steps done before every image was forgotten"
 
 
 def test_divergence_is_told_with_its_step(classifier, forget, train_images):

@@ -59,12 +59,14 @@ class RetainTraining(RetainFields):
         :meth:`stakes.methods.task.Task.descend`.
         """
         task.live.train(self.batch_norm == "train")
+        budget = self.budget(steps)
         return task.descend(
             terms,
             optimizer,
-            self.budget(steps),
+            budget,
             check_every=CHECK_EVERY,
             run_to_budget=True,
+            prescribed=budget == steps,
             **more,
         )
 

@@ -185,7 +185,7 @@ class _Record:
             self._check()  # the weights were put back
         if self.check.forgotten:
             return forgotten(self.monitor.goal)
-        if done or self.run_to_budget or self.prescribed:
+        if done or self.prescribed:
             steps_done = f"{'' if done else 'all '}{self._last.number} steps done"
             return complete(steps_done, self.check.forget_accuracy)
         sentence = f"step budget: {self.max_steps} steps done before every image was forgotten"
