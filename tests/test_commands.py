@@ -120,6 +120,12 @@ def test_a_measure_that_fails_ends_an_evaluation_before_anything_is_scored(
     refused(shlex.split(words), "mine.py:2: ZeroDivisionError", capsys)
 
 
+def test_no_images_to_score_are_refused_before_anything_is_loaded(place, capsys, monkeypatch):
+    monkeypatch.setattr("stakes.cli.evaluate.load_images", lambda *_: pytest.fail("it loads"))
+    words = f"evaluate {source(place)} --unlearned {place}/OUT --eval-samples 0"
+    refused(shlex.split(words), "--eval-samples 0: score at least 1 image", capsys)
+
+
 def test_evaluate_refuses_what_does_not_belong_together(place, capsys):
     words = shlex.split(f"evaluate {source(place)} --unlearned none")
     refused(words, "--unlearned none: .*give a folder", capsys)

@@ -18,6 +18,7 @@ from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate as score
 from stakes.evaluation.kept import Kept
 from stakes.evaluation.own import Given
+from stakes.evaluation.selection import check_samples
 from stakes.files import check_file, hidden, write_text
 from stakes.models.classifier import Classifier
 from stakes.progress import Terminal, silent
@@ -58,6 +59,7 @@ def evaluate(
         if out.suffix != ".json":
             raise InputError(f"--out {out}: give a name that ends in .json")
         check_file(out, overwrite, _is_row)
+    check_samples(eval_samples, "--eval-samples")
     check_delivered(Path(inputs.model))
     check_there(unlearned, "--unlearned")
     check_delivered(unlearned)

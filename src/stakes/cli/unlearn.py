@@ -12,6 +12,7 @@ from stakes.data.forget_words import draws
 from stakes.data.surrogates import Surrogates
 from stakes.errors import InputError, quoted
 from stakes.evaluation.own import Given, Measure
+from stakes.evaluation.selection import check_samples
 from stakes.methods import Method, method_class
 from stakes.models.agreement import compared
 from stakes.models.specs import RANDOM
@@ -117,9 +118,7 @@ def check_options(chosen: Method, name: str, inputs: Inputs, options: RunOptions
     rows = options.micro_batch
     if rows is not None and not 1 <= rows <= MOST_IMAGES:
         raise InputError(f"--micro-batch {quoted(rows)}: give 1 to {MOST_IMAGES} images")
-    samples = options.eval_samples
-    if samples is not None and samples < 1:
-        raise InputError(f"--eval-samples {samples}: score at least 1 image, or leave it out")
+    check_samples(options.eval_samples, "--eval-samples")
     most_bytes(inputs.max_memory)
     if options.shard:
         chosen.check_shard()

@@ -1,5 +1,7 @@
 """The choice of test and retained images to score."""
 
+from typing import Any
+
 import torch
 
 from stakes.data.forget import ForgetSet
@@ -7,6 +9,21 @@ from stakes.data.images import Images
 from stakes.data.retain import Drawn, draw_without
 from stakes.errors import InputError, check_seed, quoted, whole_number
 from stakes.progress import Progress, silent
+
+
+def check_samples(count: Any, name: str = "eval_samples") -> int | None:
+    """How many images of a set to score at most, as a number of Python; None for all.
+
+    Raises:
+        InputError: it is no whole number from 1 on; ``name`` is what it is called.
+
+    >>> check_samples(8), check_samples(None)
+    (8, None)
+    """
+    found = whole_number(count)
+    if count is not None and (found is None or found < 1):
+        raise InputError(f"{name} {quoted(count)}: score at least 1 image, or leave it out")
+    return found
 
 
 def select(
@@ -41,11 +58,7 @@ def select(
         InputError: ``eval_samples`` that is no whole number from 1 on, a seed that is none, a
             damaged image, or images of another size than those to forget.
     """
-    most = whole_number(eval_samples)
-    if eval_samples is not None and (most is None or most < 1):
-        raise InputError(
-            f"eval_samples={quoted(eval_samples)}: score at least 1 image, or leave it out"
-        )
+    most = check_samples(eval_samples)
     generator = torch.Generator().manual_seed(check_seed(seed))
     if test is None:  # a method of this seed draws its retained data from the same start
         torch.rand(1, generator=generator)
