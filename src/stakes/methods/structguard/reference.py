@@ -92,6 +92,7 @@ class StructGuardReference(PGDFields):
             projector_lr=self.projector_lr,
             deploy=self.deploy,
             max_steps=self.max_steps or PASSES * a_pass,
+            prescribed=not self.max_steps,
             check_from=a_pass + 1,
         )
 
