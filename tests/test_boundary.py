@@ -33,6 +33,14 @@ def test_the_nearest_class_is_where_one_step_leads_by_hand():
     assert nearest_class(network, image, label, eps=9.0).tolist() == [1]
 
 
+def test_the_attacked_image_has_pixels_of_eight_bits():
+    # 128.4 and 1.004 x 127.6 = 128.1, as they are; 128 and 1.004 x 128 = 128.5 in whole pixels.
+    network = Linear([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.004, 0.0]])
+    image = torch.tensor([128.4, 127.6, 0.0]).reshape(1, 3, 1, 1) / 255
+    assert network(image).argmax() == 1
+    assert nearest_class(network, image, torch.tensor([0]), eps=0.0).tolist() == [2]
+
+
 def test_it_is_never_the_true_class_and_agrees_with_a_slow_attack(classifier, forget):
     for eps in (0.0, 0.1, 0.5, 10.0):
         classifier.zero_grad()

@@ -19,8 +19,10 @@ class Adv(AdversarialFields):
 
     Batches and length are those of the code of "Stake the Points", which runs Adv beside its own
     method. Differences from it: a probe's target is never the true class, which theirs can be, and
-    every other class is as likely. The authors' own code takes 256 probes beside 32 images, and on
-    CIFAR-10 up to 1,001 passes.
+    every other class is as likely. Learning rate and eps are those of the line for baselines in its
+    script, which are L2UL's too; for CIFAR-10 this line stops with an error (it leaves the number
+    of classes at 100), and the other line runs the baselines with lr .01 and eps 2. The authors'
+    own code takes 256 probes beside 32 images, and on CIFAR-10 up to 1,001 passes.
     """
 
     title: ClassVar[str] = "Adv"

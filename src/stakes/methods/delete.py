@@ -27,7 +27,11 @@ class Delete(ForgetSGD):
     divisible: ClassVar[bool] = True
 
     lr: float = hyper(
-        1e-4, "learning rate of SGD", "public code, ResNet-18 on CIFAR-10", above=0, high=100
+        1e-4,
+        "learning rate of SGD",
+        "public code, ResNet-18 on CIFAR-10 enlarged to 224",
+        above=0,
+        high=100,
     )
     epochs: int = hyper(
         20, "most passes over the forget set; 0: as many as max_steps allows", "public code"

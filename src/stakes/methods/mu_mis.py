@@ -22,9 +22,10 @@ class MUMis(Method):
 
     "Remaining-data-free Machine Unlearning by Suppressing Sample Contribution" (Cheng et al., ICLR
     2026, equation 3): training makes the logit of an image's class more sensitive to the image than
-    the others; unlearning closes this gap. c is drawn afresh for each image at each step. The
-    sensitivity to c first falls; the run ends once it has recovered (Algorithm 1). The loss does
-    not require misclassification, and has no lower bound.
+    the others; unlearning closes this gap. c is drawn afresh for each image at each step. In the
+    paper the sensitivity to c first falls; the run ends once it has recovered (Algorithm 1). Of a
+    few images, another draw of c alone can raise it by a tenth, and a run can end after two steps.
+    The loss does not require misclassification, and has no lower bound.
 
     Written from the paper; its code (poppopbean0903/MU-Mis) has not been compared. Differences from
     the paper: training also stops once every forget image is misclassified; the paper tunes the

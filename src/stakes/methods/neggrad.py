@@ -18,8 +18,9 @@ class NegGrad(Method):
     whole passes over the forget images, until after one of them every image is misclassified.
     Nothing retains the rest, so the network collapses.
 
-    Differences from that code: none known. L2UL's, the same but for them, has batches of 32 and on
-    CIFAR-10 up to 1,001 passes.
+    Differences from that code: none known; of the two lines of its script, the one for baselines
+    is followed (see ``Adv``), where the other runs NegGrad with lr .01. L2UL's, the same but for
+    them, has batches of 32 and on CIFAR-10 up to 1,001 passes.
     """
 
     title: ClassVar[str] = "NegGrad"

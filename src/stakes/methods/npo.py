@@ -20,8 +20,9 @@ class NPO(ForgetSGD):
     ``2 p^beta / (p^beta + p_0^beta)``: an image that is already unlikely is pushed no further.
 
     Differences from the authors' code: theirs is for language models, from which only beta is
-    taken; learning rate, momentum, batch size and BatchNorm mode are those of NegGrad here, without
-    its weight decay; training stops once every forget image is misclassified.
+    taken (on a synthetic problem of two classes it has beta 1); learning rate, momentum, batch size
+    and BatchNorm mode are those of NegGrad here, without its weight decay; training stops once
+    every forget image is misclassified.
     """
 
     title: ClassVar[str] = "NPO"

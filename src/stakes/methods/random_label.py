@@ -29,7 +29,7 @@ class RandomLabel(ForgetSGD):
     lr: float = hyper(
         1e-4,
         "learning rate of SGD",
-        "public code of DELETE, ResNet-18 on CIFAR-10",
+        "public code of DELETE, ResNet-18 on CIFAR-10 enlarged to 224",
         above=0,
         high=100,
     )

@@ -89,6 +89,7 @@ class StructGuardPaper(PGDFields):
             projector_lr=self.projector_lr,
             deploy=self.deploy,
             max_steps=self.max_steps or PASSES * objective.pairs.steps_per_pass,
+            prescribed=not self.max_steps,
         )
 
 

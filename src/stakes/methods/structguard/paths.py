@@ -19,6 +19,7 @@ def descend(
     projector_lr: float,
     deploy: str,
     max_steps: int,
+    prescribed: bool,
     check_from: int = 1,
 ) -> Unlearned:
     """Minimise the terms until the deployed path has forgotten all; both paths come back.
@@ -31,6 +32,7 @@ def descend(
         projector_lr: learning rate of p.
         deploy: ``direct``, h(g(x)), or ``projected``, h(p(g(x))).
         max_steps: the step budget.
+        prescribed: whether these are all the steps of the method, and not a budget for it.
         check_from: the first step after which forgetting is checked.
     """
     parts: list[dict[str, Any]] = [
@@ -48,6 +50,7 @@ def descend(
             max_steps=max_steps,
             check_every=max_steps,
             check_now=lambda step: step.number >= check_from,
+            prescribed=prescribed,
             checkpoint=task.checkpoint,
             progress=task.progress,
         )

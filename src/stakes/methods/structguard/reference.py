@@ -44,11 +44,12 @@ class StructGuardReference(PGDFields):
     was scored is saved); makes its probes from the network that L2UL has just changed (here from
     the original); can ask a probe for its image's own class (never here). Its importance goes
     round the probes until it has counted as many as there are retained images, which no method
-    without them can know; here it takes each once, which is the same mean; BatchNorm's
+    without them can know; here it takes each once, which is nearly the same mean; BatchNorm's
     statistics stay nearer to the original's for the next twenty steps.
 
     Another difference: anchors of another width than the features are carried to them by one fixed
-    map, where that code has none.
+    map. For CIFAR-100, that code compares a random projection of the original's features with the
+    hidden units of the projector.
     """
 
     title: ClassVar[str] = "STRUCTGUARD (reference)"
@@ -92,6 +93,7 @@ class StructGuardReference(PGDFields):
             projector_lr=self.projector_lr,
             deploy=self.deploy,
             max_steps=self.max_steps or PASSES * a_pass,
+            prescribed=not self.max_steps,
             check_from=a_pass + 1,
         )
 
