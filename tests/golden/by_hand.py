@@ -17,6 +17,12 @@ def apart(one: nn.Module, other: nn.Module) -> float:
     return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
 
 
+def moved(one: nn.Module, other: nn.Module) -> float:
+    """The greatest difference of two networks' weights, without statistics and batch counters."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
 def all_misclassified(network: nn.Module, forget: ForgetSet) -> bool:
     """Whether the network, in eval mode, gives no forget image its class."""
     network.eval()
