@@ -1,4 +1,4 @@
-"""SCRUB against a loop written from its authors' code (meghdadk/SCRUB): whole classes, few images, small sets."""
+"""SCRUB against a loop written from its authors' code (meghdadk/SCRUB), in each of its settings."""
 
 import pytest
 import torch
