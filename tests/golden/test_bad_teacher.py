@@ -1,13 +1,15 @@
 """Bad teacher against a loop from its authors' code (vikram2000b/bad-teaching-unlearning)."""
 
+import pytest
 import torch
 
 from golden.slow import assert_same, one_pass
 from stakes import METHODS
 
 
-def test_an_epoch(network, forget, train_images, retained):
-    method = METHODS["bad_teacher"](retain_batch=12)
+@pytest.mark.parametrize("temperature", [1.0, 4.0])  # published, and one that tells
+def test_an_epoch(temperature, network, forget, train_images, retained):
+    method = METHODS["bad_teacher"](retain_batch=12, temperature=temperature)
     found = method(network, forget, retain=train_images, seed=3)
 
     slow, generator = network.copy().train(), torch.Generator().manual_seed(3)
@@ -23,10 +25,10 @@ def test_an_epoch(network, forget, train_images, retained):
     batches = one_pass(6 + 46, 12, generator)
     for places in batches:
         optimizer.zero_grad()
-        answers, loss = slow(pixels[places]).softmax(1), 0.0
+        answers, loss = (slow(pixels[places]) / temperature).softmax(1), 0.0
         for row, place in enumerate(places.tolist()):
             teacher = bad if place < 6 else good
-            t = teacher(pixels[place : place + 1])[0].softmax(0).detach()
+            t = (teacher(pixels[place : place + 1])[0] / temperature).softmax(0).detach()
             loss = loss + (t * (t.log() - answers[row].log())).sum()
         (loss / (len(places) * 4)).backward()
         optimizer.step()

@@ -3,6 +3,7 @@
 import pytest
 
 from stakes import METHODS
+from stakes.methods import PRESETS
 
 PUBLISHED = {
     "salun": {
@@ -42,6 +43,18 @@ PUBLISHED = {
         "max_drop": 5.0,
     },
 }  # fmt: skip
+PRESETS_OF_SCRUB = {
+    "few_images": {
+        "epochs": 5, "max_epochs": 3, "optimizer": "sgd", "lr": 5e-4, "momentum": 0.9,
+        "weight_decay": 5e-4, "temperature": 4.0, "kl_weight": 0.5, "retention_weight": 1.0,
+        "retain_batch": 32, "forget_batch": 16, "decay_after": "3 5 9",
+    },
+    "small_scale": {
+        "epochs": 10, "max_epochs": 3, "optimizer": "adam", "lr": 5e-4, "weight_decay": 0.1,
+        "temperature": 2.0, "kl_weight": 0.5, "retention_weight": 1.0, "retain_batch": 32,
+        "forget_batch": 64, "decay_after": "5 8 9",
+    },
+}  # fmt: skip
 OURS = {"retain_samples": 0, "max_steps": 0, "batch_norm": "train"}  # all data, to the end
 
 
@@ -54,3 +67,10 @@ def test_defaults_are_published(name):
         assert known.pop("retain_samples") == 1000
     assert known == {field: wanted[field] for field in known}
     assert PUBLISHED[name].keys() <= vars(method).keys()
+
+
+@pytest.mark.parametrize("preset", PRESETS["scrub"])
+def test_presets_of_scrub_are_published(preset):
+    method = PRESETS["scrub"][preset]()
+    known = {field: getattr(method, field) for field in PRESETS_OF_SCRUB[preset]}
+    assert known == PRESETS_OF_SCRUB[preset]

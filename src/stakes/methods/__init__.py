@@ -27,7 +27,7 @@ from stakes.methods.random_label import RandomLabel
 from stakes.methods.rawp import RAWP
 from stakes.methods.retrain import Retrain
 from stakes.methods.salun import SalUn
-from stakes.methods.scrub import SCRUB, SCRUBSmallScale
+from stakes.methods.scrub import SCRUB, SCRUBFewImages, SCRUBSmallScale
 from stakes.methods.sfron import SFRon
 from stakes.methods.ssd import SSD
 from stakes.methods.structguard import StructGuard, StructGuardPaper, StructGuardReference
@@ -68,7 +68,7 @@ METHODS: dict[str, type[Method]] = {
 
 PRESETS: dict[str, dict[str, type[Method]]] = {
     "structguard": {"paper": StructGuardPaper, "reference": StructGuardReference},
-    "scrub": {"small_scale": SCRUBSmallScale},
+    "scrub": {"few_images": SCRUBFewImages, "small_scale": SCRUBSmallScale},
 }
 """Other versions of a method, by its name and theirs (``--preset``)."""
 

@@ -45,6 +45,8 @@ class LoTUS(RetainTraining):
     The aim is that D_f looks like unseen data, not that it is misclassified: a network that
     generalises still recognises most of its images at the end.
 
+    Public code takes alpha 32 for a whole class and, for a ViT, 3 epochs at 1e-6 in batches of 32.
+
     Differences from the authors' code: D_v, as described; accuracy on D_f is that of the images
     uncropped; to forget a whole class, theirs takes 0 for the accuracy on D_v.
     """

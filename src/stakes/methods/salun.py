@@ -27,8 +27,9 @@ class SalUn(RetainSGD):
 
     Differences from the authors' code: a random label is never the true one, as in the paper's
     equation; the mask is taken from the images as they are and weights them alike, where theirs
-    crops and mirrors them and counts a last, smaller batch as a full one. For CIFAR-100 and Tiny
-    ImageNet theirs shuffles both sets into one.
+    crops and mirrors them and counts a last, smaller batch as a full one. Until 2026, weight
+    decay shrank the weights outside the mask in theirs. For CIFAR-100 and Tiny ImageNet theirs
+    shuffles both sets into one.
     """
 
     title: ClassVar[str] = "SalUn"

@@ -23,11 +23,13 @@ class SCRUB(RetainTraining):
     temperature. An epoch goes over the forget set once, as long as it is one of the first
     ``max_epochs``, and then over the retained data once, with one optimiser for both. All epochs
     are done, so that the min passes at the end repair, and they may bring back what was forgotten.
-    The defaults are those of its public code for whole training sets such as CIFAR-10; the preset
-    ``small_scale`` has those for a few hundred images of five classes.
+    The defaults are those of its public code for a whole class of CIFAR-10. The preset
+    ``few_images`` has those for 100 images of one of its classes, and ``small_scale`` those for
+    training sets of a few hundred images.
 
     Few forget images make a single batch, hence one max step per epoch: by default, only two steps
-    lead away from the teacher, and little is forgotten.
+    lead away from the teacher, and little is forgotten. Smaller batches make more of them: 21 for
+    the 100 images of ``few_images``, beside five passes over the retained data in batches of 32.
 
     Differences from the authors' code: none in a step; SCRUB+R, which rewinds to an earlier epoch,
     is not part of it.
@@ -123,3 +125,9 @@ SCRUBSmallScale = variant(
     decay_after="5 8 9", temperature=2.0, kl_weight=0.5, retention_weight=1.0,
 )  # fmt: skip
 """The public code's settings for small training sets."""
+
+SCRUBFewImages = variant(
+    SCRUB, "SCRUB (few_images)",
+    epochs=5, max_epochs=3, retain_batch=32, forget_batch=16, kl_weight=0.5, retention_weight=1.0,
+)  # fmt: skip
+"""The public code's settings for 100 images of CIFAR-10 (``MIA_experiments.ipynb``)."""
