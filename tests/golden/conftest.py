@@ -77,6 +77,14 @@ def network(trained: Classifier) -> Classifier:
 
 
 @pytest.fixture
+def normalising(network: Classifier) -> Classifier:
+    """The same, normalising images, by other constants for each channel."""
+    network.mean.copy_(torch.tensor([0.1, -0.1, 0.2]).view_as(network.mean))
+    network.std.copy_(torch.tensor([0.5, 1.0, 1.5]).view_as(network.std))
+    return network
+
+
+@pytest.fixture
 def retained(train_images, forget):
     """The retained images and labels, in the order in which a generator draws all of them."""
 

@@ -119,7 +119,8 @@ class Slow:
             step = step[size:]
 
 
-def test_two_images(network, forget, train_images, retained):
+def test_two_images(normalising, forget, train_images, retained):
+    network = normalising
     method = METHODS["lcodec"](retain_samples=0, perturbations=12, max_steps=2, epsilon=EPSILON)
     found = method(network, forget, retain=train_images, seed=3)
 

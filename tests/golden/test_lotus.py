@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from golden.slow import assert_same, flipped_and_cropped, one_pass
-from stakes import METHODS
+from stakes import METHODS, ForgetSet
 
 
 def known(network, images, labels):
@@ -59,3 +59,14 @@ def test_epochs_until_it_is_as_unseen_data(
     assert steps == done * 4  # 6 + 46 images, by 16
     assert len(found.history) == 1 + steps
     assert_same(network, found.classifier, slow)
+
+
+@pytest.mark.parametrize(("unseen", "steps"), [(83.0, 1), (84.0, 0)])
+def test_an_epoch_begins_unless_a_rounded_hundredth_is_missing(
+    unseen, steps, network, forget, train_images
+):
+    labels = forget.labels.clone()
+    labels[0] = (labels[0] + 1) % 4  # five of six are recognised: 0.83, when rounded
+    other = ForgetSet(forget.images, labels, forget.names)
+    method = METHODS["lotus"](retain_batch=16, max_steps=1, unseen_accuracy=unseen)
+    assert len(method(network, other, retain=train_images).history) == 1 + steps

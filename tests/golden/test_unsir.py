@@ -7,7 +7,8 @@ from golden.slow import assert_same, one_pass
 from stakes import METHODS
 
 
-def test_noise_impair_and_repair(network, forget, train_images, retained):
+def test_noise_impair_and_repair(normalising, forget, train_images, retained):
+    network = normalising
     method = METHODS["unsir"](
         noise_images=8, noise_copies=3, noise_steps=5, retain_batch=64, impair_lr=2e-3,
         repair_lr=1e-3,
