@@ -123,7 +123,7 @@ LIKEWISE = {
 
 
 def on_its_network() -> str:
-    """The paper's methods and ours on its kind of network, beside what it prints, in percent."""
+    """The paper's methods and ours on a ResNet-18, beside what it prints, in percent."""
     recipe = tomllib.loads((SHIPPED / "table2-cifar10.toml").read_text(encoding="utf-8"))
     printed = {(row["method"], row["k"]): row for row in recipe["paper"]["row"]}
     names = [OWN, f"{OWN} (exact)", *LIKEWISE]

@@ -58,6 +58,17 @@ def test_cifar_resnet18_differs_from_torchvision_only_in_its_stem():
     assert stem.shape == (1, 64, 32, 32), "the usual stem would leave 8x8"
 
 
+def test_the_network_of_the_papers_code_keeps_the_pool_behind_its_small_stem():
+    pooled, plain = MODELS["cifar_resnet18_pooled"](10), MODELS["cifar_resnet18"](10)
+    plain.load_state_dict(pooled.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    stem = F.max_pool2d(F.relu(plain.eval().bn1(plain.conv1(x))), 3, stride=2, padding=1)
+    assert stem.shape == (2, 64, 16, 16)
+    for stage in (plain.layer1, plain.layer2, plain.layer3, plain.layer4):
+        stem = stage(stem)
+    assert torch.allclose(pooled.eval()(x), plain.fc(stem.mean((2, 3))), atol=1e-5)
+
+
 def test_the_small_convnext_has_no_batchnorm_and_new_weights_by_seed():
     network = MODELS["cifar_convnext"](10)
     assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in network.modules())

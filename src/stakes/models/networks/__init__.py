@@ -13,6 +13,7 @@ from stakes.models.networks.digits import digits_cnn
 from stakes.models.networks.resnets import (
     cifar_resnet18,
     cifar_resnet18_half,
+    cifar_resnet18_pooled,
     cifar_resnet20,
     cifar_resnet50,
     cifar_resnet56,
@@ -23,6 +24,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "cifar_convnext": cifar_convnext,
     "cifar_resnet18": cifar_resnet18,
     "cifar_resnet18_half": cifar_resnet18_half,
+    "cifar_resnet18_pooled": cifar_resnet18_pooled,
     "cifar_resnet20": cifar_resnet20,
     "cifar_resnet50": cifar_resnet50,
     "cifar_resnet56": cifar_resnet56,

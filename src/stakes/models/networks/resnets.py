@@ -101,6 +101,21 @@ def cifar_resnet18_half(num_classes: int = 10) -> nn.Module:
     return cifar_resnet18(num_classes, width=0.5)
 
 
+def cifar_resnet18_pooled(num_classes: int = 10) -> nn.Module:
+    """The same at full width with torchvision's max-pool behind its 3x3 stem: first stage at 16x16.
+
+    Source: the CIFAR-10 network in the public code of "Stake the Points" (Kiseong0753/StructGuard,
+    resnet.py, commit 90a305f) and of L2UL. A quarter of the work of :func:`cifar_resnet18`.
+    """
+    from torchvision import models
+
+    network = models.resnet18(weights=None, num_classes=num_classes)
+    pool = network.maxpool
+    small = _small_stem(network)
+    small.maxpool = pool
+    return small
+
+
 def cifar_resnet50(num_classes: int = 10) -> nn.Module:
     """Torchvision's ResNet-50 with a stem for small images, 2048 features."""
     from torchvision import models
@@ -111,7 +126,7 @@ def cifar_resnet50(num_classes: int = 10) -> nn.Module:
 def _small_stem(network: Any) -> nn.Module:
     """A 3x3 convolution of stride 1 and no max-pool: 32x32 images would be lost in the usual stem.
 
-    Source: the setting of the unlearning papers on CIFAR; parameter names stay torchvision's.
+    Parameter names stay torchvision's.
     """
     channels = network.bn1.num_features
     network.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
