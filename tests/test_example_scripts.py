@@ -1,23 +1,18 @@
 """The scripts in examples/ run, on less of everything, and say what they promise."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
+from scripts import PROJECT, loaded
 from stakes import ForgetSet, NegGrad, demo
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = PROJECT / "examples"
 SCRIPTS = {"own_network_and_folder", "own_tensors", "sweep_to_dataframe", "compare_two_methods"}
 
 
 def main(name: str):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return loaded(EXAMPLES / f"{name}.py").main
 
 
 @pytest.fixture(autouse=True)

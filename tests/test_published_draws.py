@@ -1,27 +1,19 @@
 """The script that finds the forget images of the paper's code, on a few made-up images."""
 
 import csv
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
 
 from command_line import noise, write_images
+from scripts import benchmark
 from stakes import ForgetSet, InputError
 from stakes.data.digests import pixel_digests
-
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "published_draws.py"
 
 
 @pytest.fixture
 def script():
-    if not SCRIPT.is_file():
-        pytest.skip("no benchmarks folder beside the tests")
-    spec = importlib.util.spec_from_file_location("published_draws", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("published_draws")
 
 
 @pytest.fixture

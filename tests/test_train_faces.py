@@ -1,27 +1,22 @@
 """The script that trains a face recogniser, on a few small made-up faces."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from scripts import benchmark
 from stakes import Classifier, ForgetSet, load_data
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "train_faces.py"
 PEOPLE, EACH = ("ann", "bob", "cy"), 5
 
 
 @pytest.fixture(scope="module")
 def script():
-    if not SCRIPT.is_file():
-        pytest.skip("no benchmarks folder beside the tests")
-    spec = importlib.util.spec_from_file_location("train_faces", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = benchmark("train_faces")
     module.MODEL, module.SIZE = "timm:resnet10t", 32
     return module
 

@@ -1,6 +1,5 @@
 """The script that trains the benchmarks' networks, on a few small made-up images."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from PIL import Image
 
 from conftest import CLASSES, blobs
+from scripts import benchmark
 from stakes import Classifier, ForgetSet, load_data
 from stakes.data.digests import pixel_digests
 from stakes.files import file_digest
@@ -16,16 +16,10 @@ from stakes.training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "train_networks.py"
-
 
 @pytest.fixture(scope="module")
 def script():
-    if not SCRIPT.is_file():
-        pytest.skip("no benchmarks folder beside the tests")
-    spec = importlib.util.spec_from_file_location("train_networks", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = benchmark("train_networks")
     phases = (module.Phase(2, 8, 2), module.Phase(1, 16, 0))
     shared = {"phases": phases, "batch_size": 8, "classes": len(CLASSES), "size": 16}
     for name, peak in (("sgd", 0.05), ("adamw", 0.005)):
