@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from stakes.rows import stat
@@ -35,6 +35,16 @@ def ordered(found: Rows, *keys: str) -> list[Rows]:
         return tuple(row[key] for key in keys)
 
     return grouped(sorted(found, key=values), values)
+
+
+def by_method(found: Rows, names: Sequence[str], *keys: str) -> list[Rows]:
+    """The rows of the methods ``names`` by the keys, and then in the order of the names."""
+    placed = [
+        row | {"place": names.index(row["cell_method"])}
+        for row in found
+        if row["cell_method"] in names
+    ]
+    return ordered(placed, *keys, "place")
 
 
 def spread(values: list[float], digits: int = 2, sign: str = "") -> str:

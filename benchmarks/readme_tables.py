@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from kept_rows import (
     CHANGES,
@@ -21,6 +22,7 @@ from kept_rows import (
     Columns,
     Rows,
     average,
+    by_method,
     complement,
     first,
     grouped,
@@ -38,6 +40,11 @@ from tune import TUNED
 HERE = Path(__file__).parent
 OWN = "STRUCTGUARD"
 TUNED_NAME = ", tuned"  # that tune.py adds to the name of a method
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """A recipe of the package."""
+    return tomllib.loads((SHIPPED / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def over_seeds(found: Rows) -> str:
@@ -124,14 +131,8 @@ LIKEWISE = {
 
 def on_its_network() -> str:
     """The paper's methods and ours on a ResNet-18, beside what it prints, in percent."""
-    recipe = tomllib.loads((SHIPPED / "table2-cifar10.toml").read_text(encoding="utf-8"))
-    printed = {(row["method"], row["k"]): row for row in recipe["paper"]["row"]}
-    names = [OWN, f"{OWN} (exact)", *LIKEWISE]
-    found = [
-        row | {"place": names.index(row["cell_method"])}
-        for row in rows("table2-cifar10")
-        if row["k"] in (16, 64) and row["cell_method"] in names
-    ]
+    printed = {(row["method"], row["k"]): row for row in recipe("table2-cifar10")["paper"]["row"]}
+    found = [row for row in rows("table2-cifar10") if row["k"] in (16, 64)]
 
     def in_paper(key: str) -> Callable[[Rows], str]:
         def text(found: Rows) -> str:
@@ -149,16 +150,15 @@ def on_its_network() -> str:
         "in the paper: test accuracy": in_paper("acc_test"),
         "in the paper: retained images": in_paper("acc_retain"),
     }
-    return table(ordered(found, "k", "place"), columns)
+    return table(by_method(found, [OWN, f"{OWN} (exact)", *LIKEWISE], "k"), columns)
 
 
 def more_images() -> str:
     """Every method on more images, as published, in percent."""
     kept = rows("cifar10-resnet20")
     names = list(dict.fromkeys(row["cell_method"] for row in kept))
-    found = [row | {"place": names.index(row["cell_method"])} for row in kept if row["k"] > 16]
     columns = {"k": first("k"), "": first("cell_method"), **NUMBER, **LEVELS, **COPIES}
-    return table(ordered(found, "k", "place"), columns)
+    return table(by_method([row for row in kept if row["k"] > 16], names, "k"), columns)
 
 
 def grouped_tuned() -> list[Rows]:
@@ -201,12 +201,8 @@ COMPARED = (
 
 def holds() -> str:
     """The methods that the paper compares, and our own by its criterion and ours."""
-    found = [
-        row | {"place": COMPARED.index(row["cell_method"])}
-        for row in rows("table2-cifar10") + rows("cifar10-resnet20")
-        if row["cell_method"] in COMPARED
-    ]
-    groups = ordered(found, "cell_network", "k", "place")
+    found = rows("table2-cifar10") + rows("cifar10-resnet20")
+    groups = by_method(found, COMPARED, "cell_network", "k")
     columns = {
         "network": first("cell_network"),
         "k": first("k"),
@@ -221,11 +217,9 @@ def holds() -> str:
 
 def published_draws() -> str:
     """The images that the paper's code draws, by both lines of its script, in percent."""
-    called = SHIPPED / "published-draws.toml"
-    names = [one["name"] for one in tomllib.loads(called.read_text(encoding="utf-8"))["method"]]
-    found = [row | {"place": names.index(row["cell_method"])} for row in rows("published-draws")]
+    names = [method["name"] for method in recipe("published-draws")["method"]]
     columns = {"k": first("k"), "": first("cell_method"), **NUMBER, **LEVELS}
-    return table(ordered(found, "k", "place"), columns)
+    return table(by_method(rows("published-draws"), names, "k"), columns)
 
 
 def readings() -> str:
