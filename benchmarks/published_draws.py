@@ -21,8 +21,8 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
+from torch import Tensor
+from torchvision.utils import save_image
 
 from stakes import InputError, load_data
 from stakes.data.digests import pixel_digests
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = splits.class_names[label]
         path = asked.out / "images" / name / f"{digest[:16]}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(pixels, path)
+        save_image(pixels, path)
         written[digest] = str(path.relative_to(asked.out)), name
     if missing := len(wanted) - len(written):
         raise InputError(
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
 
 
-def found(images: Images, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor, int]]:
+def found(images: Images, wanted: set[str]) -> Iterator[tuple[str, Tensor, int]]:
     """Digest, pixels (3, h, w) and label of each image whose digest is wanted."""
     for pixels, labels in batches(images):
         for digest, image, label in zip(
@@ -75,12 +75,6 @@ def found(images: Images, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor,
         ):
             if digest in wanted:
                 yield digest, image, label
-
-
-def save(pixels: torch.Tensor, path: Path) -> None:
-    """Write an image (3, h, w) in [0, 1] without loss."""
-    array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    Image.fromarray(array).save(path)
 
 
 if __name__ == "__main__":

@@ -109,11 +109,7 @@ def cifar_resnet18_pooled(num_classes: int = 10) -> nn.Module:
     """
     from torchvision import models
 
-    network = models.resnet18(weights=None, num_classes=num_classes)
-    pool = network.maxpool
-    small = _small_stem(network)
-    small.maxpool = pool
-    return small
+    return _small_stem(models.resnet18(weights=None, num_classes=num_classes), pool=True)
 
 
 def cifar_resnet50(num_classes: int = 10) -> nn.Module:
@@ -123,15 +119,18 @@ def cifar_resnet50(num_classes: int = 10) -> nn.Module:
     return _small_stem(models.resnet50(weights=None, num_classes=num_classes))
 
 
-def _small_stem(network: Any) -> nn.Module:
+def _small_stem(network: Any, *, pool: bool = False) -> nn.Module:
     """A 3x3 convolution of stride 1 and no max-pool: 32x32 images would be lost in the usual stem.
+
+    With ``pool`` the max-pool stays.
 
     Parameter names stay torchvision's.
     """
     channels = network.bn1.num_features
     network.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.maxpool = nn.Identity()
+    if not pool:
+        network.maxpool = nn.Identity()
     network.__dict__["input_size"] = 32
     small: nn.Module = network
     return small
