@@ -114,7 +114,7 @@ class Anchors:
             anchors = cls(vectors, tuple(written["class_names"]), written["card"], per_class)
             return anchors if class_names is None else anchors.select(class_names)
         if class_names is None:
-            raise InputError(f"{path} names no classes: give the class names in its order")
+            raise InputError(f"{path} has no class names: give them in the order of its rows")
         if vectors.ndim != 2 or len(vectors) != len(class_names):
             raise InputError(
                 f"{path} has shape {tuple(vectors.shape)} but there are {len(class_names)} "
@@ -214,7 +214,7 @@ def _check_rows(vectors: Tensor, names: tuple[str, ...], rows_of: tuple[str, ...
             "encoders make them"
         )
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"the class {some(twice)} stands more than once: rename one of them")
+        raise InputError(f"the class {some(twice)} appears more than once: rename one of them")
     norms = vectors.detach().double().norm(dim=1)
     bad = [name for name, norm in zip(rows_of, norms.tolist(), strict=True) if not 0 < norm < 1e30]
     if bad:

@@ -191,18 +191,20 @@ def as_pixels(array: Tensor | NDArray[Any], name: str = "images") -> Tensor:
         pixels = pixels.long()  # of these, torch finds no least and greatest
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels
     if pixels.ndim != 4 or not {1, 3} & {pixels.shape[1], pixels.shape[3]}:
-        raise InputError(f"{name}: shape {tuple(array.shape)}; wanted (n, 3, h, w) or (n, h, w, 3)")
+        raise InputError(
+            f"{name}: shape {tuple(array.shape)}; expected (n, 3, h, w) or (n, h, w, 3)"
+        )
     if pixels.shape[1] not in (1, 3):
         pixels = pixels.permute(0, 3, 1, 2)
     if pixels.shape[1] == 1:
         pixels = pixels.repeat(1, 3, 1, 1)
     if pixels.is_complex() or pixels.dtype == torch.bool:
-        raise InputError(f"{name}: pixels are {pixels.dtype}; wanted 8-bit or floats in [0, 1]")
+        raise InputError(f"{name}: pixels are {pixels.dtype}; expected 8-bit or floats in [0, 1]")
     low, high = (float(pixels.min()), float(pixels.max())) if pixels.numel() else (0.0, 0.0)
     most = 1 if pixels.is_floating_point() else 255
     if not (low >= 0 and high <= most):  # true for NaN as well
         raise InputError(
-            f"{name}: pixels from {low:g} to {high:g}, wanted 0 to {most}; divide by 255, and "
+            f"{name}: pixels from {low:g} to {high:g}, expected 0 to {most}; divide by 255, and "
             "leave out Normalize: the classifier normalises by itself"
         )
     return pixels.float() if pixels.is_floating_point() else pixels.to(torch.uint8).contiguous()
