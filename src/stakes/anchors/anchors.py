@@ -32,15 +32,15 @@ class Anchors:
 
     Attributes:
         vectors: (c m, d) float32, the m rows of a class one after the other; rows are scaled to
-            unit length where they are not.
+            unit length if they are not.
         class_names: the c classes in the order of the rows, all different.
         card: provenance, JSON only: ``name``, ``encoder``, ``encoder_digest``, ``texts`` (class ->
-            text), ``date``, ``command`` and what else the encoder says of itself.
-        per_class: m, 1 unless it is said.
+            text), ``date``, ``command`` and anything else that the encoder records.
+        per_class: m, by default 1.
 
     Raises:
-        InputError: not m rows per class; a zero or non-finite row; two classes of one name or
-            with the same anchor.
+        InputError: not m rows per class; a zero or non-finite row; two classes with the same
+            name or the same anchor.
 
     >>> anchors = Anchors(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), ("cat", "dog"))
     >>> anchors.vectors

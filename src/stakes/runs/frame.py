@@ -21,7 +21,7 @@ def frame(
             wrote, or files of rows (``rows.jsonl`` of ``stakes bench``); or one of these.
 
     Raises:
-        InputError: pandas is not installed, a path without rows, or what is no row.
+        InputError: pandas is not installed, a path without rows, or something that is not a row.
     """
     try:
         from pandas import DataFrame

@@ -56,31 +56,32 @@ def _watched(k: int, probes: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class StructGuard(ProbeFields):
-    """Improved STRUCTGUARD: the idea of "Stake the Points" (CVPR 2026) with parts that do better.
+    """Improved STRUCTGUARD: the idea of "Stake the Points" (CVPR 2026) with better parts.
 
     As in the paper, surrogate images ("probes") replace the absent training data, and the
     affinities of their features to fixed semantic anchors are preserved. The paper's own method is
     :class:`~stakes.methods.structguard.paper.StructGuardPaper`, its authors' code
     :class:`~stakes.methods.structguard.reference.StructGuardReference`. What differs:
 
-    - Probes are mixed from the forget images afresh at every step, half of them within a class.
-      Where altered copies must be forgotten too, they are mixed from images inverted from the
+    - Probes are mixed from the forget images anew at every step, half of them within a class.
+      If altered copies must be forgotten too, they are mixed from images inverted from the
       network's own statistics (:mod:`stakes.training.inversion`) and from rotated and recoloured
-      mixtures of forget images, all perturbed as the copies are. Surrogate data, where given, is
-      half of the probes (:mod:`stakes.methods.structguard.surrogates`); where a sidecar describes
+      mixtures of forget images, all perturbed as the copies are. Surrogate data, if given, is
+      half of the probes (:mod:`stakes.methods.structguard.surrogates`); if a sidecar describes
       activations, nothing is inverted.
-    - An image has to be forgotten in depth (:mod:`stakes.training.criteria`). Each one is pushed
-      to a class drawn from the original's next choices; a hinge stops once it is forgotten by a
-      margin.
+    - An image has to meet the criterion ``deep`` (:mod:`stakes.training.criteria`). Each one is
+      pushed to a class drawn from the original's next choices; a hinge stops once it is forgotten
+      by a margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
-    - Steps are those of Muon (:mod:`stakes.training.muon`), shorter where many layers are trained.
-    - Only the layers nearest the head are trained. Those before them pass an image once for both
-      networks (:mod:`stakes.training.shared`).
+    - The optimiser is Muon (:mod:`stakes.training.muon`), with shorter steps if many layers are
+      trained.
+    - Only the layers nearest the head are trained. An image passes the layers before them once
+      for both networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
-      until then (:mod:`stakes.methods.structguard.cohorts`).
-    - Steps go on at a decaying learning rate once all is forgotten, so that the rest recovers; with
-      surrogate data, where copies must be forgotten too, twice as many.
-    - At the end the weights move back towards the original, as far as all stays forgotten.
+      until their turn (:mod:`stakes.methods.structguard.cohorts`).
+    - Once everything is forgotten, steps continue at a decaying learning rate, so that the rest
+      recovers; twice as many if copies must be forgotten too and surrogate data is given.
+    - At the end, the weights move back towards the original as far as everything stays forgotten.
     - Margin, feature retention and learning rate adapt to the run
       (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of
       defaults serves every network and k.
