@@ -133,7 +133,7 @@ def _contrast(run: RunFolder) -> Finding | None:
         return None
     head = "Altered copies do not give the images away."
     if found["low"] > 0.5:
-        head = "Detectable by altered copies: their class is more probable than that of the images."
+        head = "Detectable by altered copies: they still look like the class that the images lost."
     elif unclear(found):
         head = "With so few images, it is uncertain whether altered copies give them away."
     return Finding(
