@@ -98,7 +98,7 @@ def test_grey_images_get_three_equal_channels(shape):
 def test_whole_numbers_of_any_width_are_pixels_up_to_255(kind):
     pixels = np.full((2, 3, 4, 4), 200, dtype=kind)
     assert as_pixels(pixels).dtype == torch.uint8
-    with pytest.raises(InputError, match="wanted 0 to 255"):
+    with pytest.raises(InputError, match="expected 0 to 255"):
         as_pixels(pixels * 100)
 
 
@@ -148,7 +148,7 @@ REFUSED = {
     "label -1 is negative": lambda: as_images(PIXELS, [0, 1, 2, -1]),
     "keys picture, label: no image": lambda: as_images([{"picture": PICTURES[0], "label": 0}]),
     "keys image, y: no label": lambda: as_images([{"image": PICTURES[0], "y": 0}]),
-    "pixels from 0 to 255, wanted 0 to 1": lambda: as_images(PIXELS.float(), LABELS),
+    "pixels from 0 to 255, expected 0 to 1": lambda: as_images(PIXELS.float(), LABELS),
     r"image 0: pixels from -0.99.*leave out Normalize": lambda: as_images(
         TensorDataset(WANTED * 2 - 1, torch.tensor(LABELS))
     ),

@@ -190,7 +190,7 @@ def test_select_says_which_classes_the_anchors_are_for() -> None:
         ([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]], "abc", "a and c have the same anchor"),
         ([[1.0, 0.0], [0.0, 1.0]], "abc", r"shape \(2, 2\) for 3 classes: give one row"),
         ([1.0, 0.0], "ab", r"shape \(2,\) for 2 classes"),
-        ([[1.0, 0.0], [0.0, 1.0]], "aa", "class a stands more than once"),
+        ([[1.0, 0.0], [0.0, 1.0]], "aa", "class a appears more than once"),
     ],
 )
 def test_unusable_rows(vectors: list[list[float]], names: str, message: str) -> None:
@@ -346,7 +346,7 @@ def test_plain_vectors_need_class_names(tmp_path: Path, suffix: str) -> None:
     torch.testing.assert_close(anchors.vectors, torch.eye(3, 5))
     assert anchors.class_names == ("a", "b", "c")
     assert anchors.card["name"] == "plain"
-    with pytest.raises(InputError, match="classes"):
+    with pytest.raises(InputError, match="class names"):
         Anchors.load(path)
     with pytest.raises(InputError, match=r"\(3, 5\).* 2 classes"):
         Anchors.load(path, ["a", "b"])

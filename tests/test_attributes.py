@@ -196,9 +196,9 @@ def test_what_is_finished_needs_neither_key_nor_package(stub, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "openai:other"}, "another value of model: give that again"),
-        ({"prompt": "faces"}, "another value of prompt"),
-        ({"count": 3}, "another value of attributes"),
+        ({"model": "openai:other"}, "a different value of model: use the same one"),
+        ({"prompt": "faces"}, "a different value of prompt"),
+        ({"count": 3}, "a different value of attributes"),
     ],
 )
 def test_another_model_or_prompt_begins_anew_only_on_request(changes, message, stub, tmp_path):
@@ -264,7 +264,7 @@ def test_the_extra_is_asked_for(stub, tmp_path, monkeypatch):
         (failure(404), InputError, "openai:m refuses the request: status_code: 404", 1),
         (answer("no"), InputError, "no usable attributes for cat in 6 answers", 6),
         (Response("<html>"), InputError, "no usable attributes for cat", 1),
-        (failure(500), ConnectionError, "fails after 6 tries at cat", 6),
+        (failure(500), ConnectionError, "failed after 6 tries at cat", 6),
     ],
 )
 def test_what_does_not_come_right(reply, error, message, requests, stub, tmp_path):
@@ -291,7 +291,7 @@ def test_class_files(tmp_path):
     assert read_classes(file) == ["cat", "dog"]
     for text, what in (
         ("cat\n", "or more names"),
-        ("cat\ncat\n", "cat is there more"),
+        ("cat\ncat\n", "cat appears more"),
         ("", "names"),
     ):
         file.write_text(text)
@@ -314,13 +314,15 @@ def test_the_command_says_what_it_did_or_what_was_wrong(stub, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     stub.answers = [answer(CAT), failure(500)]
     assert cli.main(words_for(stub)) == 1
-    assert "stakes: cannot continue: openai:m fails after 6 tries at dog" in capsys.readouterr().err
+    assert (
+        "stakes: cannot continue: openai:m failed after 6 tries at dog" in capsys.readouterr().err
+    )
     stub.answers = [answer(DOG)]
     assert cli.main(words_for(stub)) == 0
     assert capsys.readouterr().out == "2 classes described: pets.json\n"
     assert read_descriptions("pets.json") == {"cat": CAT, "dog": DOG}
     assert cli.main([*words_for(stub), "--prompt", "faces"]) == 2
-    assert "another value of prompt" in capsys.readouterr().err
+    assert "a different value of prompt" in capsys.readouterr().err
     assert len(stub.requests) == 1 + 6 + 1
 
 

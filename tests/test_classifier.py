@@ -196,7 +196,7 @@ def sequence(*layers):
         (HeadTwice, "cannot run without its linear layer 'fc'"),
         (lambda: Net(give=lambda y: {"other": y}), "returns a dict without logits"),
         (lambda: Net(give=lambda y: y[None]), r"returns a tensor of shape \(1, 2, 5\)"),
-        (sequence(nn.Flatten()), "has no parameters"),
+        (sequence(nn.Flatten()), "has no floating-point parameters"),
         (sequence(nn.Flatten(), nn.Linear(40, 5)), r"cannot take images of 4x4 pixels \(.*mat1"),
     ],
 )
@@ -401,7 +401,7 @@ def test_own_code_is_run_only_when_it_is_named(tmp_path, monkeypatch):
     path.write_text("from pathlib import Path\nPath('run').touch()\n" + OWN)
     monkeypatch.chdir(tmp_path)
     for saved in (tmp_path / "saved", file):
-        with pytest.raises(InputError, match=r"code of your own.*--model .*own.py:net --weights "):
+        with pytest.raises(InputError, match=r"your own code.*--model .*own.py:net --weights "):
             Classifier.load(saved)
     assert not Path("run").exists()
     again = Classifier.load("own.py:net", weights=file)
@@ -462,7 +462,7 @@ def test_a_card_of_code_starts_none_however_it_is_written(tmp_path, monkeypatch)
     card = json.loads(Path("saved/model.json").read_text())
     for spec in ("own.py:net", "own.py:net:x", f"{tmp_path}/own.py:net"):
         Path("saved/model.json").write_text(json.dumps(card | {"spec": spec}))
-        with pytest.raises(InputError, match="code of your own, which a saved file does not start"):
+        with pytest.raises(InputError, match="your own code, which a saved file never runs"):
             Classifier.load("saved")
     assert not Path("started").exists()
 
@@ -653,7 +653,7 @@ def test_a_saved_classifier_that_was_changed_or_cannot_be_rebuilt(tmp_path):
         (lambda c: c | {"format": 99}, "has format 99; this version of stakes reads 1"),
         (lambda c: c | {"num_classes": "3"}, "no usable field 'num_classes'"),
         (lambda c: {k: v for k, v in c.items() if k != "mean"}, "no usable field 'mean'"),
-        (lambda c: c | {"spec": "/evil.py:net"}, "was saved from code of your own, which"),
+        (lambda c: c | {"spec": "/evil.py:net"}, "was saved from your own code, which"),
         (lambda c: [c], "holds a JSON list, not an object"),
     ):
         card.write_text(json.dumps(change(json.loads(text))))
@@ -737,7 +737,7 @@ def test_a_transformers_folder_of_pickled_weights_or_of_parts(hf_folder):
     torch.save(network.state_dict(), folder / "pytorch_model.bin")
     assert Classifier.load(f"hf:{folder}").digest() == wanted
     torch.save({"all": network}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"pytorch_model\.bin was refused and nothing"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin was refused, and nothing"):
         Classifier.load(f"hf:{folder}")
     (folder / "pytorch_model.bin").unlink()
     network.save_pretrained(folder, max_shard_size="10KB")

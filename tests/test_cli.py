@@ -495,7 +495,7 @@ def evil(place: Path) -> str:
     [
         (some_nan, r"nan\.th holds NaN or infinite values in head\.bias"),
         (other_keys, r"1 keys missing \(head\.bias\); 1 keys unexpected \(extra\)"),
-        (evil, r"evil\.th was refused and nothing in it was run: .*pathlib.*touch"),
+        (evil, r"evil\.th was refused, and nothing in it was run: .*pathlib.*touch"),
         (lambda place: "none.th", "none.th: no such file"),
     ],
 )
@@ -521,11 +521,11 @@ def test_bad_folders_and_images(base, place, capsys):
     refused(with_options(base, forget="none"), "--forget none: no such folder", capsys)
     refused(with_options(base, forget="random:0"), "0 random images: .*can give 1 to 40", capsys)
     refused(with_options(base, forget="random:41"), "41 random .*can give 1 to 40", capsys)
-    refused(with_options(base, forget="random:x"), "wanted a number, such as random:64", capsys)
+    refused(with_options(base, forget="random:x"), "expected a number, such as random:64", capsys)
     write_images(Path("f"), *blobs(2, 0), ["red", "purple", "blue", "grey"])
     refused(with_options(base, forget="f"), "'purple' is not one of the 4 classes", capsys)
     Path("table.csv").write_text("path,label\nf/red/0.png,7\n")
-    refused(with_options(base, forget="table.csv"), "label 7 is the name of no class", capsys)
+    refused(with_options(base, forget="table.csv"), "label 7 is not a class name", capsys)
     Path("table.csv").write_text("path,label\nf/red/0.png,red\nf/red/0.png,grey\n")
     refused(with_options(base, forget="table.csv"), "same image with the labels", capsys)
     whole = Path("f/red/0.png").read_bytes()
@@ -552,9 +552,9 @@ def test_the_classes_must_be_known(base, capsys):
     words = with_options(base, data="", forget="f")
     refused(words, "the classes are not known: add --data, --classes FILE .*or --anchors", capsys)
     Path("names").write_text("one\none\n")
-    refused([*words, "--classes", "names"], "one is there more than once", capsys)
+    refused([*words, "--classes", "names"], "one appears more than once", capsys)
     Path("names").write_text("one\n")
-    refused([*words, "--classes", "names"], "wanted two or more names, one a line", capsys)
+    refused([*words, "--classes", "names"], "expected two or more names, one per line", capsys)
     refused([*words, "--classes", "none"], "--classes none: no such file", capsys)
 
 
@@ -604,7 +604,7 @@ def test_a_fault_of_ours_keeps_its_traceback_and_says_where_to_report_it(base, m
     trace = "".join(traceback.format_exception(caught.value))
     assert "Traceback" in trace
     assert re.search(
-        r"fault of stakes 0\.1\.0, not of your input\. Please report it.* to \w", trace
+        r"bug in stakes 0\.1\.0, not a problem with your input\. Please report it.* to \w", trace
     )
 
 

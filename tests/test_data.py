@@ -79,7 +79,7 @@ def test_sets_refuse_what_does_not_fit(tmp_path: Path) -> None:
         ImageFiles([], [])
     with pytest.raises(InputError, match=r"1 image files.*\(2,\)"):
         ImageFiles([path], [0, 1])
-    with pytest.raises(InputError, match=r"torch.float32 \(1, 3, 4, 4\): wanted uint8"):
+    with pytest.raises(InputError, match=r"torch.float32 \(1, 3, 4, 4\): expected uint8"):
         ImageArray(torch.zeros(1, 3, 4, 4), [0])
     with pytest.raises(InputError, match="square"):
         ImageArray(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), [0], 4)
@@ -179,7 +179,7 @@ def test_unusable_folders_say_what_is_wanted(tmp_path: Path) -> None:
     empty.mkdir()
     tree(half, "test/a/1.png")
     for folder, found in ((flat, "no class folders in .*train"), (empty, "no class folders")):
-        with pytest.raises(InputError, match=rf"{found}; wanted is .*/train/<class>/"):
+        with pytest.raises(InputError, match=rf"{found}; expected .*/train/<class>/"):
             load_data(folder)
     with pytest.raises(InputError, match="half"):
         load_data(half)

@@ -179,4 +179,4 @@ def test_what_cannot_be_divided_is_refused_by_name(monkeypatch, capsys, classifi
     assert "start the command with torchrun" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["demo"]) == 2
-    assert "torchrun is for stakes unlearn and evaluate" in capsys.readouterr().err
+    assert "torchrun works only with stakes unlearn and evaluate" in capsys.readouterr().err

@@ -289,7 +289,7 @@ def test_a_hidden_folder_that_somebody_else_planted(tmp_path):
     out = tmp_path / "OUT"
     (tmp_path / "elsewhere").mkdir()
     checkpoint_beside(out).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="folder of yours"):
+    with pytest.raises(InputError, match="folder of your own"):
         check_out(out, False)
     assert entries(tmp_path / "elsewhere") == set()
 
@@ -361,7 +361,9 @@ def test_a_file_is_written_through_our_link_and_over_no_device(tmp_path):
         os.lchown(tmp_path / "link", 12345, 12345)
         os.setresuid(-1, 54321, -1)
         try:
-            with pytest.raises(InputError, match=r"somebody else's link|cannot be written"):
+            with pytest.raises(
+                InputError, match=r"link that belongs to another user|cannot be written"
+            ):
                 regular(tmp_path / "link")
         finally:
             os.setresuid(-1, 0, -1)
@@ -422,7 +424,7 @@ def test_a_folder_without_a_manifest_is_read_with_a_note(request_, tmp_path, cap
     record(request_, out)
     (out / "manifest.json").unlink()
     assert cli.main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
-    assert "OUT has no manifest: changes in it are not noticed" in capsys.readouterr().err
+    assert "OUT has no manifest, so changes to it cannot be detected" in capsys.readouterr().err
     assert cli.main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 2
     assert "page.html exists: give another file, or add --overwrite" in capsys.readouterr().err
 

@@ -113,7 +113,7 @@ def test_folder_gives_images_with_their_classes(tmp_path: Path) -> None:
 def test_folder_names_what_it_cannot_use(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="listed"):
         ForgetSet.from_folder(tmp_path / "none", CLASSES)
-    with pytest.raises(InputError, match=r"no images to forget; wanted is .*/<class>/\*\.png"):
+    with pytest.raises(InputError, match=r"no images to forget; expected .*/<class>/\*\.png"):
         ForgetSet.from_folder(tmp_path, CLASSES)
     noise(tmp_path / "hors" / "a.png", 1)
     with pytest.raises(InputError, match=r"'hors'.*did you mean horse"):
@@ -166,7 +166,7 @@ def test_numbers_of_classes_count_from_0_in_a_column_of_their_own(tmp_path: Path
     for header, row, message in (
         ("path,index", "a.png,3", "line 2: index 3, but the classes are 0 to 2; count from 0"),
         ("path,index", "a.png,cat", "line 2: index cat"),
-        ("path,label", "a.png,1", "line 2: label 1 is the name of no class .*column index"),
+        ("path,label", "a.png,1", "line 2: label 1 is not a class name .*column index"),
     ):
         with pytest.raises(InputError, match=message):
             ForgetSet.from_csv(table(tmp_path, header, row), CLASSES)
@@ -181,14 +181,14 @@ def test_a_class_named_by_a_number_goes_before_an_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["file,class", "a.png,cat"], r"list\.csv line 1: wanted the header path,label"),
-        (["path;label", "a.png;cat"], "line 1: wanted the header"),
+        (["file,class", "a.png,cat"], r"list\.csv line 1: expected the header path,label"),
+        (["path;label", "a.png;cat"], "line 1: expected the header"),
         (["path,label"], "no rows"),
         (["path,label", "a.png,cat", "b.png,cat"], r"line 3: image .*b\.png: no such file"),
         (["path,label", "a.png,catt"], "line 2: 'catt' is not one of .* did you mean cat"),
-        (["path,label", "a.png,3"], "line 2: label 3 is the name of no class"),
+        (["path,label", "a.png,3"], "line 2: label 3 is not a class name"),
         (["path,label", "a.png,-1"], "line 2: '-1' is not one of"),
-        (["path,label", "", "a.png"], "line 3: wanted a path and a label"),
+        (["path,label", "", "a.png"], "line 3: expected a path and a label"),
         (["path,label", "a.png,cat,"], "line 2: more columns than the header"),
     ],
 )
@@ -342,9 +342,9 @@ def test_parse_brings_files_to_the_size_of_the_training_set(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("random:", "--forget random:: wanted a number, such as random:64"),
-        ("random:1.5", "wanted a number"),
-        ("random:-3", "wanted a number"),
+        ("random:", "--forget random:: expected a number, such as random:64"),
+        ("random:1.5", "expected a number"),
+        ("random:-3", "expected a number"),
         ("random:0", "0 random images"),
         ("random:31", "31 random images: the training set can give 1 to 30"),
         ("somewhere", r"no such folder; give a folder .*, a \.csv file .*, random:64, classes:cat"),

@@ -197,7 +197,7 @@ def test_the_services_own_transform_is_used_and_compared_with(place, tmp_path, f
     assert found.logits < 1e-4
     for name, value in (("mean", (0.1, 0.2, 0.3)), ("resize", "crop"), ("crop_share", 0.5)):
         option = "--" + name.replace("_", "-")
-        with pytest.raises(InputError, match=f"{option} is for --transform to say"):
+        with pytest.raises(InputError, match=f"{option}: --transform already sets this"):
             load(inputs(place, **words | {name: value}))
 
 

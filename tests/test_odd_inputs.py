@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn", "unattacked")
 
 #: A message says what to do by one of these.
 WAY_OUT = re.compile(
-    r"\b(give|takes|fetch|describe|ask|add|check|choose|name|names|save|remove|write|copy|take|see|rename|correct|put|count|"
-    r"wanted|did you mean|use|install|run|call|make|return|returns|let|load|keep|divide|needs|train|"
+    r"\b(give|pass|takes|fetch|describe|ask|add|check|choose|name|names|save|remove|write|copy|take|see|rename|correct|put|count|"
+    r"expected|did you mean|use|install|run|call|make|return|returns|let|load|keep|divide|needs|train|"
     r"say|says|repair|find|lists|set|must|quote|can give|has|draws|allow|only with|start|leave|below|"
     r"the classes are|did you|switch|build|belongs)\b"
 )
@@ -321,7 +321,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "weights a folder": ({"w": None}, unlearn(weights="w"), "is a folder; name the file"),
     "weights a pipe": ({"w.pt": pipe}, unlearn(weights="w.pt"), "a pipe or device"),
     "weights a loop of links": ({"w.pt": link("w.pt")}, unlearn(weights="w.pt"), "check the path"),
-    "weights of nobody": ({}, unlearn(weights="~nobody-here/w.pt"), "give the whole path"),
+    "weights of nobody": ({}, unlearn(weights="~nobody-here/w.pt"), "give the full path"),
     "weights of a long name": ({}, unlearn(weights="w" * 300 + ".pt"), "check the path"),
     "weights empty": ({"w.pt": b""}, unlearn(weights="w.pt"), "is empty"),
     "weights a web page": ({"w.pt": "<html>"}, unlearn(weights="w.pt"), "cut off or not a PyTorch"),
@@ -357,7 +357,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "weights with keys of escapes": ({"w.pt": state(lambda s: s.update({"\x1b[31mk\u202e": torch.ones(1)}))}, unlearn(weights="w.pt"), r"such as \?\[31mk\?|unexpected.*\?\[31mk\?"),
     "weights of two networks": ({"w.pt": state(lambda s: {"state_dict": s, "state_dict_ema": s})}, unlearn(weights="w.pt"), "--weights-key state_dict_ema"),
     "weights without that key": ({}, unlearn(weights_key="ema"), "--weights-key ema"),
-    "weights and a saved network": ({}, unlearn(model="{place}/saved"), "brings its own weights"),
+    "weights and a saved network": ({}, unlearn(model="{place}/saved"), "with its own weights"),
     # the network
     "model an empty word": ({}, unlearn(model="''"), "unknown model"),
     "model a bare name": ({}, unlearn(model="resnet18"), "unknown model 'resnet18'"),
@@ -385,7 +385,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "own code returning a state dict": (own("def net(): return {}"), unlearn(model="own.py:net", weights=None), "returned a dict"),
     "own size that is none": (own("input_size = 'big'\ndef net(): return " + FLAT), unlearn(model="own.py:net", weights=None, input_size=None), "not numbers|input_size"),
     "own mean that is none": (own("mean = 'grey'\ndef net(): return " + FLAT), unlearn(model="own.py:net", weights=None), "mean of own.py:net"),
-    "network without parameters": (own("def net(): return nn.Flatten()"), unlearn(model="own.py:net", weights=None), "no parameters"),
+    "network without parameters": (own("def net(): return nn.Flatten()"), unlearn(model="own.py:net", weights=None), "no floating-point parameters"),
     "network without values": (own("def net(): return " + FLAT + ".to('meta')"), unlearn(model="own.py:net", weights=None), "device meta"),
     "network of another size": (own("def net(): return nn.Sequential(nn.Flatten(), nn.Linear(300, 4))"), unlearn(model="own.py:net", weights=None), "give the input size"),
     "network without a head": (own("def net(): return nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten())"), unlearn(model="own.py:net", weights=None), "was taken for the logits"),
@@ -393,11 +393,11 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "network ending in a softmax": (own(f"def net(): return nn.Sequential({FLAT}, nn.Softmax(1))"), unlearn(model="own.py:net", weights=None), "plain logits"),
     "network returning maps": (own("def net(): return nn.Conv2d(3, 4, 1)"), unlearn(model="own.py:net", weights=None), "returns a tensor of shape"),
     "network returning words": (own("class net(nn.Linear):\n  def __init__(self): super().__init__(2, 2)\n  def forward(self, x): return 'cat'"), unlearn(model="own.py:net", weights=None), "without logits"),
-    "network of batch statistics": (own("def net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(144, 4))"), unlearn(model="own.py:net", weights=None), "in other company"),
-    "network of one value a batch": (own("def net(): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 4))"), unlearn(model="own.py:net", weights=None), "in other company|alone"),
-    "network that mixes a batch": (own("class net(nn.Module):\n  def __init__(self):\n    super().__init__()\n    self.fc = nn.Linear(192, 4)\n  def forward(self, x):\n    x = x.flatten(1)\n    return self.fc(x - x.mean(0))"), unlearn(model="own.py:net", weights=None), "in other company"),
-    "network of chance": (own("class net(nn.Module):\n  def __init__(self):\n    super().__init__()\n    self.fc = nn.Linear(192, 4)\n  def forward(self, x): return self.fc(nn.functional.dropout(x.flatten(1), 0.5))"), unlearn(model="own.py:net", weights=None), "another answer each time|more than its output"),
-    "network that detaches": (own("class net(nn.Module):\n  def __init__(self):\n    super().__init__()\n    self.a, self.fc = nn.Linear(192, 8), nn.Linear(8, 4)\n  def forward(self, x): return self.fc(self.a(x.flatten(1)).detach()).detach()"), unlearn(model="own.py:net", weights=None, max_steps="2"), "keeps no gradient"),
+    "network of batch statistics": (own("def net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(144, 4))"), unlearn(model="own.py:net", weights=None), "in a different batch"),
+    "network of one value a batch": (own("def net(): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 4))"), unlearn(model="own.py:net", weights=None), "in a different batch|alone"),
+    "network that mixes a batch": (own("class net(nn.Module):\n  def __init__(self):\n    super().__init__()\n    self.fc = nn.Linear(192, 4)\n  def forward(self, x):\n    x = x.flatten(1)\n    return self.fc(x - x.mean(0))"), unlearn(model="own.py:net", weights=None), "in a different batch"),
+    "network of chance": (own("class net(nn.Module):\n  def __init__(self):\n    super().__init__()\n    self.fc = nn.Linear(192, 4)\n  def forward(self, x): return self.fc(nn.functional.dropout(x.flatten(1), 0.5))"), unlearn(model="own.py:net", weights=None), "a different answer each time|more than its output"),
+    "network that detaches": (own("class net(nn.Module):\n  def __init__(self):\n    super().__init__()\n    self.a, self.fc = nn.Linear(192, 8), nn.Linear(8, 4)\n  def forward(self, x): return self.fc(self.a(x.flatten(1)).detach()).detach()"), unlearn(model="own.py:net", weights=None, max_steps="2"), "passes no gradient"),
     "network of one class": (own("def net(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 1))"), unlearn(model="own.py:net", weights=None), "1 classes"),
     "network of other classes": (own("def net(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 9))"), unlearn(model="own.py:net", weights=None), "9 classes"),
     # folders of transformers
@@ -410,7 +410,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "hf of text": ({"hf/config.json": '{"model_type": "bert"}'}, unlearn(model="hf:hf", weights=None), "image classifier"),
     "hf of own code": (hf(model_type="mine", auto_map={"AutoConfig": "mine.C"}), unlearn(model="hf:hf", weights=None), "image classifier"),
     "hf from the hub": (hf(model_type="timm_wrapper", architecture="hf-hub:me/net"), unlearn(model="hf:hf", weights=None), "nothing is: save"),
-    "hf of several labels": (hf(problem_type="multi_label_classification"), unlearn(model="hf:hf", weights=None), "one class, the likeliest"),
+    "hf of several labels": (hf(problem_type="multi_label_classification"), unlearn(model="hf:hf", weights=None), "give each image one class"),
     "hf without weights": (hf(), unlearn(model="hf:hf", weights=None), "has no weights: it needs one of"),
     "hf of wild numbers": (hf(hidden_size=-1), unlearn(model="hf:hf", weights=None), "image classifier"),
     "hf of numbers as words": (hf(hidden_size="many"), unlearn(model="hf:hf", weights=None), "image classifier"),
@@ -442,7 +442,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "classes a pipe": ({"c.txt": pipe}, unlearn(classes="c.txt"), "pipe or device"),
     "classes empty": ({"c.txt": ""}, unlearn(classes="c.txt"), "two or more"),
     "classes one": ({"c.txt": "red"}, unlearn(classes="c.txt"), "two or more"),
-    "classes twice": ({"c.txt": "red\nred\nblue"}, unlearn(classes="c.txt"), "red is there more than once"),
+    "classes twice": ({"c.txt": "red\nred\nblue"}, unlearn(classes="c.txt"), "red appears more than once"),
     "classes in Latin-1": ({"c.txt": "r\xe9d\nblue".encode("latin-1")}, unlearn(classes="c.txt"), "line 1: no text in UTF-8; save"),
     "classes binary": ({"c.txt": b"\x89PNG\r\n\0\0"}, unlearn(classes="c.txt"), "no text"),
     "classes with zero bytes": ({"c.txt": b"a\0b\nc"}, unlearn(classes="c.txt"), "not text"),
@@ -473,10 +473,10 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "forget missing": ({}, unlearn(forget="none"), "no such folder"),
     "forget a file that is no table": ({"list.txt": "a.png"}, unlearn(forget="list.txt"), "neither a folder nor a .csv"),
     "forget none": ({}, unlearn(forget="random:0"), "can give 1 to 12"),
-    "forget fewer than none": ({}, unlearn(forget="random:-1"), "wanted a number"),
+    "forget fewer than none": ({}, unlearn(forget="random:-1"), "expected a number"),
     "forget more than there are": ({}, unlearn(forget="random:13"), "can give 1 to 12"),
-    "forget a word": ({}, unlearn(forget="random:many"), "wanted a number"),
-    "forget a half": ({}, unlearn(forget="random:1.5"), "wanted a number"),
+    "forget a word": ({}, unlearn(forget="random:many"), "expected a number"),
+    "forget a half": ({}, unlearn(forget="random:1.5"), "expected a number"),
     "forget an endless number": ({}, unlearn(forget="random:" + "9" * 5000), "random"),
     "forget random without data": ({"c.txt": "\n".join(CLASSES)}, unlearn(data=None, classes="c.txt"), "add --data"),
     "forget no class": ({}, unlearn(forget="classes:"), "give names"),
@@ -499,19 +499,19 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "forget one image twice over": ({"f/red/1.png": image, "f/blue/1.png": image}, unlearn(forget="f"), "same image with the labels"),
     "table missing": ({}, unlearn(forget="f.csv"), "f.csv: no such file"),
     "table a pipe": ({"f.csv": pipe}, unlearn(forget="f.csv"), "pipe or device"),
-    "table empty": ({"f.csv": ""}, unlearn(forget="f.csv"), "wanted the header"),
-    "table without a header": ({"f.csv": "a.png,red"}, unlearn(forget="f.csv"), "wanted the header"),
+    "table empty": ({"f.csv": ""}, unlearn(forget="f.csv"), "expected the header"),
+    "table without a header": ({"f.csv": "a.png,red"}, unlearn(forget="f.csv"), "expected the header"),
     "table by semicolons": ({"f.csv": "path;label\na.png;red"}, unlearn(forget="f.csv"), "with commas"),
     "table without rows": ({"f.csv": "path,label\n"}, unlearn(forget="f.csv"), "no rows"),
     "table without an image": ({"f.csv": "path,label\na.png,red"}, unlearn(forget="f.csv"), "line 2: image"),
     "table of a folder": ({"a.png": None, "f.csv": "path,label\na.png,red"}, unlearn(forget="f.csv"), "is a folder"),
-    "table without a label": (folder("a.png") | {"f.csv": "path,label\na.png,"}, unlearn(forget="f.csv"), "wanted a path and a label"),
+    "table without a label": (folder("a.png") | {"f.csv": "path,label\na.png,"}, unlearn(forget="f.csv"), "expected a path and a label"),
     "table with too much": (folder("a.png") | {"f.csv": "path,label\na.png,red,1"}, unlearn(forget="f.csv"), "more columns"),
-    "table of numbers": (folder("a.png") | {"f.csv": "path,label\na.png,1"}, unlearn(forget="f.csv"), "call the column index"),
+    "table of numbers": (folder("a.png") | {"f.csv": "path,label\na.png,1"}, unlearn(forget="f.csv"), "name the column index"),
     "table counted from 1": (folder("a.png") | {"f.csv": "path,index\na.png,4"}, unlearn(forget="f.csv"), "count from 0"),
     "table of a wild number": (folder("a.png") | {"f.csv": "path,index\na.png," + "9" * 5000}, unlearn(forget="f.csv"), "count from 0"),
     "table of another class": (folder("a.png") | {"f.csv": "path,label\na.png,rad"}, unlearn(forget="f.csv"), "did you mean red"),
-    "table of a column twice": (folder("a.png") | {"f.csv": "path,label,label\na.png,red,blue"}, unlearn(forget="f.csv"), "a column is there twice; keep one"),
+    "table of a column twice": (folder("a.png") | {"f.csv": "path,label,label\na.png,red,blue"}, unlearn(forget="f.csv"), "a column appears twice; keep one"),
     "table of an address": ({"f.csv": "path,label\nhttps://x.org/a.png,red"}, unlearn(forget="f.csv"), "no such file; check the path"),
     "table of itself": ({"f.csv": "path,label\nf.csv,red"}, unlearn(forget="f.csv"), "no image in a known format"),
     "table in Latin-1": ({"f.csv": "path,label\n\xe9.png,red".encode("latin-1")}, unlearn(forget="f.csv"), "line 2: no text in UTF-8; save"),
@@ -553,10 +553,10 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "shards of a class below 0": (shard(("a.png", as_png()), ("a.cls", b"-1")), unlearn(data="data"), "labels -1 to -1"),
     "shards of too many classes": (shard(("a.png", as_png()), ("a.cls", b"7")), unlearn(data="data"), "labels 7 to 7"),
     "shards of deep JSON": (shard(("a.png", b"x"), ("a.json", DEEP.encode())), unlearn(data="data"), "cannot be read as a shard"),
-    "shards of one name twice": (shard(("a.png", b"x"), ("a.cls", b"0"), ("a.png", b"y")), unlearn(data="data"), "a is there twice"),
-    "shards of two kinds of one name": (shard(("a.png", b"x"), ("a.jpg", b"y"), ("a.cls", b"0")), unlearn(data="data"), "a is there twice"),
+    "shards of one name twice": (shard(("a.png", b"x"), ("a.cls", b"0"), ("a.png", b"y")), unlearn(data="data"), "a appears twice"),
+    "shards of two kinds of one name": (shard(("a.png", b"x"), ("a.jpg", b"y"), ("a.cls", b"0")), unlearn(data="data"), "a appears twice"),
     # measures and methods of one's own
-    "measure without a function": ({"m.py": ""}, unlearn(metric="m.py"), "wanted path/to/file.py:function"),
+    "measure without a function": ({"m.py": ""}, unlearn(metric="m.py"), "expected path/to/file.py:function"),
     "measure in no file": ({}, unlearn(metric="m.py:f"), "m.py: no such file"),
     "measure of another name": ({"m.py": ""}, unlearn(metric="m.py:f"), "no function f in m.py"),
     "measure that fails": (*measure("def f(c, g): 1 / 0"), "m.py:2: ZeroDivisionError"),
@@ -596,7 +596,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "sidecar of too many images": ({}, sidecar(images="9" * 12), "give a whole number from 1"),
     "sidecar below no steps": ({}, sidecar(steps="-1"), "--steps -1: give a whole number from 1"),
     "sidecar over a file": ({"s.safetensors": "mine"}, sidecar(), "exists: give another file, or add --overwrite"),
-    "sidecar over the network": ({}, sidecar(out="{place}/saved/model.safetensors") + " --overwrite", "no earlier result of this command"),
+    "sidecar over the network": ({}, sidecar(out="{place}/saved/model.safetensors") + " --overwrite", "was not written by this command"),
     "sidecar where nothing can be written": ({}, sidecar(out="/proc/nowhere/s.safetensors"), "nothing can be written in /proc"),
     "sidecar under another suffix": ({}, sidecar(out="s.pt"), "ends in .safetensors"),
     "sidecar without data": ({}, sidecar(data=None), "sidecar needs --data"),
@@ -615,7 +615,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "out below a file": ({"f": "x"}, unlearn(out="f/OUT"), "f"),
     "out the root": ({}, unlearn(out="/"), "--out"),
     "out of kernels": ({}, unlearn(out="/proc/x"), "/proc"),
-    "out of nobody": ({}, unlearn(out="~nobody-here/x"), "give the whole path"),
+    "out of nobody": ({}, unlearn(out="~nobody-here/x"), "give the full path"),
     "out of a long name": ({}, unlearn(out="o" * 300), "out"),
     # retained data
     "retained data missing": ({"c.txt": "\n".join(CLASSES)}, unlearn(data=None, method="retrain", classes="c.txt", forget="{place}/data/test"), "needs retained training data: add --data"),
@@ -631,10 +631,10 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "evaluate a pickle": ({"u.pt": saved({"a": torch.ones(1)})}, evaluate(unlearned="u.pt"), "--unlearned u.pt: no such network"),
     "evaluate a network of other classes": (card(class_names=["a", "b", "c", "d"]), evaluate(unlearned="net"), "give the one that it was made from"),
     "evaluate to a folder": ({"r.json": None}, evaluate(out="r.json"), "is a folder"),
-    "evaluate by no measure": ({}, evaluate(metric="x"), "wanted path/to/file.py:function"),
+    "evaluate by no measure": ({}, evaluate(metric="x"), "expected path/to/file.py:function"),
     "evaluate over the network": ({}, evaluate(out="{place}/saved/model.safetensors") + " --overwrite", "ends in .json"),
-    "evaluate over a run's row": ({"r.json": '{"method": "neggrad", "unlearned_digest": "0"}'}, evaluate(out="r.json") + " --overwrite", "no earlier result of this command"),
-    "evaluate over something else": ({"r.json": "[1, 2]"}, evaluate(out="r.json") + " --overwrite", "no earlier result of this command"),
+    "evaluate over a run's row": ({"r.json": '{"method": "neggrad", "unlearned_digest": "0"}'}, evaluate(out="r.json") + " --overwrite", "was not written by this command"),
+    "evaluate over something else": ({"r.json": "[1, 2]"}, evaluate(out="r.json") + " --overwrite", "was not written by this command"),
     "evaluate where nothing can be written": ({}, evaluate(out="/proc/nowhere/r.json"), "nothing can be written in /proc"),
     "evaluate over a file": ({"r.json": "{}"}, unlearn(out="r.json", unlearned="{place}/saved").replace("unlearn ", "evaluate ", 1), "exists: give another"),
     "anchors without descriptions": ({}, "anchors --descriptions none --encoder clip --encoder-path x --out a.safetensors", "none"),
@@ -748,7 +748,7 @@ def test_what_is_left_out_of_the_data_is_said(place, here, capsys):
     words = unlearn(data="data", method="neggrad", max_steps="1", forget="random:1")
     words = words.replace("{place}/net.th", "random")
     assert cli.main(shlex.split(words)) in (0, 3)
-    assert "--data data: left out are valid" in capsys.readouterr().err
+    assert "--data data: not used: valid" in capsys.readouterr().err
 
 
 def test_names_of_escapes_reach_no_terminal(place, here, capsys):

@@ -113,8 +113,8 @@ CALLS: dict[str, tuple[Callable[[Given], Any], str]] = {
     "name no hyper-parameter": (lambda g: NegGrad(0.1), r"NegGrad\(0.1\): give .* by their names"),
     "data of three parts": (
         lambda g: as_images([(torch.zeros(3, 8, 8), 0, 1)]), "image 0 is a tuple of length 3: give"),
-    "frame a number": (lambda g: frame(3), "3 is no row: give rows"),
-    "frame a list of numbers": (lambda g: frame([3]), "3 is no row: give rows"),
+    "frame a number": (lambda g: frame(3), "3 is not a row: give rows"),
+    "frame a list of numbers": (lambda g: frame([3]), "3 is not a row: give rows"),
     "evaluate a module": (lambda g: evaluate(Tiny(), g.classifier, g.forget), "Classifier"),
     "evaluate to a module": (lambda g: evaluate(g.classifier, Tiny(), g.forget), "Classifier"),
     "evaluate on a list": (lambda g: evaluate(g.classifier, g.classifier, [1]), "ForgetSet"),

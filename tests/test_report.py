@@ -283,16 +283,16 @@ def _undrawn(request) -> None:
 @pytest.mark.parametrize(
     ("k", "most", "second", "said"),
     [
-        (1, 4.7e-6, 0.0, "gets less than 0.1 % (chart); it is not even the second"),
-        (1, 12.5, 100.0, "still gets up to 12.5 % (chart); it is the second choice."),
-        (4, 0.05, 0.0, "still gets up to 0.1 % (chart); for none it is even the"),
-        (4, 0.0, 50.0, "gets less than 0.1 % (chart); it is the second choice for 2"),
+        (1, 4.7e-6, 0.0, "below 0.1 % (chart); it is not even the second"),
+        (1, 12.5, 100.0, "of up to 12.5 % (chart); it is the second choice."),
+        (4, 0.05, 0.0, "of up to 0.1 % (chart); it is not even the"),
+        (4, 0.0, 50.0, "below 0.1 % (chart); it is the second choice for 2"),
     ],
 )
 def test_how_deep_is_said_of_one_image_and_of_several(k, most, second, said, tmp_path):
     deep = {"forget_true_probability_max": most, "forget_top2": second}
     text = page(tmp_path, a_run(tmp_path / "run", k=k, **deep)).text
-    assert f"The right class {said}" in text
+    assert f"The true class has a probability {said}" in text
 
 
 def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):
@@ -300,8 +300,11 @@ def test_the_verdict_and_its_numbers_stand_on_the_page(tmp_path):
     counted["forget_true_probability_max"] = 49.8
     found = page(tmp_path, a_run(tmp_path / "run", **counted))
     text = found.text
-    assert "The 64 images are no longer recognised. Copies of them still are." in text
-    assert "The right class still gets up to 49.8 % (chart); it is the second choice for 64" in text
+    assert "The 64 images are no longer recognised. Altered copies of them still are." in text
+    assert (
+        "The true class has a probability of up to 49.8 % (chart); it is the second choice for 64"
+        in text
+    )
     assert "Mirrored: 58 of 64 recognised." in text
     assert "10,000 test images: 91.7 → 89.9 % (95 % interval of the change: −2.2 to −1.4)" in text
     assert "Images cropped to seven eighths 96.88 50.00" in text
@@ -327,7 +330,7 @@ NO_DATA = dict.fromkeys(
 @pytest.mark.parametrize(
     ("changes", "tone", "words"),
     [
-        ({}, "caution", "The 64 images are no longer recognised. Copies of them still are."),
+        ({}, "caution", "no longer recognised. Altered copies of them still are."),
         ({"forget_views": 5.0}, "caution", "The 64 images are no longer recognised."),
         ({"acc_forget": 4.6875}, "bad", "3 of 64 images are still recognised"),
         ({"acc_forget": 1.5625}, "bad", "1 of 64 images is still recognised"),
@@ -413,7 +416,7 @@ def test_few_images_neither_clear_nor_blame_the_network(tmp_path, n, lost, answe
     assert found.answers[2].answer == answer
     assert (found.answers[2].tone == "unknown") == answer.startswith("Too few")
     if answer.startswith("Too few"):
-        assert "What it cost is unknown" in found.headline
+        assert "The cost is unknown" in found.headline
     ends = re.search(r"between ([\d.]+) and", page(tmp_path, tmp_path / "run").text)
     assert ends is not None
     assert float(ends[1]) < 100 - 100 * lost / n
@@ -491,8 +494,8 @@ def test_altered_copies_that_give_images_away_are_in_the_verdict(tmp_path):
         given = verdict(read_run(folder)).answers[3]
         assert given.answer == answer
         assert f"by altered copies, AUC {(found | more)['auc']:.2f}" in given.detail
-        assert "near 1, they give it away" in page(tmp_path, folder).text
-    assert "12 of 16 stand out alone" in given.detail
+        assert "near 1, the copies give it away" in page(tmp_path, folder).text
+    assert "12 of 16 stand out individually" in given.detail
 
 
 def test_one_image_is_spoken_of_as_one(tmp_path):
@@ -506,7 +509,7 @@ def test_one_image_is_spoken_of_as_one(tmp_path):
 def test_what_was_never_recognised_names_its_likely_causes(tmp_path):
     counts = {"n_forgotten": 2, "n_recognised": 0, "n_never_recognised": 62}
     text = page(tmp_path, a_run(tmp_path / "run", **counts)).text
-    assert "another order than the network’s outputs" in text
+    assert "a different order from the network’s outputs" in text
     assert "62 of 64 never recognised" in text
     assert "Do not put this network into service" in text
 
@@ -521,13 +524,13 @@ def test_what_was_never_recognised_names_its_likely_causes(tmp_path):
         ({"stop_reason": "diverged: the loss is not finite at step 7"}, "The run was cut short"),
         (
             {"outcome": "complete", "stop_reason": "complete: all 20 steps done", "acc_forget": 25},
-            "The method did all its steps, and 2 images are still recognised.",
+            "The method did all its steps, but 2 images are still recognised.",
         ),
         (
             {"stop_reason": "complete: all 20 steps done", "acc_forget": 12.5},
-            "The method did all its steps, and 1 image is still recognised.",
+            "The method did all its steps, but 1 image is still recognised.",
         ),
-        ({"drift_probes": 0.94}, "moved by 0.94"),
+        ({"drift_probes": 0.94}, "drift of its features is 0.94"),
         ({"method_criterion": "views", "forget_views": 3.125}, "3.1\xa0% still recognised"),
         ({"method_criterion": "views", "forget_views": None}, "too: not measured"),
     ],
@@ -546,7 +549,7 @@ def test_a_run_that_did_not_ask_for_copies_says_how_to(tmp_path, criterion, said
     changes = {"method_criterion": criterion, "forget_views": 80.0}
     copies = verdict(read_run(a_run(tmp_path / "run", **changes))).answers[1]
     assert copies.answer.startswith("No, 80.0")
-    assert ("Only --criterion views asks" in copies.detail) == said
+    assert ("Only --criterion views makes" in copies.detail) == said
 
 
 def test_every_view_that_is_scored_stands_on_the_page():
@@ -691,14 +694,14 @@ def test_of_many_classes_those_that_changed_most_are_shown(tmp_path):
 
 def test_a_method_that_saw_retained_data_is_marked(tmp_path):
     text = page(tmp_path, a_run(tmp_path / "run", k=4, needs_retain=True)).text
-    assert "and retained training data: this method cannot do without it" in text
+    assert "and retained training data, which this method needs" in text
     assert "Nothing else" not in text
 
 
 def test_the_last_move_back_is_told_beside_the_curves(tmp_path):
     text = page(tmp_path, a_run(tmp_path / "run", k=4, chosen_pulled_back_to=0.75)).text
-    assert "After these steps the network was moved back" in text
-    assert "it keeps 75.0 % of the change" in text
+    assert "After these steps, the weights were moved back" in text
+    assert "75.0 % of the change remains" in text
 
 
 def test_charts_tell_their_numbers_to_those_who_cannot_see_them(drawn, tmp_path):
@@ -723,10 +726,10 @@ def test_what_is_left_stands_on_the_page(tmp_path):
         "classifies 28 of 64 images correctly",
         "A new last layer (linear probe) 100.0 43.8 90.6 90.4",
         "after 9 steps; trained on as many misclassified test images, after more than 30",
-        "Which part of the image speaks for its true class",
+        "What in the image supports its true class",
     ):
         assert words in found.text, words
-    assert "The features may still know." not in found.text
+    assert "The features may still identify the images." not in found.text
     assert "Membership inference was not measured" not in found.text
     descriptions = [svg["aria-label"] for svg in found.all("svg") if svg.get("role") == "img"]
     assert any("most at a cosine of 0.98" in words for words in descriptions)
@@ -788,8 +791,8 @@ def test_what_is_left_was_not_measured_and_is_called_so(tmp_path):
     assert "Membership inference was not measured: it needs test images and retained" in text
     assert "What the features still know was not measured: it needs test images." in text
     assert "membership inference; what the features still know; representation" in text
-    assert "No attack that tries to tell or to rebuild the images" in text
-    assert "The features may still know." in text
+    assert "This run included no attack" in text
+    assert "The features may still identify the images." in text
 
 
 def test_what_is_left_is_compared_where_it_was_measured(tmp_path):
@@ -827,13 +830,13 @@ def test_what_was_not_scored_is_not_said_to_be_whole(tmp_path):
     found = compare(read_runs(blind))
     assert found.headline == "Every run made the network forget all the images."
     assert found.tone == "caution"
-    assert "What it cost is unknown" in found.facts[0]
+    assert "The cost is unknown" in found.facts[0]
     found = compare(read_runs([*blind, a_run(tmp_path / "c", k=8)]))
-    assert "What it cost in 2 of them is unknown" in found.facts[0]
+    assert "The cost in 2 of them is unknown" in found.facts[0]
     assert found.tone == "caution"
     whole = compare(read_runs([tmp_path / "c"]))
     assert whole.tone == "good"
-    assert "left it whole" in whole.headline
+    assert "left it intact" in whole.headline
 
 
 def test_a_reference_stands_beside_the_runs_and_is_none_of_them(tmp_path):
@@ -1053,14 +1056,14 @@ def test_the_page_names_surrogate_data_and_what_was_left_out(tmp_path):
     page = (tmp_path / "a.html").read_text()
     for words in ("public/", "1,234 unlabelled images", "2 copies of images", "f6" * 32):
         assert words in page
-    assert "statistics of what" not in page
-    assert "held to the" not in page
+    assert "statistics of the activations" not in page
+    assert "most certain of" not in page
     given["chosen_surrogates_held"] = 1000
     write_report([a_run(tmp_path / "d", **given)], tmp_path / "d.html")
-    assert "held to the 1,000 of which it is surest" in (tmp_path / "d.html").read_text()
+    assert "used the 1,000 that the network is most certain of" in (tmp_path / "d.html").read_text()
     given["chosen_probes"] = "surrogates and activations and inverted"
     write_report([a_run(tmp_path / "c", **given)], tmp_path / "c.html")
-    assert "statistics of what the network’s layers gave" in (tmp_path / "c.html").read_text()
+    assert "activations of the network’s layers" in (tmp_path / "c.html").read_text()
     write_report([a_run(tmp_path / "b")], tmp_path / "b.html")
     assert "unlabelled images" not in (tmp_path / "b.html").read_text()
 
@@ -1068,13 +1071,16 @@ def test_the_page_names_surrogate_data_and_what_was_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("synthetic", "words"),
     [
-        ("all", "8 synthetic images that stood in for the training data (kept). The synthetic "
-         "images were fitted to statistics of each class of the training data, taken while it was "
-         "there (a sidecar), perhaps with the images to forget in it. Nothing else."),
-        ("some", "8 unlabelled images that stood in for the training data (kept). Some of the "
-         "images are synthetic: fitted to statistics of each class of the training data, taken "
-         "while it was there (a sidecar), perhaps with the images to forget in it. Nothing else."),
-        ("none", "8 unlabelled images that stood in for the training data (kept). Nothing else."),
+        ("all", "8 synthetic images as surrogate data in place of the training data (kept). The "
+         "synthetic images were fitted to statistics of each class of the training data (a "
+         "sidecar). These were computed while the data existed, and may include the images to "
+         "forget. Nothing else."),
+        ("some", "8 unlabelled images as surrogate data in place of the training data (kept). Some "
+         "of the images are synthetic: fitted to statistics of each class of the training data (a "
+         "sidecar). These were computed while the data existed, and may include the images to "
+         "forget. Nothing else."),
+        ("none", "8 unlabelled images as surrogate data in place of the training data (kept). "
+         "Nothing else."),
     ],
 )  # fmt: skip
 def test_a_sidecar_is_told_to_come_from_the_training_data(tmp_path, synthetic, words):
@@ -1102,9 +1108,9 @@ def test_surrogate_images_that_were_scored_too_are_told(tmp_path):
     page = " ".join((tmp_path / "a.html").read_text().split())
     assert "no other training image" not in page
     assert "70 of these unlabelled images are retained training images that were scored too" in page
-    assert "20 of them had stood in for training data before" in page
-    assert "70 of these images had stood in for the rest before" in page
+    assert "the surrogate data included 20 of them" in page
+    assert "the surrogate data included 70 of these images" in page
     assert "used only" not in page
     found = verdict(read_run(folder))
-    assert "Of the test images, 20 had stood in for training data." in found.warnings
+    assert "The surrogate data included 20 of the test images." in found.warnings
     assert found.tone != "good"

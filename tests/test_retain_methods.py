@@ -164,7 +164,7 @@ def test_a_layer_that_cannot_be_made_afresh_is_refused(forget, train_images):
             return self.fc((x * self.scale).flatten(1))
 
     odd = Classifier.wrap(Odd(), input_size=8)
-    with pytest.raises(InputError, match=r"cannot make body\.scale afresh"):
+    with pytest.raises(InputError, match=r"cannot reinitialise body\.scale"):
         METHODS["retrain"](max_steps=1)(odd, forget, retain=train_images)
     odd.body.scale.requires_grad_(False)
     METHODS["retrain"](max_steps=1)(odd, forget, retain=train_images)

@@ -274,7 +274,7 @@ def test_the_command_makes_one_and_unlearn_takes_it(tmp_path, capsys):
     assert main([str(word) for word in words]) in (0, None)
     said = capsys.readouterr().out
     assert "8 synthetic images" in said
-    assert "no activations described" in said
+    assert "no activations stored" in said
     assert Sidecar.load(out).card["membership"]["n"] == 8
     words = ["unlearn", *network, "--forget", "random:2", "--sidecar", out, "--max-steps", 2]
     words += ["--quiet", "--out", tmp_path / "run"]

@@ -66,7 +66,7 @@ def test_whatever_a_program_holds_is_read(pixels):
         ("/nowhere/at/all", "no such folder.*cifar100"),
         (torch.zeros(0, 3, 8, 8), "without images"),
         (7, "without images"),
-        (np.full((2, 8, 8), 2.0), "wanted 0 to 1"),
+        (np.full((2, 8, 8), 2.0), "expected 0 to 1"),
     ],
 )
 def test_what_cannot_be_surrogate_data_is_one_line(data, note):

@@ -137,8 +137,8 @@ def test_a_transform_that_keeps_the_size_of_images(tmp_path):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (lambda image: torch.rand(3, 4, 4), "gives something else each time"),
-        (lambda image: torch.zeros(3, 4, 4), "makes the same of black and of white"),
+        (lambda image: torch.rand(3, 4, 4), "gives a different result each time"),
+        (lambda image: torch.zeros(3, 4, 4), "gives the same output for black and white"),
         (lambda image: torch.zeros(4, 4), r"gives a tensor of shape \(4, 4\) for an image of mode"),
         (lambda image: torch.zeros(1, 3, 4, 4), "without an axis for the batch"),
         (lambda image: torch.zeros(4, 4, 3), "put the channels first"),

@@ -88,7 +88,9 @@ def regular(path: str | Path) -> Path:
         found = path.lstat()
         if stat.S_ISLNK(found.st_mode):
             if not trusted(found):
-                raise InputError(f"{path} is somebody else's link: give another file")
+                raise InputError(
+                    f"{path} is a link that belongs to another user: give another file"
+                )
             path = path.resolve(strict=True)
             found = path.lstat()
     except FileNotFoundError:
@@ -121,7 +123,7 @@ def check_file(
     if place.exists() and not overwrite:
         raise InputError(f"--out {path} exists: give another file, or add --overwrite")
     if place.exists() and not earlier(place):
-        raise InputError(f"--out {path} is no earlier result of this command: give another file")
+        raise InputError(f"--out {path} was not written by this command: give another file")
     above = next(folder for folder in place.absolute().parents if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=above):
@@ -206,7 +208,7 @@ def _lock(path: Path, wait: bool, mode: int) -> int:
         try:
             found = os.fstat(number)
             if not (stat.S_ISREG(found.st_mode) and ours(found)):
-                raise PermissionError(errno.EPERM, "is not a file of yours", str(path))
+                raise PermissionError(errno.EPERM, "does not belong to you", str(path))
             try:
                 fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -234,7 +236,7 @@ def read_own(path: Path) -> bytes:
         found = os.fstat(number)
         open_to_all = os.name != "nt" and bool(found.st_mode & stat.S_IWOTH)
         if open_to_all or not (stat.S_ISREG(found.st_mode) and ours(found)):
-            raise PermissionError(errno.EPERM, "somebody else may have written it", str(path))
+            raise PermissionError(errno.EPERM, "another user may have written it", str(path))
         return file.read()
 
 

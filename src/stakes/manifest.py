@@ -53,7 +53,7 @@ def read_manifest(folder: Path) -> dict[str, str] | None:
     except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
         whole = False
     if not whole:
-        raise InputError(f"{path} is damaged: take the folder from a copy, or run it again")
+        raise InputError(f"{path} is damaged: restore the folder from a copy, or run it again")
     return dict(files)
 
 
@@ -81,7 +81,7 @@ def check_manifest(folder: Path, *, absent: Collection[str] = ()) -> bool:
             wrong.append(name)
     if wrong:
         raise InputError(
-            f"{folder} was changed after the run: {some(wrong)} not as in {MANIFEST}; take the "
-            "folder from a copy, or run it again"
+            f"{folder} was changed after the run: {some(wrong)} not as in {MANIFEST}; restore "
+            "the folder from a copy, or run it again"
         )
     return True

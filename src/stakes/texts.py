@@ -32,7 +32,7 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{path}: nobody here has this home; give the whole path") from error
+        raise InputError(f"{path}: there is no such home folder; give the full path") from error
 
 
 def check_file(path: Path, what: str) -> None:

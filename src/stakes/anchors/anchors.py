@@ -32,15 +32,15 @@ class Anchors:
 
     Attributes:
         vectors: (c m, d) float32, the m rows of a class one after the other; rows are scaled to
-            unit length where they are not.
+            unit length if they are not.
         class_names: the c classes in the order of the rows, all different.
         card: provenance, JSON only: ``name``, ``encoder``, ``encoder_digest``, ``texts`` (class ->
-            text), ``date``, ``command`` and what else the encoder says of itself.
-        per_class: m, 1 unless it is said.
+            text), ``date``, ``command`` and anything else that the encoder records.
+        per_class: m, by default 1.
 
     Raises:
-        InputError: not m rows per class; a zero or non-finite row; two classes of one name or
-            with the same anchor.
+        InputError: not m rows per class; a zero or non-finite row; two classes with the same
+            name or the same anchor.
 
     >>> anchors = Anchors(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), ("cat", "dog"))
     >>> anchors.vectors
@@ -114,7 +114,7 @@ class Anchors:
             anchors = cls(vectors, tuple(written["class_names"]), written["card"], per_class)
             return anchors if class_names is None else anchors.select(class_names)
         if class_names is None:
-            raise InputError(f"{path} names no classes: give the class names in its order")
+            raise InputError(f"{path} has no class names: give them in the order of its rows")
         if vectors.ndim != 2 or len(vectors) != len(class_names):
             raise InputError(
                 f"{path} has shape {tuple(vectors.shape)} but there are {len(class_names)} "
@@ -214,7 +214,7 @@ def _check_rows(vectors: Tensor, names: tuple[str, ...], rows_of: tuple[str, ...
             "encoders make them"
         )
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"the class {some(twice)} stands more than once: rename one of them")
+        raise InputError(f"the class {some(twice)} appears more than once: rename one of them")
     norms = vectors.detach().double().norm(dim=1)
     bad = [name for name, norm in zip(rows_of, norms.tolist(), strict=True) if not 0 < norm < 1e30]
     if bad:

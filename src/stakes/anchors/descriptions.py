@@ -72,10 +72,10 @@ def read_classes(path: str | Path) -> list[str]:
     lines = read_text(expanded(path), "--classes").removeprefix("\ufeff").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if len(names) < 2:
-        raise InputError(f"--classes {path}: wanted two or more names, one a line")
+        raise InputError(f"--classes {path}: expected two or more names, one per line")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(
-            f"--classes {path}: {some(twice)} is there more than once; give each class its own name"
+            f"--classes {path}: {some(twice)} appears more than once; give each class its own name"
         )
     return names
 

@@ -94,7 +94,7 @@ class Encoder:
 
     def _parts(self, text: str) -> list[list[str]]:
         if not text.strip():
-            raise InputError("there is an empty text to encode: describe every class")
+            raise InputError("a text to encode is empty: describe every class")
         parts: list[list[str]] = []
         for attribute in text.split(SEPARATOR):
             if parts and self._tokens(SEPARATOR.join([*parts[-1], attribute])) <= self.max_tokens:
@@ -103,8 +103,8 @@ class Encoder:
             tokens = self._tokens(attribute)
             if tokens > self.max_tokens:
                 raise InputError(
-                    f"the attribute {_short(attribute)} has {tokens} tokens and the encoder takes "
-                    f"{self.max_tokens}: shorten it, or split it in two attributes"
+                    f"the attribute {_short(attribute)} has {tokens} tokens, but the encoder "
+                    f"takes {self.max_tokens}: shorten it, or split it into two attributes"
                 )
             parts.append([attribute])
         return parts

@@ -167,8 +167,8 @@ def _check_same(out: Path, written: dict[str, Any], card: dict[str, Any]) -> Non
         raise InputError(f"{out} was not written by stakes describe: give another --out")
     if other := [key for key in card if written.get(key) != card[key]]:
         raise InputError(
-            f"{out} was begun with another value of {some(other)}: give that again to resume, "
-            "another --out, or --overwrite to start over"
+            f"{out} was started with a different value of {some(other)}: use the same one to "
+            "resume, or give another --out, or --overwrite to start over"
         )
 
 
@@ -193,8 +193,8 @@ def _ask(agent: "Agent[None, Answer]", question: str, model: str, name: str) -> 
             ) from error
         reason = "no connection" if status is None else f"it answers {status}"
         raise ConnectionError(
-            f"{model} fails after {_TRIES} tries at {name} ({reason}); what is described so far "
-            "is kept; run the same command again to resume"
+            f"{model} failed after {_TRIES} tries at {name} ({reason}); what is described so "
+            "far is kept; run the same command again to resume"
         ) from error
 
 
@@ -227,7 +227,9 @@ def _language_model(model: str, base_url: str | None) -> "Model[Any]":
         raise InputError(f"--base-url {shortened(url)}: give one such as http://localhost:11434/v1")
     key = os.environ.get(f"{provider.upper()}_API_KEY")
     if key is not None and not (key.isascii() and key.isprintable()):
-        raise InputError(f"{provider.upper()}_API_KEY has letters that no key has; copy it again")
+        raise InputError(
+            f"{provider.upper()}_API_KEY has characters that no key has; copy it again"
+        )
     if not key and url is None:
         raise InputError(f"--model {model} needs a key: set {provider.upper()}_API_KEY")
     # Clients of our own, for the retries that they come with: growing pauses, Retry-After.

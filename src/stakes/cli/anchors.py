@@ -18,7 +18,7 @@ def describe(
     base_url: str | None = None,
     overwrite: Switch = False,
 ) -> None:
-    """Let a language model write the visual attributes of your classes, to make anchors of.
+    """Have a language model describe your classes by visual attributes, for making anchors.
 
     The names of the classes are sent to the model. OUT is written after every class: run the same
     command again to resume. Needs pip install "stakes[llm]".
@@ -30,9 +30,9 @@ def describe(
         out: JSON file to write, for `stakes anchors --descriptions`
         prompt: objects, or faces for famous people
         attributes: number of attributes per class
-        base_url: address of another server that speaks the provider's protocol; the key, if one
-            is set, is sent to it
-        overwrite: start over, whatever OUT holds
+        base_url: address of another server with the provider's API; the key, if one is set, is
+            sent to it
+        overwrite: start over and replace OUT
     """
     names = read_classes(classes)
     with Terminal() as progress:

@@ -36,15 +36,15 @@ def bench(
         out: folder of the benchmark
         settings: key=value for each {key} in the recipe, such as data=/path/to/images; repeatable
         only: run only the cells with these values of network, method, k or seed, such as
-            k=16,seed=0,method=l2ul; given twice, the cells of either
-        columns: columns of the tables: +mia_forget,-drift_probes adds to and drops from those of
-            the recipe, keys without a sign replace them
+            k=16,seed=0,method=l2ul; repeatable: cells that match any of them
+        columns: columns of the tables: +mia_forget,-drift_probes adds one to those of the recipe
+            and drops one; keys without a sign replace them all
         jobs: cells to run at once; by default one per GPU, else one per four cores if there are at
             least eight, else one
         threads: threads of each cell; by default its share of the cores
-        dry_run: only print every cell, whether it is finished, and its command
-        cluster: run the cells by Dask: local, the address of a scheduler (tcp://HOST:PORT), or its
-            scheduler file
+        dry_run: only print each cell, its state and its command
+        cluster: run the cells with Dask: local, the address of a scheduler (tcp://HOST:PORT), or
+            its scheduler file
         need: resources of a worker that each cell needs: NAME=AMOUNT, such as GPU=1; repeatable
     """
     # only here: they import torch, and the report

@@ -39,22 +39,22 @@ COMMANDS = {
     "unlearn": ("unlearn", "Make a network forget images."),
     "evaluate": (
         "evaluate",
-        "Score a network that was made to forget, on your own data, against the original.",
+        "Score an unlearned network against the original, on your own data.",
     ),
     "describe": (
         "anchors",
-        "Let a language model write the visual attributes of your classes, to make anchors of.",
+        "Have a language model describe your classes by visual attributes, for making anchors.",
     ),
     "anchors": ("anchors", "Make semantic anchors from class descriptions with a text encoder."),
     "sidecar": (
         "sidecar",
-        "Make a sidecar: statistics of training data and synthetic images, to keep when it is "
-        "gone.",
+        "Make a sidecar of training data: statistics and synthetic images, to use once it is gone.",
     ),
     "report": ("report", "Make one page from one or several run folders."),
     "demo": (
         "demo",
-        "Train a small network on digits, make it forget 16 of them by three methods, and report.",
+        "Train a small network on digits, make it forget 16 of them with three methods, and "
+        "report.",
     ),
     "bench": (
         "bench",
@@ -64,7 +64,7 @@ COMMANDS = {
 }
 
 EXAMPLE = """\
-Example: a network of timm, a folder of images to delete, data to score on
+Example: a timm network, a folder of images to delete, and data to score on
 
     stakes unlearn --model timm:resnet18 --weights mine.safetensors \\
         --classes classes.txt --forget images_to_delete/ --data data/ --out OUT
@@ -165,8 +165,8 @@ def _ours() -> str:
     found = [value for key in keys for value in about.get_all(key) or ()]
     where = found[0].rpartition(", ")[2] if found else "its maintainers"
     return (
-        f"This is a fault of stakes {about['Version']}, not of your input. Please report it, with "
-        f"the lines above and the command, to {where}; nothing is half written."
+        f"This is a bug in stakes {about['Version']}, not a problem with your input. Please "
+        f"report it, with the lines above and the command, to {where}; nothing is half written."
     )
 
 
@@ -175,7 +175,9 @@ def _joined(tokens: Sequence[str]) -> AbstractContextManager[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return nullcontext()
     if not tokens or tokens[0] not in DIVIDED:
-        raise InputError(f"torchrun is for stakes {' and '.join(DIVIDED)}: start this without it")
+        raise InputError(
+            f"torchrun works only with stakes {' and '.join(DIVIDED)}: run this command without it"
+        )
     from stakes.training.distributed import joined
 
     return joined()
@@ -223,7 +225,7 @@ def make_app(tokens: Sequence[str]) -> App:
     )
     app.register_install_completion_command(
         COMPLETION,
-        help="Let the shell complete commands and options, by a line in its start-up file.",
+        help="Set up tab completion, by adding a line to the shell's start-up file.",
     )
     for name, (module, about) in COMMANDS.items():
         path = f"stakes.cli.{module}"

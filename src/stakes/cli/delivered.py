@@ -30,7 +30,7 @@ def check_delivered(path: Path) -> None:
     if path.suffix != ".safetensors" and not path.is_dir():
         return
     if not check_manifest(folder, absent=NOT_DELIVERED) and (folder / "row.json").exists():
-        say(f"note: {folder} has no manifest: changes in it are not noticed")
+        say(f"note: {folder} has no manifest, so changes to it cannot be detected")
 
 
 def check_there(path: Path, option: str) -> None:
@@ -62,11 +62,11 @@ def delivered_network(path: Path, classifier: Classifier, option: str) -> Classi
         return Classifier.load(path, device=device)
     if not is_own(named) or named.rpartition(":")[2] != recorded.rpartition(":")[2]:
         raise InputError(
-            f"{option} {path} was saved from code of your own, {recorded}, which a saved file does "
-            f"not start, and --model names {named}: give a network of that code in both"
+            f"{option} {path} was saved from your own code, {recorded}, which a saved file "
+            f"never runs, but --model names {named}: give networks of the same code in both"
         )
     if named != recorded:
-        say(f"note: {path} was saved from {recorded}; here {named} makes it")
+        say(f"note: {path} was saved from {recorded}; here {named} builds it")
     return Classifier.load(named, weights=file, device=device)
 
 
@@ -83,7 +83,8 @@ def note_other_original(path: Path, classifier: Classifier, forget: ForgetSet) -
     if digest is not None and digest != (own := classifier.digest()):
         say(
             f"note: {path} was made from other weights (digest {str(digest)[:12]}, says its "
-            f"row.json) than those of --model (digest {own[:12]}): their numbers are of no one run"
+            f"row.json) than those of --model (digest {own[:12]}), so the numbers do not "
+            "describe one run"
         )
     was = in_words(delivered_preprocessing(path, classifier.preprocessing))
     asked = in_words(classifier.preprocessing)

@@ -8,7 +8,7 @@ from stakes.runs.words import Place, Switch, Whole
 
 
 def demo(*, out: Place = Path("demo"), overwrite: Switch = False, seed: Whole = 0) -> None:
-    """Train a small network on digits, make it forget 16 of them by three methods, and report.
+    """Train a small network on digits, make it forget 16 of them with three methods, and report.
 
     Args:
         out: folder to write

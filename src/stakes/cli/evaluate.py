@@ -41,18 +41,18 @@ def evaluate(
     out: Annotated[Place | None, OUTPUT] = None,
     overwrite: Annotated[Switch, OUTPUT] = False,
 ) -> None:
-    """Score a network that was made to forget, on your own data, against the original.
+    """Score an unlearned network against the original, on your own data.
 
     Prints the row as JSON. If interrupted, run the same command with --out again to resume.
 
     Args:
-        inputs: the original network, the images it was to forget, and the data to score on.
+        inputs: the original network, the images to forget, and the data to score on.
         unlearned: the folder that `stakes unlearn` wrote, or its model.safetensors
         reference: a network to compare it with, such as one trained without the images: a folder
             that stakes wrote, or its model.safetensors
         eval_samples: score at most this many test and as many retained images; by default all
         metric: a measure of your own, path/to/file.py:function; repeatable
-        out: a .json file for the row as well
+        out: also write the row to this .json file
         overwrite: replace that file
     """
     if out is not None:

@@ -24,7 +24,7 @@ def report(
         runs: folders that `stakes unlearn` wrote
         out: HTML file to write
         title: heading of the page
-        reference: folder of a run to compare the others with, such as one of retrain or oracle
+        reference: a run folder to compare the others with, such as one of retrain or oracle
         overwrite: replace that file
     """
     if not runs:
@@ -40,7 +40,7 @@ def report(
         check_run(folder)
     for folder in folders:
         if not (folder / MANIFEST).exists():
-            say(f"note: {folder} has no manifest: changes in it are not noticed")
+            say(f"note: {folder} has no manifest, so changes to it cannot be detected")
     from stakes.report.page import write_report  # only here: what it plots with is slow to import
 
     print(write_report(list(runs), out, title=title, reference=reference))

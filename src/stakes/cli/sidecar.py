@@ -26,7 +26,8 @@ class SidecarInputs(NetworkInputs):
 
     data: Annotated[str, TRAINING] = field()  # required here: the base class has a default
     """the training data to summarise: a folder with train/CLASS and test/CLASS, or cifar10,
-    cifar100, digits; the test images only measure how well OUT tells training images from them"""
+    cifar100, digits; the test images only serve to measure how well OUT tells training images
+    from them"""
 
 
 def sidecar(
@@ -37,11 +38,11 @@ def sidecar(
     steps: Annotated[Whole, OUTPUT] = 100,
     overwrite: Annotated[Switch, OUTPUT] = False,
 ) -> None:
-    """Make a sidecar: statistics of training data and synthetic images, to keep when it is gone.
+    """Make a sidecar of training data: statistics and synthetic images, to use once it is gone.
 
-    Run it while the training data is still there. `stakes unlearn --sidecar OUT` then uses it in
-    place of the data. OUT holds no training image; how well it tells training images from test
-    images is measured and written into it.
+    Run it while you still have the training data. `stakes unlearn --sidecar OUT` then uses it in
+    place of the data. OUT holds no training image. How well it tells training images from test
+    images is measured and recorded in it.
 
     Args:
         inputs: the network and its training data.
@@ -62,8 +63,8 @@ def sidecar(
     print(f"{len(made.images)} synthetic images, {size / 2**20:.1f} MiB: {out}")
     if made.activations is None:
         print(
-            "no activations described: that takes classes of 256 images, and layers that "
-            "unlearning leaves as they are, of no large output"
+            "no activations stored: this needs classes of at least 256 images, and layers "
+            "that unlearning does not change and whose output is small"
         )
     print(measured)
 
@@ -81,13 +82,13 @@ def _made(inputs: SidecarInputs, images: int | None, steps: int) -> tuple[Sideca
         found = membership(made, classifier, train, test, seed=seed)
         made.card["membership"] = found
         measured = (
-            f"training against test images by the nearest synthetic one, AUC: features "
-            f"{found['features']:.3f}, pixels {found['pixels']:.3f}; by the nearest class mean "
-            f"{found['means']:.3f}{_activations(found)} (0.5 is chance, {found['n']:.0f} of each)"
+            f"AUC of training against test images (0.5 is chance, {found['n']:.0f} of each): "
+            f"nearest synthetic image by features {found['features']:.3f}, by pixels "
+            f"{found['pixels']:.3f}; nearest class mean {found['means']:.3f}{_activations(found)}"
         )
     return made, measured
 
 
 def _activations(found: dict[str, float]) -> str:
     """The area under the curve by activations, where there are any."""
-    return f"; by activations {found['activations']:.3f}" if "activations" in found else ""
+    return f"; activations {found['activations']:.3f}" if "activations" in found else ""

@@ -30,11 +30,11 @@ def announce(loaded: Loaded, data: str | None) -> None:
     if any(uniform):
         names = [name for name, same in zip(loaded.forget.names, uniform, strict=True) if same]
         say(
-            f"note: {some(names)}: of one grey all over as the network is shown it; if the file is "
-            "not, such as one of 16-bit grey, which libraries clip to white, convert it to 8 bits"
+            f"note: {some(names)}: uniformly grey as the network sees it; if the file is not, "
+            "convert it to 8 bits (libraries clip 16-bit grey to white)"
         )
     if data is not None and data not in DATASETS and (unused := left_out(expanded(data))):
-        say(f"--data {data}: left out are {some(unused)}")
+        say(f"--data {data}: not used: {some(unused)}")
     if loaded.agreement is not None:
         say(f"preprocessing checked: {loaded.agreement}")
 

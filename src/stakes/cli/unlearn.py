@@ -55,18 +55,18 @@ def unlearn(
 
     OUT gets model.safetensors, row.json (the numbers), history.jsonl (each step) and report.html
     (the evidence). If not everything was forgotten, the exit code is 3. If interrupted, run the
-    same command again to resume. Every hyper-parameter of a method is an option too: see them by
-    `stakes unlearn --help-method NAME`.
+    same command again to resume. Every hyper-parameter of a method is an option too; `stakes
+    unlearn --help-method NAME` lists them.
 
     Args:
-        inputs: the network, the images, and what there is to score on.
+        inputs: the network, the images, and the data to score on.
         out: folder to write; it appears once the run is complete
         method: how to forget
         preset: named settings of the method; other options override them
         options: how the run is made and scored.
         overwrite: replace OUT if it holds an earlier run
-        dry_run: take a few steps on a copy, print the time, memory and files that the run would
-            need, and write nothing
+        dry_run: take a few steps on a copy, print the time, memory and disk space that the run
+            would need, and write nothing
         quiet: print no progress, and nothing on standard output except for --json
         json: print the row as JSON instead of the summary
         config: a TOML file with any of these options; the command line overrides it
@@ -77,7 +77,7 @@ def unlearn(
     with redirect_stdout(sys.stderr):  # what code of the user's own prints
         chosen = method_class(method, preset)(**fields)
         if dry_run and count() > 1:
-            raise InputError("--dry-run takes the time of one process: start it without torchrun")
+            raise InputError("--dry-run measures a single process: start it without torchrun")
         if is_writer():
             (check_free if dry_run else check_out)(out, overwrite)
         check_apart(out, inputs.forget, inputs.data, options.surrogates)
@@ -181,8 +181,8 @@ def _surrogates(options: RunOptions, inputs: Inputs, loaded: Loaded) -> Surrogat
         known = (loaded.classifier.digest(), *loaded.earlier.networks)
         if sidecar.card.get("weights_digest") not in known:
             raise InputError(
-                f"--sidecar {options.sidecar} was made for other weights, which these were not "
-                "made from: make it for these"
+                f"--sidecar {options.sidecar} was made for other weights, and these were not "
+                "derived from them: make one for these weights"
             )
         found.append(sidecar.surrogates(str(options.sidecar), size))
     if options.surrogates is not None:

@@ -50,21 +50,21 @@ def as_images(
               ``{"image": image, "label": label}``, an image being a PIL image, a tensor or an
               array; with ``labels`` an item may be the image alone;
             - :class:`Images`, which are returned as they are.
-        labels: (n,) class indices, where ``data`` does not hold them. Where neither a column nor
+        labels: (n,) class indices, if ``data`` does not hold them. If neither a column nor
             ``targets`` of a dataset holds them, every item is read once to find them.
         size: side in pixels. PIL images are brought to exactly this side (largest centred square,
             bicubic; default: the short side of the first); a larger 8-bit array is shrunk to it.
-        read: what makes pixels (3, h, w) of a PIL image instead, such as the ``preprocessing`` of
+        read: what makes pixels (3, h, w) from a PIL image instead, such as the ``preprocessing`` of
             a classifier.
         prefix: image i is called "prefix i".
 
     Returns:
-        The images, which a dataset's items are read for each time they are asked for: an item has
-        to be the same each time, so leave random transforms out.
+        The images. A dataset's items are read each time they are requested and must be the same
+        each time, so leave out random transforms.
 
     Raises:
         InputError: another type, no images, pixels outside the range, labels that are missing or
-            no class indices, or images of several sizes.
+            not class indices, or images of several sizes.
 
     >>> images = as_images(np.zeros((2, 4, 4), np.uint8), [0, 1])
     >>> images.load([1]).shape, images.labels.tolist(), images.name(1)
@@ -191,18 +191,20 @@ def as_pixels(array: Tensor | NDArray[Any], name: str = "images") -> Tensor:
         pixels = pixels.long()  # of these, torch finds no least and greatest
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels
     if pixels.ndim != 4 or not {1, 3} & {pixels.shape[1], pixels.shape[3]}:
-        raise InputError(f"{name}: shape {tuple(array.shape)}; wanted (n, 3, h, w) or (n, h, w, 3)")
+        raise InputError(
+            f"{name}: shape {tuple(array.shape)}; expected (n, 3, h, w) or (n, h, w, 3)"
+        )
     if pixels.shape[1] not in (1, 3):
         pixels = pixels.permute(0, 3, 1, 2)
     if pixels.shape[1] == 1:
         pixels = pixels.repeat(1, 3, 1, 1)
     if pixels.is_complex() or pixels.dtype == torch.bool:
-        raise InputError(f"{name}: pixels are {pixels.dtype}; wanted 8-bit or floats in [0, 1]")
+        raise InputError(f"{name}: pixels are {pixels.dtype}; expected 8-bit or floats in [0, 1]")
     low, high = (float(pixels.min()), float(pixels.max())) if pixels.numel() else (0.0, 0.0)
     most = 1 if pixels.is_floating_point() else 255
     if not (low >= 0 and high <= most):  # true for NaN as well
         raise InputError(
-            f"{name}: pixels from {low:g} to {high:g}, wanted 0 to {most}; divide by 255, and "
+            f"{name}: pixels from {low:g} to {high:g}, expected 0 to {most}; divide by 255, and "
             "leave out Normalize: the classifier normalises by itself"
         )
     return pixels.float() if pixels.is_floating_point() else pixels.to(torch.uint8).contiguous()

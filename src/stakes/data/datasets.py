@@ -66,14 +66,14 @@ def load_data(
     ignored; images may lie in further folders below their class.
 
     Args:
-        source: A name in DATASETS (which goes before a folder of that name), or a folder.
+        source: A name in DATASETS (which takes precedence over a folder of that name), or a folder.
         root: Where named data sets are kept; default ~/.cache/stakes.
         download: Whether a named data set may be fetched. Nothing is fetched otherwise.
         size: Largest side of the images in pixels (see ImageFiles and ImageArray).
         class_names: The order of the classes, such as a classifier's; by default that of the data
-            set, in folders the alphabet's. It may name classes of which there are no images.
+            set, and alphabetical for folders. It may name classes without images.
         read: What makes pixels of an image, such as a classifier's ``preprocessing``; ``size`` is
-            then without meaning. By default the largest centred square is scaled.
+            then ignored. By default the largest centred square is scaled.
 
     Raises:
         InputError: no such data, an unusable layout, or classes that do not fit ``class_names``.

@@ -148,7 +148,7 @@ def class_files(folder: str, root: Path) -> dict[str, list[str]]:
 
 def _wanted(folder: Path, found: str) -> str:
     return (
-        f"{folder}: {found}; wanted is {folder}/train/<class>/*.png with "
+        f"{folder}: {found}; expected {folder}/train/<class>/*.png with "
         f"{folder}/test/<class>/*.png, or {folder}/<class>/*.png"
     )
 

@@ -28,14 +28,14 @@ class ForgetSet:
     Attributes:
         images: float32 (k, 3, h, w) in [0, 1].
         labels: int64 (k,), their true classes.
-        names: What a person calls each of them.
+        names: A readable name for each of them.
         indices: Their places in the training set, where known.
         dropped: How many copies of these images, with the same label, were left out.
-        classes: The classes to forget as a whole, where whole classes were asked for.
+        classes: The classes to forget as a whole, if whole classes were requested.
 
     Raises:
-        InputError: no images, shapes or types other than these, values that are NaN or outside
-            [0, 1], a negative label.
+        InputError: no images, other shapes or types, values that are NaN or outside [0, 1], or a
+            negative label.
     """
 
     images: Tensor
@@ -81,8 +81,8 @@ class ForgetSet:
         Args:
             images: a tensor or numpy array, as :func:`stakes.data.adapter.as_pixels` takes it.
             labels: (k,) class indices.
-            names: what a person calls each image; default "image 0", "image 1", ...
-            indices: their places in the training set, where they are known.
+            names: a readable name for each image; default "image 0", "image 1", ...
+            indices: their places in the training set, if known.
 
         Raises:
             InputError: as the class itself, and the same image with two labels.
@@ -148,7 +148,7 @@ class ForgetSet:
     def save(self, path: str | Path) -> None:
         """Write the set to one ``.safetensors`` file: images, labels, names, indices, classes.
 
-        The file holds the images themselves: keep it, and delete it, as you would them.
+        The file holds the images themselves: store and delete it as you would the images.
 
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "forget.safetensors"
@@ -194,11 +194,11 @@ class ForgetSet:
     ) -> Self:
         """Read FOLDER/<class>/...: the images of each class in a folder of its name.
 
-        Unlike in a data set, a visible file that is no image is an error: somebody asked for it
+        Unlike in a data set, a visible file that is not an image is an error, because it was given
         to be forgotten.
 
         Args:
-            folder: The folder; class folders without files are passed over.
+            folder: The folder; class folders without files are skipped.
             class_names: The classes, in the order of their labels.
             size: Largest side in pixels, as in ImageFiles; with ``exact`` the side.
             exact: Bring smaller images to ``size`` as well.
@@ -225,8 +225,8 @@ class ForgetSet:
     ) -> Self:
         """Read a table of images: a line ``path,label``, then one line for each image.
 
-        Paths are relative to the table. A label is the name of a class; numbers of
-        classes, from 0 on, stand in a column ``index`` in place of ``label``.
+        Paths are relative to the table. A label is the name of a class; class numbers, counted from
+        0, go into a column ``index`` instead of ``label``.
         ``size``, ``exact``, ``max_bytes`` and ``read`` are as in from_folder.
 
         Raises:
@@ -247,7 +247,7 @@ class ForgetSet:
             max_bytes: As in :func:`stakes.data.forget_checks.check_memory`.
 
         Raises:
-            InputError: no indices, some that are no whole numbers or outside the set, too many
+            InputError: no indices, some that are not whole numbers or outside the set, too many
                 images, or what as_images or from_tensors raises.
         """
         images = as_images(images)

@@ -18,11 +18,11 @@ def check_set(
     if k == 0:
         raise InputError("the forget set is empty: give at least one image")
     if images.ndim != 4 or images.shape[:2] != (k, 3):
-        raise InputError(f"forget images of shape {tuple(images.shape)}: wanted ({k}, 3, h, w)")
+        raise InputError(f"forget images of shape {tuple(images.shape)}: expected ({k}, 3, h, w)")
     if images.dtype != torch.float32 or labels.dtype != torch.int64:
         raise InputError(
             f"forget images are {images.dtype} and labels {labels.dtype}: "
-            "wanted torch.float32 and torch.int64"
+            "expected torch.float32 and torch.int64"
         )
     if labels.shape != (k,) or (indices is not None and len(indices) != k):
         raise InputError(

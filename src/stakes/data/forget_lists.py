@@ -41,7 +41,7 @@ def folder_rows(folder: str | Path, class_names: Sequence[str]) -> list[Row]:
                 )
             rows.append((path, label, str(Path(path).relative_to(top))))
     if not rows:
-        raise InputError(f"{folder}: no images to forget; wanted is {folder}/<class>/*.png")
+        raise InputError(f"{folder}: no images to forget; expected {folder}/<class>/*.png")
     return rows
 
 
@@ -113,11 +113,11 @@ def _csv_rows(file: Path, class_names: Sequence[str]) -> Iterator[Row]:
         counted = "index" in header and "label" not in header
         if "path" not in header or ("label" not in header and not counted):
             raise InputError(
-                f"{file} line 1: wanted the header path,label (names of classes) or path,index "
-                "(numbers of classes from 0 on), with commas"
+                f"{file} line 1: expected the header path,label (class names) or path,index "
+                "(class numbers counted from 0), with commas"
             )
         if len(set(header)) < len(header):
-            raise InputError(f"{file} line 1: a column is there twice; keep one")
+            raise InputError(f"{file} line 1: a column appears twice; keep one")
         rows.fieldnames = header
         read = _index if counted else _label
         for row in rows:
@@ -126,7 +126,7 @@ def _csv_rows(file: Path, class_names: Sequence[str]) -> Iterator[Row]:
             if None in row:
                 raise InputError(f"{where}: more columns than the header; quote commas")
             if not path or not label:
-                raise InputError(f"{where}: wanted a path and a label")
+                raise InputError(f"{where}: expected a path and a label")
             place = file.parent / expanded(path)
             check_file(place, f"{where}: image")
             yield str(place), read(label, class_names, where), path
@@ -139,8 +139,8 @@ def _label(text: str, class_names: Sequence[str], where: str) -> int:
     known = {one_form(name) for name in class_names}
     if text.isdecimal() and one_form(text) not in known:
         raise InputError(
-            f"{where}: label {shortened(text)} is the name of no class ({some(class_names)}); "
-            "call the column index if these numbers count the classes from 0 on"
+            f"{where}: label {shortened(text)} is not a class name ({some(class_names)}); if "
+            "these are class numbers counted from 0, name the column index"
         )
     return class_index(text, class_names, where)
 

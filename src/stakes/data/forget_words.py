@@ -79,4 +79,4 @@ def _drawn(
         return ForgetSet.from_classes(images, rest, class_names, seed, max_bytes=max_bytes)
     if rest.isdecimal() and len(rest) < 10:
         return ForgetSet.random(images, int(rest), seed, max_bytes=max_bytes)
-    raise InputError(f"--forget {shortened(text)}: wanted a number, such as random:64")
+    raise InputError(f"--forget {shortened(text)}: expected a number, such as random:64")

@@ -144,7 +144,7 @@ class ImageArray:
     ) -> None:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise InputError(
-                f"pixels are {pixels.dtype} {tuple(pixels.shape)}: wanted uint8 (n, 3, h, h)"
+                f"pixels are {pixels.dtype} {tuple(pixels.shape)}: expected uint8 (n, 3, h, h)"
             )
         if size is not None and pixels.shape[2] != pixels.shape[3]:
             raise InputError(

@@ -40,8 +40,8 @@ def class_list(folder: Path) -> tuple[str, ...]:
         lines = (folder / CLASSES).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{folder} holds tar shards, whose classes are numbers: add {folder / CLASSES}, one "
-            "name a line in the order of the numbers"
+            f"{folder} holds tar shards, whose classes are numbers: add {folder / CLASSES}, "
+            "one name per line in the order of the numbers"
         ) from error
     return tuple(line.strip() for line in lines if line.strip())
 
@@ -55,8 +55,8 @@ def samples(paths: Sequence[str]) -> list[Sample]:
     found = [sample for path in paths for sample in _samples(path)]
     if not found:
         raise InputError(
-            f"{paths[0]}: no images in the shards of this folder; "
-            "wanted are members NAME.png with NAME.cls"
+            f"{paths[0]}: no images in the shards of this folder; expected members NAME.png "
+            "with NAME.cls"
         )
     return found
 
@@ -74,7 +74,7 @@ def _samples(path: str) -> Iterator[Sample]:
                     continue
                 if is_image(f".{kind}"):
                     if key in images:
-                        raise ValueError(f"{shortened(key.strip('/'))} is there twice")
+                        raise ValueError(f"{shortened(key.strip('/'))} appears twice")
                     place = f"{path}@{member.offset_data}+{member.size}"
                     images[key] = f"{place}:{member.name}"
                 elif kind in ("cls", "json"):

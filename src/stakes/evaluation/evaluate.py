@@ -87,7 +87,10 @@ def evaluate(
     forget = ForgetSet.require(forget)
     forget.check(after.num_classes)
     if before.class_names != after.class_names:
-        raise InputError("the network after has other classes than the one before: give its own")
+        raise InputError(
+            "the network after unlearning has other classes than the one before: give both "
+            "of one run"
+        )
     if reference is not None:
         check_reference(Classifier.require(reference, "the reference"), after)
     check_measures(metrics or {}, other or {})

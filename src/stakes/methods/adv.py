@@ -14,8 +14,7 @@ class Adv(AdversarialFields):
     Cha et al., "Learning to Unlearn", AAAI 2024; f and s count the forget images and probes of a
     step. It ends with the first step after which every forget image is misclassified. BatchNorm
     is in train mode as in the authors' code: its statistics follow probes and forget images, which
-    costs accuracy on real images, but in eval mode nothing bounds -CE and the network ends at
-    chance.
+    costs accuracy on real images; in eval mode, -CE is unbounded and the network ends at chance.
 
     Batches and length are those of the code of "Stake the Points", which runs Adv beside its own
     method. Differences from it: a probe's target is never the true class, which theirs can be, and

@@ -29,7 +29,7 @@ class PGDFields(Method):
 
     forget_batch: int = hyper(
         128,
-        "forget images per step, beside the probes",
+        "forget images per step, in addition to the probes",
         "code of Stake the Points; L2UL's: 32",
         low=1,
     )

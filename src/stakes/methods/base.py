@@ -166,8 +166,8 @@ class Method(ABC):
             name for name in was.keys() | now.keys() if was.get(name) != now.get(name)
         ):
             raise InputError(
-                f"{self.title}: the result has other tensors than the network ({some(changed)}); "
-                "change their values, and neither names nor shapes"
+                f"{self.title}: the result has other tensors than the network "
+                f"({some(changed)}); change their values, but not their names or shapes"
             )
 
     def check_surrogates(self) -> None:
@@ -188,9 +188,9 @@ class Method(ABC):
         trained = getattr(self, "batch_norm", "eval") == "train"
         if trained and any(isinstance(part, _BatchNorm) for part in classifier.modules()):
             raise InputError(
-                f"{self.title} normalises by the statistics of whole batches (batch_norm train), "
-                "which several processes cannot: add --batch-norm eval, or start it without "
-                "torchrun"
+                f"{self.title} normalises by the statistics of whole batches (batch_norm "
+                "train), which does not work on several processes: add --batch-norm eval, or "
+                "start it without torchrun"
             )
 
     def check_shard(self) -> None:

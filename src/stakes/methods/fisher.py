@@ -52,7 +52,9 @@ class Fisher(Method):
         1e-6, "first strength tried: the variance of the noise, times F", "public code", above=0
     )
     alpha_max: float = hyper(1e-6, "last strength tried", "public code: none")
-    fisher_classes: int = hyper(10, "likeliest classes of an image that F is summed over", low=1)
+    fisher_classes: int = hyper(
+        10, "most probable classes of an image that F is summed over", low=1
+    )
     max_steps: int = hyper(
         1, "strengths tried, from alpha to alpha_max in equal ratios", "public code", low=1
     )

@@ -179,8 +179,8 @@ class ProbeSource:
         kind, network = self._settings.probes, self._task.original
         if kind == "inverted" and not has_statistics(network):
             raise InputError(
-                "probes=inverted needs BatchNorm statistics, which this network has not: "
-                "set probes to mixed"
+                "probes=inverted needs BatchNorm statistics, which this network does not "
+                "have: set probes to mixed"
             )
         if kind != "auto":
             return kind, "as given"

@@ -53,7 +53,7 @@ class Unlearned:
         earlier: seconds, among these, of an interrupted run that this one resumed.
         checkpoint: the file with the state of the loop, if there is one.
         job: digest of everything the bits of the result depend on; empty without that file.
-        surrogates: what stood in for the absent data, where some was given.
+        surrogates: the surrogate data used in place of the absent data, if any was given.
     """
 
     classifier: Classifier

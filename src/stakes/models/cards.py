@@ -112,13 +112,13 @@ def read_card(path: Path, *, named: bool = False) -> dict[str, Any]:
     if spec.startswith(IN_MEMORY):
         raise InputError(
             f"{path.parent} was saved from a {spec.removeprefix(IN_MEMORY)} in memory; load "
-            "model.safetensors into such a network and give that to Classifier.wrap"
+            "model.safetensors into such a network and pass it to Classifier.wrap"
         )
     if is_own(spec):
         raise InputError(
-            f"{path.parent} was saved from code of your own, which a saved file does not start; "
-            f"if you trust {spec}, name it: --model {spec} "
-            f"--weights {path.with_name('model.safetensors')}"
+            f"{path.parent} was saved from your own code, which a saved file never runs; if "
+            f"you trust {spec}, pass it: --model {spec} --weights "
+            f"{path.with_name('model.safetensors')}"
         )
     return card
 

@@ -33,8 +33,8 @@ class Classifier(nn.Module):
 
     Attributes:
         spec: what the network is, such as ``"timm:resnet18"``.
-        weights: where its weights came from: a path, or ``"random (seed 0)"``; of a saved
-            classifier, its file and where those that it was made from came from.
+        weights: where its weights came from: a path, or ``"random (seed 0)"``; for a saved
+            classifier, its file and the origin of the weights that it was made from.
         body: the whole network with ``nn.Identity`` in place of its head.
         head: the linear layer from features (n, d) to logits (n, c).
         head_name: the name of the head in the network.
@@ -43,8 +43,8 @@ class Classifier(nn.Module):
         lookup: applied to features and logits after the head, or None; see
             :mod:`stakes.models.lookup`.
         input_size: side of the images the network sees, or (height, width), pixels.
-        preprocessing: the reader that makes these of an image file, as the network's service does
-            (see :mod:`stakes.preprocessing`); None where the largest centred square is scaled.
+        preprocessing: the reader that makes these from an image file, as the network's service does
+            (see :mod:`stakes.preprocessing`); None if the largest centred square is scaled.
         mean: per channel, of images in [0, 1]; a buffer (3, 1, 1), not saved as weights.
         std: the same of their standard deviation.
         class_names: one name per logit.
@@ -207,20 +207,19 @@ class Classifier(nn.Module):
                 ``hf:FOLDER``, ``stakes:NAME`` or
                 ``path/to/file.py:factory`` (code in that file is run); or the folder, or the
                 ``.safetensors`` file in it, that :meth:`save` wrote.
-            weights: weight file, or the word "random", without which no network of timm or
-                torchvision is random (a transformers folder brings its own weights). Nothing is
-                downloaded, no code in the file is run. What
-                :meth:`save` wrote of a network from own code loads only this way, by
-                ``file.py:factory`` (wherever it lies now) and its ``model.safetensors``, and
-                keeps its card.
-            weights_key: which network of the file, where it holds several, such as
+            weights: weight file, or the word "random"; without either, timm and torchvision
+                networks are refused (a transformers folder has its own weights). Nothing is
+                downloaded, and no code in the file is run. A network from your own code that
+                :meth:`save` wrote loads only in this way, from ``file.py:factory`` (wherever
+                that is now) and its ``model.safetensors``, and keeps its card.
+            weights_key: which network in the file, if it holds several, such as
                 ``state_dict_ema``.
             num_classes: default: what the weights say, else what the network has.
             class_names: default: those of the saved or transformers folder, else ``class 0``, ...
             input_size: side in pixels, or (height, width); default: what the network is made for.
             mean: per channel or one for all; default: what the network is made for.
             std: as ``mean``.
-            preprocessing: what makes the network's input of an image file, such as a
+            preprocessing: what makes the network's input from an image file, such as a
                 :class:`stakes.preprocessing.Preprocessing`, or the service's own code by
                 :func:`stakes.models.transforms.transform`, which says size, mean and std as well;
                 default: that of the saved classifier, or of the network's library, else None.
@@ -279,7 +278,7 @@ class Classifier(nn.Module):
             input_size: side of its images in pixels, or (height, width).
             mean: subtracted from images in [0, 1], per channel or one for all; default 0.
             std: divides them after that; default 1.
-            preprocessing: what makes the network's input of an image file.
+            preprocessing: what makes the network's input from an image file.
 
         Raises:
             InputError: no network, one that does not end in one linear layer, or one that cannot

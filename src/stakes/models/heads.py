@@ -116,8 +116,9 @@ def _check_no_chance(network: nn.Module, trace: _Trace, name: str) -> None:
     slack = 1e-3 * float(trace.logits.abs().max()) + 1e-6
     if not torch.allclose(again, trace.logits, rtol=1e-3, atol=slack):
         raise InputError(
-            f"{name} gives the same image another answer each time; switch off what is random in "
-            "its eval mode, such as functional.dropout without training=self.training"
+            f"{name} gives the same image a different answer each time; switch off random "
+            "operations in eval mode, such as functional.dropout without "
+            "training=self.training"
         )
 
 
@@ -134,13 +135,14 @@ def _check_each_alone(body: nn.Module, features: Tensor, trace: _Trace, name: st
     slack = 1e-3 * float(features.abs().max()) + 1e-6
     if not alone.requires_grad and any(p.requires_grad for p in body.parameters()):
         raise InputError(
-            f"{name} keeps no gradient, so it cannot be changed; take .detach(), .data and "
+            f"{name} passes no gradient, so it cannot be trained; take .detach(), .data and "
             "torch.no_grad() out of its forward()"
         )
     if not torch.allclose(alone.detach(), features[:1], rtol=1e-3, atol=slack):
         raise InputError(
-            f"{name} gives an image another answer in other company; this is BatchNorm without "
-            "running statistics, or code that mixes a batch: each image needs its own answer"
+            f"{name} gives an image a different answer in a different batch, because of "
+            "BatchNorm without running statistics or code that mixes a batch; each answer "
+            "must depend on its image alone"
         )
 
 
@@ -159,9 +161,7 @@ def _run(network: nn.Module, input_size: int | Size, name: str) -> _Trace:
         )
     weight = next((p for p in network.parameters() if p.is_floating_point()), None)
     if weight is None:
-        raise InputError(
-            f"{name} has no parameters of numbers with a point; give a trained network"
-        )
+        raise InputError(f"{name} has no floating-point parameters; give a trained network")
     if any(p.is_meta for p in network.parameters()):
         raise InputError(f"{name} has parameters without values (device meta); make it on the CPU")
     network.eval()

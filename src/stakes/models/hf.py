@@ -50,8 +50,8 @@ def make(folder: Path, num_classes: int | None) -> nn.Module:
     check_names_no_hub(settings, str(config_file))
     if settings.get("problem_type") == "multi_label_classification":
         raise InputError(
-            f"{config_file} says multi_label_classification; stakes makes classifiers forget that "
-            "give each image one class, the likeliest: train one with single labels"
+            f"{config_file} says multi_label_classification; stakes handles classifiers that "
+            "give each image one class: train one with single labels"
         )
     transformers = library()
     with offline():
@@ -197,8 +197,8 @@ def load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Mod
     ]
     if faults:
         raise InputError(
-            f"{source} does not fit {type(own).__name__}: {'; '.join(faults)}; "
-            "give the weights of this very network"
+            f"{source} does not fit {type(own).__name__}: {'; '.join(faults)}; give the "
+            "weights of this network"
         )
     # Back into the network that was built: the loaded one remembers which names its file used,
     # and would be saved under others from another file.
@@ -256,12 +256,11 @@ def read_json(path: Path) -> dict[str, Any]:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} cannot be read as JSON: {first_line(error)}; take it from its source again"
+            f"{path} cannot be read as JSON: {first_line(error)}; copy it again"
         ) from error
     if not isinstance(content, dict):
         raise InputError(
-            f"{path} holds a JSON {type(content).__name__}, not an object; "
-            "take it from its source again"
+            f"{path} holds a JSON {type(content).__name__}, not an object; copy it again"
         )
     return content
 

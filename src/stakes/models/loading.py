@@ -88,9 +88,7 @@ def load_network(wanted: Wanted) -> Loaded:
     saved = saved_file(spec)
     if saved is not None:
         if wanted.weights is not None:
-            raise InputError(
-                f"{spec} is a saved classifier: it brings its own weights, so leave out others"
-            )
+            raise InputError(f"{spec} is a saved classifier with its own weights: leave out others")
         return _saved(saved, wanted, classes)
     if wanted.weights is not None and takes_card(str(spec), wanted.weights):
         return _saved(wanted.weights, wanted, classes, str(spec) if is_own(str(spec)) else None)

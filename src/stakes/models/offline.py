@@ -38,8 +38,8 @@ def check_names_no_hub(content: Any, where: str) -> None:
         value = pending.pop()
         if isinstance(value, str) and value.lower().startswith(("hf-hub:", "hf_hub:")):
             raise InputError(
-                f"{where} names {value[:80]!r}, which would be fetched; nothing is: save the "
-                "network's own name there, and its weights beside it"
+                f"{where} names {value[:80]!r}, which would have to be fetched, and nothing "
+                "is: save the network's own name there, and its weights beside it"
             )
         if isinstance(value, dict):
             pending += value.values()

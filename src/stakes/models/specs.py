@@ -242,7 +242,7 @@ def _own(spec: str, num_classes: int | None, size: Size | None, weights: Path | 
     factory = getattr(module, name, None)
     if not callable(factory):
         raise InputError(
-            f"{path} has no function or class {name!r} that makes a network; name one that is there"
+            f"{path} has no function or class {name!r} that makes a network; name one that exists"
         )
     arguments = {}
     if num_classes is not None and _takes(factory, "num_classes"):

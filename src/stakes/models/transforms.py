@@ -153,14 +153,15 @@ def transform(
     for channel, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
         if not b - a > 1e-6 * max(1.0, abs(a), abs(b)):
             raise InputError(
-                f"{words} makes the same of black and of white images (channel {channel}), so "
-                "pixels cannot be told from normalisation; normalise with fixed numbers"
+                f"{words} gives the same output for black and white images (channel "
+                f"{channel}), so its normalisation cannot be derived; normalise with fixed "
+                "numbers"
             )
     noise = [_noise(*shape) for shape in PROBES]
     first, again, other = (given(code, noise[i], words, opening) for i in (0, 0, 1))
     if not torch.equal(first, again):
         raise InputError(
-            f"{words} gives something else each time; leave out what is random, as a service does"
+            f"{words} gives a different result each time; leave out random steps, as a service does"
         )
     height, width = first.shape[1:]
     size = (height, width) if first.shape == other.shape else None
@@ -197,7 +198,9 @@ def given(code: Code, image: Image.Image, words: str, opening: Opening | None = 
         )
     made = made.detach().cpu().float()
     if not bool(made.isfinite().all()):
-        raise InputError(f"{words} gives values that are not finite; divide by no zero in it")
+        raise InputError(
+            f"{words} gives values that are not finite; check it for a division by zero"
+        )
     return made
 
 
@@ -217,8 +220,7 @@ def own_transform(text: str) -> Transform:
     code = getattr(run_file(path, "--transform"), name, None)
     if not callable(code):
         raise InputError(
-            f"{path} has no function or class {name!r} that makes a transform; "
-            "name one that is there"
+            f"{path} has no function or class {name!r} that makes a transform; name one that exists"
         )
     if _takes_nothing(code):
         with theirs(f"{name} in {path}"), beside(path):

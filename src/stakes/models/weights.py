@@ -144,9 +144,9 @@ def _unpickle(path: Path) -> Any:
         wanted = _unsafe_globals(path)
         if wanted:
             raise InputError(
-                f"{path} was refused and nothing in it was run: beside tensors it asks for "
-                f"{some(wanted, 8)} (a whole pickled model, or code); "
-                "save only the state dict: torch.save(model.state_dict(), ...)"
+                f"{path} was refused, and nothing in it was run: besides tensors it needs "
+                f"{some(wanted, 8)} (a whole pickled model, or code); save only the state "
+                "dict: torch.save(model.state_dict(), ...)"
             ) from error
         raise InputError(
             f"{path} is cut off or not a PyTorch weight file; copy it again"

@@ -9,10 +9,10 @@ from stakes.report.run_folder import RunFolder
 
 ATTACKS = {
     "loss": "How unlikely the network finds its class (loss)",
-    "entropy": "How unsure the answer is (entropy)",
-    "modified entropy": "Both in one number (modified entropy)",
-    "learned": "All three, weighed by a learned attack",
-    "copies": "How much likelier its class is in altered copies (fewer unseen images)",
+    "entropy": "How uncertain the answer is (entropy)",
+    "modified entropy": "Both combined (modified entropy)",
+    "learned": "All three, combined by a learned attack",
+    "copies": "How much more probable its class is in altered copies (fewer unseen images)",
 }
 LEAST = 5  # test images, and retained ones, that an attack needs: one for each of its folds
 MUCH = 0.75  # an AUC from which an attack says much; of negated scores, below 1 - MUCH
@@ -113,8 +113,8 @@ def _membership(run: RunFolder) -> Finding | None:
     if stand_out(run):
         return Finding(
             "Detectable: the network is now unusually wrong about these images.",
-            f"{numbers} A network that never saw them would give about 0.50. Somebody who holds "
-            "one of them and knows its class can suspect that something was done to it.",
+            f"{numbers} A network that never saw them would give about 0.50. Someone who has "
+            "one of them and knows its class can suspect that the network was made to forget it.",
         )
     if after["low"] > 0.5:
         return Finding(
@@ -133,14 +133,14 @@ def _contrast(run: RunFolder) -> Finding | None:
         return None
     head = "Altered copies do not give the images away."
     if found["low"] > 0.5:
-        head = "Detectable by altered copies: the network names their class, and not the images’."
+        head = "Detectable by altered copies: they still look like the class that the images lost."
     elif unclear(found):
         head = "With so few images, it is uncertain whether altered copies give them away."
     return Finding(
         head,
-        "By how much likelier the class is in altered copies of an image than in the image: "
-        f"{_interval(found)}. {several(found['m'], 'image')} against {found['n']:,.0f} unseen "
-        "ones.",
+        "Compared by how much more probable the class is in altered copies of an image than in the "
+        f"image: {_interval(found)}. {several(found['m'], 'image')} against {found['n']:,.0f} "
+        "unseen ones.",
     )
 
 

@@ -53,19 +53,19 @@ def compare(found: Sequence[RunFolder], reference: RunFolder | None = None) -> V
     every = len(done) == len(found)
     who = "Every run" if every else f"{len(done)} of {len(found)} runs" if done else "No run"
     unknown = [run for run in done if rest(run).tone == UNKNOWN]
-    left = "" if unknown else " and left it whole"
+    left = "" if unknown else " and left it intact"
     headline = f"{who} made the network forget all the images{left}."
     tone = GOOD if every else CAUTION if done else BAD if scored else UNKNOWN
     result = Verdict(tone, headline)
     if broken:
         named = f"{len(broken)} more" if done else f"{len(broken)}"
         result.facts.append(
-            f"{named} forgot them all and damaged the network, or had little to forget: that is "
-            "no success."
+            f"{named} forgot all the images but damaged the network, or had little to forget; this "
+            "does not count as success."
         )
     if unknown:
         of = "" if unknown == done else f" in {len(unknown)} of them"
-        result.facts.append(f"What it cost{of} is unknown: too few other images were scored.")
+        result.facts.append(f"The cost{of} is unknown: too few other images were scored.")
         result.tone = CAUTION
     result.facts += _best_preserved(found, [run for run in done if run not in unknown])
     result.facts.append("Differences of a point or so may be chance.")

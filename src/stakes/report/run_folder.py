@@ -43,10 +43,10 @@ WHOLE_CLASSES = {
 }
 OTHER_PATH = {"direct": "projected", "projected": "direct", "lookup": "bare"}
 PHASES = {
-    "seconds_probes": "Making stand-in images (probes)",
-    "seconds_importance": "Weighing the parameters",
+    "seconds_probes": "Making surrogate images (probes)",
+    "seconds_importance": "Computing the importance of weights",
     "seconds_unlearn": "Unlearning",
-    "seconds_pull_back": "Going back towards the original while all stays forgotten",
+    "seconds_pull_back": "Moving back towards the original weights",
     "seconds_evaluate": "Scoring before and after",
 }
 CUT_SHORT = {Outcome.BUDGET, Outcome.DIVERGED, Outcome.LIMIT}

@@ -19,9 +19,9 @@ SPARED = 100 / 12  # percent of copies recognised up to which most are forgotten
 GOOD, CAUTION, BAD, UNKNOWN = "good", "caution", "bad", "unknown"
 MARKS = {GOOD: "\u2713", CAUTION: "!", BAD: "\u2717", UNKNOWN: "?"}
 CAUSES = (
-    "Likely causes: the classes are in another order than the network’s outputs, the images are "
-    "normalised or prepared in another way than in training, or the weights are not the trained "
-    "ones."
+    "Likely causes: the classes are in a different order from the network’s outputs, the images "
+    "are normalised or preprocessed differently than in training, or the weights are not the "
+    "trained ones."
 )
 
 
@@ -96,8 +96,8 @@ def images(run: RunFolder) -> Answer:
         detail = f"Without the list in front of it, the network recognises {bare:,} of {run.k:,}."
         return Answer(BAD, question, "No, a list hides them", detail)
     if mostly_unknown(run):
-        return Answer(BAD, question, never.capitalize(), "What was not recognised before cannot be "
-                      "forgotten.")  # fmt: skip
+        return Answer(BAD, question, never.capitalize(), "Only an image that was recognised before "
+                      "can be forgotten.")  # fmt: skip
     if states.recognised:
         left = f"No, {states.recognised:,} of {states.all:,} still recognised"
         return Answer(BAD, question, left, never and f"{never}.")
@@ -110,14 +110,14 @@ def _deep(run: RunFolder) -> str:
     """How strongly the images are still tied to their class."""
     most, second = run.number("forget_true_probability_max"), run.count("forget_top2")
     if most is None or second is None or run.k is None:
-        return "How deep was not measured."
+        return "The probability of the true class was not measured."
     near = f"it is the second choice for {second:,} of {run.k:,}"
     if run.k == 1:
         near = "it is the second choice" if second else "it is not even the second choice"
     elif not second:
-        near = "for none it is even the second choice"
-    gets = f"still gets up to {percent(most)}" if most >= 0.05 else "gets less than 0.1\u00a0%"
-    return f"The right class {gets} (chart); {near}."
+        near = "it is not even the second choice for any of them"
+    gets = f"of up to {percent(most)}" if most >= 0.05 else "below 0.1\u00a0%"
+    return f"The true class has a probability {gets} (chart); {near}."
 
 
 def copies(run: RunFolder) -> Answer:
@@ -127,7 +127,7 @@ def copies(run: RunFolder) -> Answer:
         run.number(key) for key in ("forget_views", "forget_flip", "forget_views_before")
     )
     if known is None:
-        return Answer(UNKNOWN, question, "Not measured", "Mirrored or cropped copies may be known.")
+        return Answer(UNKNOWN, question, "Not measured", "Copies may still be recognised.")
     count = run.count("forget_flip")
     sentences = []
     if flipped is not None and count is not None:
@@ -142,7 +142,7 @@ def copies(run: RunFolder) -> Answer:
         answer = f"Mostly, {percent(known)} still recognised"
         return Answer(CAUTION, question, answer, " ".join(sentences))
     if run.row["method_criterion"] in ("exact", "deep"):
-        sentences.append("Only --criterion views asks for copies too.")
+        sentences.append("Only --criterion views makes a run forget copies too.")
     return Answer(BAD, question, f"No, {percent(known)} still recognised", " ".join(sentences))
 
 
@@ -151,7 +151,7 @@ def rest(run: RunFolder) -> Answer:
     question = "Does the rest still work?"
     changes = run.preserved
     if not changes:
-        detail = "There was no other image to score on: what it cost is unknown (--data)."
+        detail = "There were no other images to score, so the cost is unknown (--data)."
         drift = run.number("drift_probes")
         if drift is not None and drift >= MOVED:
             return Answer(BAD, question, "Not measured, most likely not", f"{detail} {_drift(run)}")
@@ -211,8 +211,8 @@ def _too_few(run: RunFolder, key: str) -> bool:
 def _drift(run: RunFolder) -> str:
     drift = run.number("drift_probes") or 0.0
     share = "nearly all" if drift >= BROKEN else "most"
-    moved = f"The structure of its features moved by {decimals(drift)} (0 is unchanged)"
-    return f"{moved}; where it moved as far, {share} networks lost {DAMAGE:.0f} points or more."
+    moved = f"The structural drift of its features is {decimals(drift)} (0 is unchanged)"
+    return f"{moved}; with as much drift, {share} networks lost {DAMAGE:.0f} points or more."
 
 
 def traces(run: RunFolder) -> Answer:
@@ -228,7 +228,7 @@ def traces(run: RunFolder) -> Answer:
     detail += "; 0.50 would be ideal."
     k = int(loss["m"])
     if found := max(attacks.counted(loss, "unlikely"), attacks.counted(copies, "found")):
-        detail += f" {found:,} of {k:,} {'stands' if found == 1 else 'stand'} out alone."
+        detail += f" {found:,} of {k:,} {'stands' if found == 1 else 'stand'} out individually."
     if 2 * found >= k:
         return Answer(CAUTION, question, "Yes, one by one" if k > 1 else "Yes", detail)
     if loss["high"] < 0.5 or (copies is not None and copies["low"] > 0.5):
@@ -265,9 +265,9 @@ def _headline(run: RunFolder, answers: list[Answer]) -> str:
         return f"{said} no longer recognised, {end}"
     said += " no longer recognised."
     if copies_tone == BAD:
-        return f"{said} {'Copies of it' if k == 1 else 'Copies of them'} still are."
+        return f"{said} Altered copies of {'it' if k == 1 else 'them'} still are."
     if rest_tone == UNKNOWN:
-        return f"{said} What it cost is unknown."
+        return f"{said} The cost is unknown."
     if copies_tone == UNKNOWN:
         return f"{said} Altered copies were not tried."
     if rest_tone == CAUTION:
@@ -305,13 +305,13 @@ def doubts(run: RunFolder) -> list[str]:
     if Outcome.of(run.row) is Outcome.COMPLETE and run.states and run.states.recognised:
         left = several(run.states.recognised, "image")
         are = "is" if run.states.recognised == 1 else "are"
-        found.append(f"The method did all its steps, and {left} {are} still recognised.")
+        found.append(f"The method did all its steps, but {left} {are} still recognised.")
     drift = run.number("drift_probes")
     if drift is not None and drift >= BROKEN:
         found.append(_drift(run))
     seen = run.number("surrogates_in_test")
     if seen:
-        found.append(f"Of the test images, {seen:,.0f} had stood in for training data.")
+        found.append(f"The surrogate data included {seen:,.0f} of the test images.")
     if run.row["method_criterion"] == "views":
         known = run.number("forget_views")
         words = NOT_MEASURED if known is None else f"{percent(known)} still recognised"

@@ -82,7 +82,7 @@ def bench(
 
         check_cluster(cluster, need)
     elif need:
-        raise InputError("--need is of a cluster's workers: add --cluster, or leave it out")
+        raise InputError("--need applies to a cluster's workers: add --cluster, or leave it out")
     cells = chosen(recipe.cells, only)
     threads = threads or recipe.threads
     places = share_out(jobs, threads)[: len(cells)]
@@ -187,8 +187,8 @@ def _locked(out: Path) -> Iterator[int]:
             number = stack.enter_context(locked(out / MARK))
         except BlockingIOError as error:
             raise InputError(
-                f"--out {out}: another benchmark is at work there; "
-                "wait for it, or give another folder"
+                f"--out {out}: another benchmark is writing there; wait for it, or give "
+                "another folder"
             ) from error
         yield number
 

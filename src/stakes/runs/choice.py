@@ -30,7 +30,7 @@ def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     for word, filters in zip(only, wanted, strict=True):
         if not any(_agrees(cell, filters) for cell in cells):
             raise InputError(
-                f"--only {word}: the recipe has no such cell; --dry-run lists what there is"
+                f"--only {word}: the recipe has no such cell; --dry-run lists all cells"
             )
     return [cell for cell in cells if any(_agrees(cell, filters) for filters in wanted)]
 
@@ -42,7 +42,7 @@ def _read(word: str, cells: Sequence[Cell]) -> dict[str, set[str]]:
         key, sign, value = (text.strip() for text in part.partition("="))
         if key not in KEYS or not sign:
             raise InputError(
-                f"--only {word}: wanted key=value, such as k=16,seed=0, with a key of "
+                f"--only {word}: expected key=value, such as k=16,seed=0, with a key of "
                 f"{', '.join(KEYS)}"
             )
         there = dict.fromkeys(name for cell in cells for name in _names(cell)[key])

@@ -32,8 +32,8 @@ def class_names(
     if not are_said(inputs):
         if fallback is None:
             raise InputError(
-                "the classes are not known: add --data, --classes FILE (one name a line, in the "
-                "order of the network's outputs), or --anchors of these classes"
+                "the classes are not known: add --data, --classes FILE (one name per line, in "
+                "the order of the network's outputs), or --anchors of these classes"
             )
         return fallback
     if inputs.classes is not None and str(inputs.classes) not in ORDERS:
@@ -63,9 +63,10 @@ def _ordered(names: Sequence[str], inputs: NetworkInputs) -> Sequence[str]:
     if by_number != list(names) and order != "alphabetical":
         at = next(i for i, name in enumerate(names) if name != by_number[i])
         raise InputError(
-            f"the classes of --data {inputs.data} have two orders: output {at} of the network is "
-            f"{names[at]} by the alphabet (as torchvision takes it), {by_number[at]} by number; "
-            "add --classes alphabetical or --classes numerical, as the network was trained"
+            f"the classes of --data {inputs.data} can be ordered in two ways: output {at} of "
+            f"the network is {names[at]} in alphabetical order (as torchvision uses), "
+            f"{by_number[at]} in numerical order; add --classes alphabetical or --classes "
+            "numerical, as the network was trained"
         )
     return names
 

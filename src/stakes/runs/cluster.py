@@ -178,7 +178,9 @@ def _wait_for_workers(client: Any, address: str, need: Mapping[str, float], log:
     for place, found in client.run(version, "stakes", on_error="return").items():
         if found != own:
             said = first_line(found) if isinstance(found, BaseException) else f"stakes {found}"
-            raise InputError(f"worker {place} has {said}, this machine stakes {own}: install that")
+            raise InputError(
+                f"worker {place} has {said}, but this machine has stakes {own}: install that there"
+            )
     wait, advice = COME, f'start one by `dask worker {address} --resources "{_listed(need)}"`, or '
     if address == LOCAL:  # its workers are all there
         wait, advice = 0.0, ""

@@ -140,7 +140,7 @@ def _lock(place: OutFolder, stack: ExitStack) -> None:
                 place.work.mkdir(PRIVATE_FOLDER)
             if place.work.is_symlink() or not (place.work.is_dir() and ours(place.work.stat())):
                 raise InputError(
-                    f"{place.work} is not a folder of yours: remove it, or give another --out"
+                    f"{place.work} is not a folder of your own: remove it, or give another --out"
                 )
             place.work.chmod(PRIVATE_FOLDER)
             stack.enter_context(locked(place.work / "lock"))
@@ -149,7 +149,7 @@ def _lock(place: OutFolder, stack: ExitStack) -> None:
             continue
         except BlockingIOError as error:
             raise InputError(
-                f"--out {place.name}: another run is at work there; wait for it, or give "
+                f"--out {place.name}: another run is writing there; wait for it, or give "
                 "another folder"
             ) from error
         except PermissionError as error:

@@ -141,10 +141,11 @@ class Forgotten:
             )
             last = requests[-1].unlearned_digest
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is damaged: take the folder from a copy") from error
+            raise InputError(f"{path} is damaged: restore the folder from a copy") from error
         if read_json(folder / "model.json").get("digest") != last:
             raise InputError(
-                f"{path} is of another network than model.json beside it: take both from one run"
+                f"{path} belongs to another network than model.json beside it: take both "
+                "from one run"
             )
         return cls(requests)
 

@@ -21,7 +21,7 @@ def frame(
             wrote, or files of rows (``rows.jsonl`` of ``stakes bench``); or one of these.
 
     Raises:
-        InputError: pandas is not installed, a path without rows, or what is no row.
+        InputError: pandas is not installed, a path without rows, or something that is not a row.
     """
     try:
         from pandas import DataFrame
@@ -32,7 +32,7 @@ def frame(
     rows: list[Mapping[str, Any]] = []
     for run in runs:
         if not isinstance(run, Mapping | str | Path):
-            raise InputError(f"{quoted(run)} is no row: give rows of evaluate, or run folders")
+            raise InputError(f"{quoted(run)} is not a row: give rows of evaluate, or run folders")
         rows += [run] if isinstance(run, Mapping) else _rows(Path(run))
     return DataFrame(rows)
 

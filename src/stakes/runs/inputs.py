@@ -88,8 +88,8 @@ class Inputs(NetworkInputs):
     last layer), prototypes (mean features of the forget images and mixtures of them), or
     random:SEED; by default the shipped set of these classes, else head"""
     max_memory: Annotated[Number | None, MACHINE] = None
-    """memory limit in GiB of the forget set, and of decoding one of its images; by default half of
-    what is free"""
+    """memory limit in GiB for the forget set, and for decoding one of its images; by default half
+    of the free memory"""
 
 
 @Parameter(name="*")
@@ -108,10 +108,10 @@ class RunOptions:
     surrogates: Annotated[Place | None, TO_FORGET] = None
     """unlabelled images to replace the absent training data: a folder (searched with its
     subfolders), or cifar10, cifar100, digits; any that you may lawfully use, the more similar the
-    better; copies of forget images are left out, and images that are scored too are told"""
+    better; copies of forget images are left out, and the report counts those also scored"""
     sidecar: Annotated[Place | None, TO_FORGET] = None
-    """a file of `stakes sidecar`, made while the training data was there; what it holds serves as
-    surrogates, alone or beside images"""
+    """a file that `stakes sidecar` wrote while the training data was available; it serves as
+    surrogate data, alone or together with --surrogates"""
     force: Annotated[Switch, TO_FORGET] = False
     """run even if the network recognises less than half of the forget images"""
     reference: Annotated[Place | None, EVIDENCE] = None
@@ -125,8 +125,8 @@ class RunOptions:
     """show the forget images in the report, or leave them out"""
     micro_batch: Annotated[Whole | None, MACHINE] = None
     """images per pass through the network, to save memory; the computation is the same, but its
-    rounding differs and grows over the steps: weights can differ, measures agree closely; a step
-    takes about a third longer"""
+    rounding differs, and differences grow over the steps: weights can differ, while measures agree
+    closely; a step takes about a third longer"""
     shard: Annotated[Switch, MACHINE] = False
     """with torchrun: divide weights, gradients and the optimiser's state among the processes, for a
     network whose training does not fit one device; structguard only"""

@@ -23,10 +23,10 @@ def own_measures(words: Sequence[str]) -> dict[str, Measure]:
     for word in words:
         path, colon, name = word.rpartition(":")
         if not colon or not path.endswith(".py"):
-            raise InputError(f"--metric {word}: wanted path/to/file.py:function")
+            raise InputError(f"--metric {word}: expected path/to/file.py:function")
         function = getattr(run_file(expanded(path), "--metric"), name, None)
         if not callable(function):
-            raise InputError(f"--metric {word}: no function {name} in {path}; name one of it")
+            raise InputError(f"--metric {word}: no function {name} in {path}; name one that exists")
         if name in found:
             raise InputError(f"--metric {word}: {name} appears twice; rename one")
         found[name] = function

@@ -36,7 +36,9 @@ class OutFolder:
         """
         try:
             if Path(given).is_symlink() and not trusted(os.lstat(given)):
-                raise InputError(f"--out {given} is somebody else's link: give another folder")
+                raise InputError(
+                    f"--out {given} is a link that belongs to another user: give another folder"
+                )
             out = Path(given).resolve()
             with suppress(FileNotFoundError, NotADirectoryError):
                 out.lstat()

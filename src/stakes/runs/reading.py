@@ -47,7 +47,7 @@ def refuse_both(transform: str | None, choices: Mapping[str, Any]) -> None:
     for name, value in choices.items():
         if transform is not None and value is not None:
             option = "--" + name.replace("_", "-")
-            raise InputError(f"{option} is for --transform to say: leave out one of the two")
+            raise InputError(f"{option}: --transform already sets this; leave out one of the two")
 
 
 def as_chosen(

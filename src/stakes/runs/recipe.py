@@ -101,8 +101,8 @@ def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
     _check_settings(parts, file.set, settings)
     if ("{k}" in file.forget) != bool(file.k):
         raise InputError(
-            f"forget = {file.forget!r} and k = {file.k}: give k = [...] where forget says {{k}}, "
-            "and only there"
+            f"forget = {file.forget!r} and k = {file.k}: give k = [...] if forget contains "
+            "{k}, and only then"
         )
     ks: list[int | None] = [*file.k] if file.k else [None]
     cells = list(_cells(parts, settings, ks, file.seeds))
@@ -205,7 +205,7 @@ def _check_settings(parts: Table, asked: Table, settings: Mapping[str, str]) -> 
     unknown = next((name for name in settings if name not in used), None)
     if unknown is not None:
         end = nearest(unknown, sorted(used)) if used else "; it has no placeholders"
-        raise InputError(f"--set {unknown}=...: the recipe does not say {{{unknown}}}{end}")
+        raise InputError(f"--set {unknown}=...: the recipe does not contain {{{unknown}}}{end}")
     missing = sorted(used - settings.keys())
     if missing:
         words = (f"--set {name}=... ({asked.get(name, 'not described')})" for name in missing)

@@ -121,9 +121,9 @@ def _said(kind: str, place: tuple[int | str, ...], value: object) -> str:
         return f"unknown key{where} {keys[-1]}{nearest(keys[-1], known)}"
     at = f"paper.{key}" if inside else key
     if keys[0] in ("common", "network", "method") and len(keys) > 1:
-        return f"{keys[1]} = {quoted(value)} in {key}: wanted a text, a number or a list of them"
+        return f"{keys[1]} = {quoted(value)} in {key}: expected a text, a number or a list of them"
     found = "" if kind == "missing" else f", not {quoted(value)}"
-    return f"wanted {at} = {model.model_fields[key].description}{found}"
+    return f"expected {at} = {model.model_fields[key].description}{found}"
 
 
 def shipped_recipes() -> dict[str, Path]:

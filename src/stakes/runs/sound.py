@@ -45,11 +45,12 @@ def check_recognised(
     ((label, answer), count), *_ = Counter(answers).most_common()
     names, of = classifier.class_names, int((scored.labels == label).sum())
     raise InputError(
-        f"the network recognises only {k - missed} of the {k} images to forget, and what it does "
-        f"not recognise cannot be forgotten ({count} of {of} of class {names[label]} are taken for "
-        f"{names[answer]}). Likely causes: another order of the classes (--classes), another "
-        "normalisation (--mean, --std), another preprocessing, or weights that are not the trained "
-        "ones. Correct it, or add --force to run anyway"
+        f"the network recognises only {k - missed} of the {k} images to forget, and an image "
+        f"that it does not recognise cannot be forgotten ({count} of {of} of class "
+        f"{names[label]} are classified as {names[answer]}). Likely causes: a different order "
+        "of the classes (--classes), different normalisation (--mean, --std), different "
+        "preprocessing, or weights that are not the trained ones. Correct it, or add --force "
+        "to run anyway"
     )
 
 
@@ -65,8 +66,8 @@ def check_finite(result: Unlearned, forget: ForgetSet) -> None:
     where = f"weights such as {broken[0]}" if broken else "its answers"
     if broken or not score(network, forget.images, forget.labels).usable:
         raise InputError(
-            f"the run broke down ({result.stop_reason}): {where} are not finite, so nothing is "
-            "written; make the steps smaller, such as by a lower --lr"
+            f"the run failed ({result.stop_reason}): {where} are not finite, so nothing is "
+            "written; take smaller steps, for example with a lower --lr"
         )
 
 

@@ -24,8 +24,8 @@ def fresh(network: nn.Module, generator: torch.Generator) -> None:
     ]
     if stuck:
         raise InputError(
-            f"cannot make {some(stuck)} afresh: this layer has no reset_parameters(); "
-            "freeze it, or take another network"
+            f"cannot reinitialise {some(stuck)}: this layer has no reset_parameters(); freeze "
+            "it, or take another network"
         )
     frozen = {n: p.clone() for n, p in network.named_parameters() if not p.requires_grad}
     with torch.random.fork_rng():  # layers draw from the global generator

@@ -96,8 +96,8 @@ def take_steps(
         values = Fetched(torch.stack([v.detach() for v in (loss, *parts.values(), *counted)]))
         if not loss.requires_grad:
             raise InputError(
-                f"step {number}: the loss depends on no weight that is trained; compute it from "
-                "what task.live answers"
+                f"step {number}: the loss depends on no weight that is trained; compute it "
+                "from the output of task.live"
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -115,7 +115,7 @@ def _check_one_pass(optimizer: torch.optim.Optimizer) -> None:
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise InputError(
-            f"{type(optimizer).__name__} passes the images several times for a step; take an "
+            f"{type(optimizer).__name__} passes the images several times in a step; use an "
             "optimiser that needs no closure, such as torch.optim.SGD"
         )
 

@@ -56,31 +56,32 @@ def _watched(k: int, probes: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class StructGuard(ProbeFields):
-    """Improved STRUCTGUARD: the idea of "Stake the Points" (CVPR 2026) with parts that do better.
+    """Improved STRUCTGUARD: the idea of "Stake the Points" (CVPR 2026) with better parts.
 
     As in the paper, surrogate images ("probes") replace the absent training data, and the
     affinities of their features to fixed semantic anchors are preserved. The paper's own method is
     :class:`~stakes.methods.structguard.paper.StructGuardPaper`, its authors' code
     :class:`~stakes.methods.structguard.reference.StructGuardReference`. What differs:
 
-    - Probes are mixed from the forget images afresh at every step, half of them within a class.
-      Where altered copies must be forgotten too, they are mixed from images inverted from the
+    - Probes are mixed from the forget images anew at every step, half of them within a class.
+      If altered copies must be forgotten too, they are mixed from images inverted from the
       network's own statistics (:mod:`stakes.training.inversion`) and from rotated and recoloured
-      mixtures of forget images, all perturbed as the copies are. Surrogate data, where given, is
-      half of the probes (:mod:`stakes.methods.structguard.surrogates`); where a sidecar describes
+      mixtures of forget images, all perturbed as the copies are. Surrogate data, if given, is
+      half of the probes (:mod:`stakes.methods.structguard.surrogates`); if a sidecar describes
       activations, nothing is inverted.
-    - An image has to be forgotten in depth (:mod:`stakes.training.criteria`). Each one is pushed
-      to a class drawn from the original's next choices; a hinge stops once it is forgotten by a
-      margin.
+    - An image has to meet the criterion ``deep`` (:mod:`stakes.training.criteria`). Each one is
+      pushed to a class drawn from the original's next choices; a hinge stops once it is forgotten
+      by a margin.
     - The probes retain the original's soft predictions and its features, not hard labels.
-    - Steps are those of Muon (:mod:`stakes.training.muon`), shorter where many layers are trained.
-    - Only the layers nearest the head are trained. Those before them pass an image once for both
-      networks (:mod:`stakes.training.shared`).
+    - The optimiser is Muon (:mod:`stakes.training.muon`), with shorter steps if many layers are
+      trained.
+    - Only the layers nearest the head are trained. An image passes the layers before them once
+      for both networks (:mod:`stakes.training.shared`).
     - A large forget set is unlearned in cohorts; images of later cohorts are held as retain data
-      until then (:mod:`stakes.methods.structguard.cohorts`).
-    - Steps go on at a decaying learning rate once all is forgotten, so that the rest recovers; with
-      surrogate data, where copies must be forgotten too, twice as many.
-    - At the end the weights move back towards the original, as far as all stays forgotten.
+      until their turn (:mod:`stakes.methods.structguard.cohorts`).
+    - Once everything is forgotten, steps continue at a decaying learning rate, so that the rest
+      recovers; twice as many if copies must be forgotten too and surrogate data is given.
+    - At the end, the weights move back towards the original as far as everything stays forgotten.
     - Margin, feature retention and learning rate adapt to the run
       (:mod:`stakes.training.adaptive`, :mod:`stakes.training.schedule`), so that one set of
       defaults serves every network and k.
@@ -93,10 +94,10 @@ class StructGuard(ProbeFields):
 
     criterion: CriterionName = hyper(
         "deep",
-        "when an image counts as forgotten. deep: its class is not among the first two choices and "
-        "no likelier than a blind guess; exact: it is misclassified (the paper's criterion); "
-        "views: deep, for its mirrored, moved, scaled, noisy, darker, brighter and compressed "
-        "copies too",
+        "when an image counts as forgotten. deep: its class is not among the first two "
+        "choices and no more probable than chance; exact: it is misclassified (the paper's "
+        "criterion); views: deep, for its mirrored, moved, scaled, noisy, darker, brighter "
+        "and compressed copies too",
     )
     views_needed: float = hyper(
         0.88,
@@ -107,20 +108,20 @@ class StructGuard(ProbeFields):
     )
     cohorts: int = hyper(
         0,
-        "cohorts that the forget images are unlearned in, one after the other; images of later "
-        "cohorts are held as retain data until then; 0: 8 where copies must be forgotten "
-        "(with surrogate data fewer, of eight images at least) or the images do not fit into one "
-        "step, else 1; of whole classes always 1",
+        "number of cohorts that the forget images are unlearned in, one after the other; "
+        "images of later cohorts are held as retain data until their turn; 0: 8 if copies "
+        "must be forgotten (with surrogate data fewer, of at least eight images) or the "
+        "images do not fit into one step, else 1; always 1 for whole classes",
     )
     forget_batch: int = hyper(128, "forget images per step", low=1)
     deletion_loss: DeletionLoss = hyper("hinge", "deletion loss; ce: the paper's -CE")
     towards: Literal["auto", "strongest", "second", "drawn"] = hyper(
         "auto",
-        "class that the hinge pushes an image to. strongest: whichever wrong class leads at that "
-        "step; second: the original's second choice; drawn: one of the original's next choices at "
-        "random, so that nobody can predict it; auto: strongest for whole classes, else drawn "
-        "where criterion is deep or views, else second where the images do not fit into one step, "
-        "else strongest",
+        "class that the hinge pushes an image to. strongest: whichever wrong class leads at "
+        "that step; second: the original's second choice; drawn: one of the original's next "
+        "choices at random, so that it is hard to predict; auto: strongest for whole classes, "
+        "else drawn if criterion is deep or views, else second if the images do not fit into "
+        "one step, else strongest",
     )
     margin: float = hyper(
         0.3, "lead of a wrong class, in logits, at which the hinge stops pushing; it may grow"
@@ -136,8 +137,8 @@ class StructGuard(ProbeFields):
     anchor_map: MapKind = hyper("auto", "how anchors of another width are mapped to the features")
     optimizer: Literal["muon", "adam"] = hyper(
         "muon",
-        "of the descent. muon: orthogonalised momentum for matrices and kernels of hidden layers, "
-        "Adam for all else; adam",
+        "optimiser. muon: orthogonalised momentum for matrices and kernels of hidden layers, "
+        "Adam for the rest; adam: Adam for all",
     )
     lr: float = hyper(1e-3, "initial learning rate", above=0, high=100)
     max_steps: int = hyper(3000, "step budget", low=1)
@@ -148,9 +149,10 @@ class StructGuard(ProbeFields):
     precision: Precision = hyper("auto", "number format of the passes through the network's body")
     settle: float = hyper(
         1.0,
-        "steps at a decaying learning rate once everything is forgotten, as a share of those done; "
-        "half of that where images without copies are unlearned in cohorts; where copies must be "
-        "forgotten too and surrogate data is given, twice that, and for a share of 1 at least 240",
+        "steps at a decaying learning rate once everything is forgotten, as a share of the "
+        "steps before; half of that if images without copies are unlearned in cohorts; twice "
+        "that, and at least 240 for a share of 1, if copies must be forgotten too and "
+        "surrogate data is given",
     )
     max_drift: float = hyper(
         0.2,

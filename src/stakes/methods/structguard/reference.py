@@ -115,8 +115,9 @@ class Objective(State):
         self.pairs = Pairs(task, self._probes, settings.probe_batch, settings.forget_batch)
         if len(self._probes) % settings.probe_batch == 1:
             raise InputError(
-                f"probe_batch={settings.probe_batch} leaves one of {len(self._probes)} probes for "
-                "the last step of a pass, which the projector's BatchNorm cannot take: change it"
+                f"probe_batch={settings.probe_batch} leaves one of {len(self._probes)} probes "
+                "for the last step of a pass, which the projector's BatchNorm cannot handle: "
+                "change it"
             )
         self._extractor = {n: p for n, p in task.trainable().items() if not n.startswith("head.")}
         self._origin = {n: p.detach().clone() for n, p in self._extractor.items()}

@@ -67,9 +67,9 @@ def saliency_sheet(methods: Methods, name: str) -> Drawing | None:
     size = (left + len(heads) * step, 0.5 + len(rows) * step)
     alt = f"Grad-CAM of {len(rows)} images before and after {', '.join(columns)}"
     return Drawing(
-        "Which part of the image speaks for its true class (Grad-CAM)",
+        "What in the image supports its true class (Grad-CAM)",
         "Red frames: images to forget; green frames: retained images. Evidence before and "
-        "after is on one scale, that before as it is in the run of the first method.",
+        "after is on one scale; that before is from the run of the first method.",
         render(draw, size, alt, name, None),
     )
 
@@ -118,7 +118,7 @@ def radar(methods: Methods, name: str) -> Drawing | None:
     described = any(near.get("text") for row in first.values() for near in row.get("nearest", []))
     return Drawing(
         "Affinities of chosen test images with the anchors",
-        "Two test images that the seed chose; further out means nearer to the anchor, by the "
+        "Two test images, selected by the seed; farther out means nearer to the anchor, by the "
         "cosine. Below: the three anchors nearest before"
         f"{', with the attributes that they are made of' if described else ''}.",
         render(draw, (WIDTH, sum(heights)), alt, name),
@@ -200,7 +200,7 @@ def confusion(methods: Methods, name: str) -> Drawing | None:
     return Drawing(
         "Where the forgotten images go",
         "True classes of the images to forget in rows, answers after unlearning in columns; the "
-        "diagonal is what is still recognised.",
+        "diagonal shows what is still recognised.",
         render(draw, (width, 0.4 + down * width / across), alt, name),
     )
 
