@@ -12,9 +12,11 @@ from stakes.methods import METHODS, lotus, ssd
 from stakes.methods.lotus import accuracy, gumbel_softmax
 from stakes.methods.oracle import unlikelihood
 from stakes.methods.retaining import CHECK_EVERY, half_cosine, in_first_pass
-from stakes.methods.salun import salient
+from stakes.methods.salun import forget_gradient, salient
 from stakes.methods.ssd import dampen
+from stakes.methods.task import Task
 from stakes.methods.unsir import error_maximising
+from stakes.models.networks.resnets import cifar_resnet20
 from stakes.rows import Outcome
 from stakes.training.fresh import fresh
 from stakes.training.importance import squared_gradients
@@ -152,6 +154,19 @@ def test_fresh_weights_differ_by_seed_alone(classifier):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_a_fresh_resnet_finds_all_classes_about_equally_likely():
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    network = cifar_resnet20().eval()
+    fresh(network, torch.Generator().manual_seed(0))
+    assert network(images).softmax(1).amax(1).mean() < 0.2
+    with torch.random.fork_rng():  # as torchvision's, which is that of the bad teacher's authors
+        torch.manual_seed(0)
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    assert network(images).softmax(1).amax(1).mean() > 0.4
+
+
 def test_a_layer_that_cannot_be_made_afresh_is_refused(forget, train_images):
     class Odd(nn.Module):
         def __init__(self):
@@ -202,6 +217,14 @@ def test_the_mask_holds_the_largest_gradients():
     everything = sorted(float(g.abs()) for n in "ab" for g in gradients[n].flatten())
     assert inside == everything[-9:]
     assert sum(int(mask.sum()) for mask in salient(gradients, 1e-9).values()) == 1
+
+
+def test_images_count_alike_for_the_mask_whatever_batch_they_are_in(classifier, forget, anchors):
+    task = Task(classifier, forget, anchors)
+    parts, whole = forget_gradient(task, batch_size=4), forget_gradient(task)  # 4 and 2; 6 images
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+    assert max(float(gradient.abs().max()) for gradient in whole.values()) > 1e-2
 
 
 def test_masked_weights_stay_bit_identical_under_weight_decay(classifier, forget, train_images):
