@@ -110,16 +110,22 @@ def _membership(run: RunFolder) -> Finding | None:
     was = "" if before is None else f"; before, it was {decimals(before['auc'])}"
     numbers = f"By the loss: {_interval(after)}{was}. {several(after['m'], 'image')} against "
     numbers += f"{after['n']:,.0f} unseen ones."
+    if run.row["forgotten_classes"]:
+        numbers += " A network that never saw these classes would be near 0."
+        if stand_out(run):
+            head = "The network is as wrong about these images as one that never saw their classes."
+            return Finding(head, numbers)
+    else:
+        numbers += " A network that never saw them would give about 0.50."
     if stand_out(run):
         return Finding(
             "Detectable: the network is now unusually wrong about these images.",
-            f"{numbers} A network that never saw them would give about 0.50. Somebody who holds "
-            "one of them and knows its class can suspect that something was done to it.",
+            f"{numbers} Somebody who holds one of them and knows its class can suspect that "
+            "something was done to it.",
         )
     if after["low"] > 0.5:
         return Finding(
-            "The images still look like images that the network was trained on.",
-            f"{numbers} A network that never saw them would give about 0.50.",
+            "The images still look like images that the network was trained on.", numbers
         )
     head = "Judged by their loss, the images look like unseen ones."
     if unclear(after):
