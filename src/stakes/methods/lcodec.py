@@ -46,12 +46,13 @@ class LCODEC(RetainFields):
     which usually still recognises it.
 
     Differences from the authors' code: H_D is of a sample of the retained data at the network and
-    a step of SGD from it, where theirs keeps the gradients of the last two epochs of training;
-    H_x is of gradients at two points, as in theirs for faces, where that for CIFAR-10 reads the
-    first one again (with the PyTorch of its time, zeroed by then) and the same point; each layer
-    has its own gradient, where theirs confuses layers that are printed alike; a step is judged on
-    the sample, where theirs has validation data. lambda is that of its script for CIFAR-10: with
-    its default of .001, the noise has a standard deviation of 6.
+    a step of SGD from it, where theirs keeps gradients of the last two epochs of training (with the
+    PyTorch of its time, a multiple of each one's last batch); H_x is of gradients at two points, as
+    in theirs for faces, where that for CIFAR-10 reads the first one again (with that PyTorch,
+    zeroed by then) and the same point; each layer has its own gradient, where theirs confuses
+    layers that are printed alike; a step is judged on the sample, where theirs has validation data.
+    lambda is that of its script for CIFAR-10: with its default of .001, the noise has a standard
+    deviation of 6.
     """
 
     title: ClassVar[str] = "L-CODEC"
