@@ -8,6 +8,7 @@ from stakes.report.findings import knowledge, whole_classes
 from stakes.report.intervals import wilson
 from stakes.report.records import Row
 from stakes.report.run_folder import RunFolder
+from stakes.report.verdict import traces as can_tell
 
 PNG = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
@@ -60,6 +61,8 @@ def test_a_network_that_never_saw_a_whole_class_finds_it_unlikely_too(classes, n
     assert ("suspect" in finding.text) == (classes is None)
     high = a_run(attacked(auc=0.9, low=0.8, high=0.96), forgotten_classes=classes)
     assert near in traces(high)[0].text
+    ideal = "0.50 would be ideal" if classes is None else "these classes would be near 0"
+    assert ideal in can_tell(a_run(low, forgotten_classes=classes)).detail
 
 
 @pytest.mark.parametrize(
