@@ -8,6 +8,7 @@ from stakes.report.findings import knowledge, whole_classes
 from stakes.report.intervals import wilson
 from stakes.report.records import Row
 from stakes.report.run_folder import RunFolder
+from stakes.report.verdict import traces as can_tell
 
 PNG = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
@@ -49,6 +50,19 @@ def test_what_is_said_of_forget_images_follows_the_interval(changes, words):
     assert f"an AUC of {changes['auc']:.2f} (95\u00a0% interval" in finding.text
     assert "before, it was 0.52" in finding.text
     assert "16 images against 1,000 unseen ones" in finding.text
+
+
+@pytest.mark.parametrize(("classes", "near"), [(None, "about 0.50"), (["cat"], "be near 0")])
+def test_a_network_that_never_saw_a_whole_class_finds_it_unlikely_too(classes, near):
+    low = attacked(auc=0.06, low=0.02, high=0.19)
+    [finding] = traces(a_run(low, forgotten_classes=classes))
+    assert finding.head.startswith("Detectable") == (classes is None)
+    assert near in finding.text
+    assert ("suspect" in finding.text) == (classes is None)
+    high = a_run(attacked(auc=0.9, low=0.8, high=0.96), forgotten_classes=classes)
+    assert near in traces(high)[0].text
+    ideal = "0.50 would be ideal" if classes is None else "these classes would be near 0"
+    assert ideal in can_tell(a_run(low, forgotten_classes=classes)).detail
 
 
 @pytest.mark.parametrize(

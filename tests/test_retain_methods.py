@@ -16,6 +16,7 @@ from stakes.methods.retaining import CHECK_EVERY, half_cosine, in_first_pass
 from stakes.methods.salun import salient
 from stakes.methods.ssd import dampen
 from stakes.methods.unsir import error_maximising
+from stakes.models.networks.resnets import cifar_resnet20
 from stakes.rows import Outcome
 from stakes.training.fresh import fresh
 from stakes.training.importance import squared_gradients
@@ -151,6 +152,19 @@ def test_fresh_weights_differ_by_seed_alone(classifier):
         fresh(network, torch.Generator().manual_seed(seed))
         drawn.append(network.digest())
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_fresh_resnet_finds_all_classes_about_equally_likely():
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    network = cifar_resnet20().eval()
+    fresh(network, torch.Generator().manual_seed(0))
+    assert network(images).softmax(1).amax(1).mean() < 0.2
+    with torch.random.fork_rng():  # as torchvision's, which is that of the bad teacher's authors
+        torch.manual_seed(0)
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    assert network(images).softmax(1).amax(1).mean() > 0.4
 
 
 def test_a_layer_that_cannot_be_made_afresh_is_refused(forget, train_images):

@@ -18,8 +18,9 @@ from stakes.training.targets import wrong_labels
 class Amnesiac(RetainTraining):
     """``L = mean CE(x, y)`` over the whole training set, wrong labels y' for the forget images.
 
-    Graves et al., AAAI 2021, the variant that relabels (the other one reverses recorded training
-    updates, which are not available here). A wrong class is drawn once for each forget image. An
+    Graves et al., "Amnesiac Machine Learning", AAAI 2021: what that paper calls unlearning, and
+    later ones amnesiac (amnesiac unlearning there reverses recorded training updates, which are not
+    available here). A wrong class is drawn once for each forget image. An
     epoch shuffles both sets into one, so that forget images are as rare in a step as any others;
     all epochs are run. Without retained data it is ``random_label``.
 

@@ -24,12 +24,12 @@ class BadTeacher(RetainTraining):
     retained image is the original. Both are in eval mode. Three tenths of the retained data and the
     forget set are shuffled together and passed once; all steps are run.
 
-    One epoch with few forget images among thousands of retained ones hardly forgets them: the
-    method is published for classes and for large shares of the training set.
+    One epoch with few forget images among thousands of retained ones hardly forgets them: in the
+    example of the public code they are a class of 500, eight in each step.
 
     Differences from the authors' code: fresh weights are PyTorch's own initialisation of each
-    layer, by which a ResNet-20 finds all classes about equally likely; theirs are those of
-    torchvision's ResNet, by which it gives nearly every image the same class.
+    layer, by which a ResNet-20 finds all classes about equally likely; by theirs, that of
+    torchvision's ResNet, it gives one class about half of the probability or more.
 
     Raises:
         InputError: a layer that cannot be reinitialised; frozen parameters stay.

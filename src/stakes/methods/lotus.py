@@ -63,7 +63,7 @@ class LoTUS(RetainTraining):
     alpha: float = hyper(
         2.0,
         "how strongly the temperature follows the excess accuracy on the forget set",
-        "public code; 8 for a ResNet on CIFAR-10",
+        "public code; 8 for a ResNet on CIFAR-10, 32 for a class",
     )
     unseen_accuracy: float = hyper(
         0.0,

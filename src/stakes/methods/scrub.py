@@ -19,8 +19,8 @@ from stakes.training.schedule import Schedule
 class SCRUB(RetainTraining):
     """A max pass ``L = -KL(x_f)``, then a min pass ``L = gamma CE(x_r, y_r) + alpha KL(x_r)``.
 
-    Kurmanji et al., NeurIPS 2023. KL is that of the student to the original network at a
-    temperature. An epoch goes over the forget set once, as long as it is one of the first
+    Kurmanji et al., NeurIPS 2023. KL is ``T^2 KL(original || student)`` of the softmaxes at the
+    temperature T. An epoch goes over the forget set once, as long as it is one of the first
     ``max_epochs``, and then over the retained data once, with one optimiser for both. All epochs
     are done, so that the min passes at the end repair, and they may bring back what was forgotten.
     The defaults are those of its public code for a whole class of CIFAR-10. The preset

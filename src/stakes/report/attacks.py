@@ -110,16 +110,21 @@ def _membership(run: RunFolder) -> Finding | None:
     was = "" if before is None else f"; before, it was {decimals(before['auc'])}"
     numbers = f"By the loss: {_interval(after)}{was}. {several(after['m'], 'image')} against "
     numbers += f"{after['n']:,.0f} unseen ones."
+    if run.row["forgotten_classes"]:
+        numbers += " A network that never saw these classes would be near 0."
+        if stand_out(run):
+            return Finding("The images stand out as unlikely, as whole classes should.", numbers)
+    else:
+        numbers += " A network that never saw them would give about 0.50."
     if stand_out(run):
         return Finding(
             "Detectable: the network is now unusually wrong about these images.",
-            f"{numbers} A network that never saw them would give about 0.50. Someone who has "
-            "one of them and knows its class can suspect that the network was made to forget it.",
+            f"{numbers} Someone who has one of them and knows its class can suspect that the "
+            "network was made to forget it.",
         )
     if after["low"] > 0.5:
         return Finding(
-            "The images still look like images that the network was trained on.",
-            f"{numbers} A network that never saw them would give about 0.50.",
+            "The images still look like images that the network was trained on.", numbers
         )
     head = "Judged by their loss, the images look like unseen ones."
     if unclear(after):

@@ -225,7 +225,10 @@ def traces(run: RunFolder) -> Answer:
     detail = attacks.brief(loss)
     if copies is not None:
         detail = f"By the loss, {detail}; by altered copies, {attacks.brief(copies)}"
-    detail += "; 0.50 would be ideal."
+    if run.row["forgotten_classes"]:
+        detail += "; by the loss, a network that never saw these classes would be near 0."
+    else:
+        detail += "; 0.50 would be ideal."
     k = int(loss["m"])
     if found := max(attacks.counted(loss, "unlikely"), attacks.counted(copies, "found")):
         detail += f" {found:,} of {k:,} {'stands' if found == 1 else 'stand'} out individually."
