@@ -150,9 +150,9 @@ class StructGuard(ProbeFields):
     settle: float = hyper(
         1.0,
         "steps at a decaying learning rate once everything is forgotten, as a share of the "
-        "steps before; half of that if images without copies are unlearned in cohorts; twice "
-        "that, and at least 240 for a share of 1, if copies must be forgotten too and "
-        "surrogate data is given",
+        "steps before, and at least 30; half of that share if images without copies are unlearned "
+        "in cohorts; at least 60 if copies must be forgotten too; twice the share, and at least "
+        "240 for a share of 1, if surrogate data is given for copies",
     )
     max_drift: float = hyper(
         0.2,
