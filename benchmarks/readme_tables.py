@@ -218,8 +218,14 @@ def holds() -> str:
 def published_draws() -> str:
     """The images that the paper's code draws, by both lines of its script, in percent."""
     names = [method["name"] for method in recipe("published-draws")["method"]]
-    columns = {"k": first("k"), "": first("cell_method"), **NUMBER, **LEVELS}
-    return table(by_method(rows("published-draws"), names, "k"), columns)
+    columns = {
+        "network": first("cell_network"),
+        "k": first("k"),
+        "": first("cell_method"),
+        **NUMBER,
+        **LEVELS,
+    }
+    return table(by_method(rows("published-draws"), names, "cell_network", "k"), columns)
 
 
 def readings() -> str:
