@@ -231,6 +231,18 @@ def test_relearning_is_compared_with_test_images_that_are_wrong_too(classifier, 
     assert row["answer_entropy"] == 0
 
 
+def test_only_what_was_recognised_before_is_relearned(classifier, forget, unseen):
+    odd = classifier.copy()
+    with torch.no_grad():
+        odd.head.bias[3] += 1000
+    labels = forget.labels.clone()
+    labels[:2] = (labels[:2] + 1) % 4  # never recognised
+    some = ForgetSet(forget.images, labels, forget.names)
+    row, _ = evaluate(classifier, odd, some, test=unseen, eval_samples=40)
+    known = (forget.labels[2:] != 3).sum()
+    assert row["n_relearn"] == row["n_forgotten"] == int(known) > 0
+
+
 def test_images_are_left_out_of_the_evidence_on_request(classifier, forget):
     _, shown = evaluate(classifier, classifier, forget)
     assert [item["name"] for item in shown["saliency"]] == list(forget.names)
