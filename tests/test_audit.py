@@ -10,13 +10,22 @@ from conftest import CLASSES, blobs
 from stakes import Classifier, ForgetSet
 from stakes.data.images import ImageArray
 from stakes.data.retain import Drawn
-from stakes.evaluation.audit import AUDITED, BEGINNINGS, MEMBERSHIP, audit_answers
-from stakes.evaluation.contrast import CONTRASTED, contrast
+from stakes.data.views import VIEWS
+from stakes.evaluation.audit import (
+    AUDITED,
+    BEGINNINGS,
+    MEMBERSHIP,
+    audit_answers,
+    audit_consistency,
+    audit_likeness,
+)
+from stakes.evaluation.contrast import AT_ONCE, CONTRASTED, audit_contrast, contrast
 from stakes.evaluation.evaluate import evaluate
+from stakes.evaluation.knowledge import rf_jsd
 from stakes.evaluation.membership import answer_scores, separation
 from stakes.evaluation.reference import BEGINNING
 from stakes.evaluation.retrieval import retrieve, retrieve_among
-from stakes.evaluation.scores import Scored
+from stakes.evaluation.scores import BeforeAfter, Sample, Scored, depth
 from stakes.methods import LookupControl
 from stakes.rows import METRICS
 
@@ -231,6 +240,18 @@ def test_relearning_is_compared_with_test_images_that_are_wrong_too(classifier, 
     assert row["answer_entropy"] == 0
 
 
+def test_only_what_was_recognised_before_is_relearned(classifier, forget, unseen):
+    odd = classifier.copy()
+    with torch.no_grad():
+        odd.head.bias[3] += 1000
+    labels = forget.labels.clone()
+    labels[:2] = (labels[:2] + 1) % 4  # never recognised
+    some = ForgetSet(forget.images, labels, forget.names)
+    row, _ = evaluate(classifier, odd, some, test=unseen, eval_samples=40)
+    known = (forget.labels[2:] != 3).sum()
+    assert row["n_relearn"] == row["n_forgotten"] == int(known) > 0
+
+
 def test_images_are_left_out_of_the_evidence_on_request(classifier, forget):
     _, shown = evaluate(classifier, classifier, forget)
     assert [item["name"] for item in shown["saliency"]] == list(forget.names)
@@ -253,6 +274,63 @@ def test_wrong_answers_alone_count_where_some_images_are_still_right():
     }
     row = audit_answers(scored)
     assert row == {"n_wrong": 2, "foretold": 50.0, "answer_entropy": 1.0}
+
+
+def test_an_image_that_was_wrong_before_has_no_new_answer():
+    before = torch.tensor([[3.0, 2, 1], [1, 3, 2]])
+    after = torch.tensor([[0.0, 1, 2], [0, 1, 0]])
+    scored = {
+        suffix: Scored(torch.zeros(2, 1), z, torch.tensor([0, 0]))
+        for suffix, z in (("_before", before), ("", after))
+    }
+    assert audit_answers(scored) == {"n_wrong": 2, "foretold": 0.0, "answer_entropy": 1.0}
+
+
+def drawn(seed: int, n: int = 60) -> BeforeAfter:
+    """Features, logits and labels of images, before and after."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    return {
+        suffix: Scored(
+            torch.rand(n, 5, generator=generator), torch.randn(n, 3, generator=generator), labels
+        )
+        for suffix in ("_before", "")
+    }
+
+
+def test_both_networks_are_compared_with_what_the_original_says_of_unseen_images():
+    forget, unseen = drawn(0), drawn(1)
+    expected = unseen["_before"].logits, unseen["_before"].labels
+    row = audit_likeness(forget, unseen)
+    for suffix in ("_before", ""):
+        assert row[f"rf_jsd{suffix}"] == rf_jsd(*forget[suffix][1:], *expected) > 0
+
+
+def test_consistency_one_by_one():
+    retained = drawn(2)
+    row, _ = audit_consistency(retained)
+    before, after = (retained[suffix].features.double() for suffix in ("_before", ""))
+    cosines = sorted(float(a @ b / a.norm() / b.norm()) for a, b in zip(before, after, strict=True))
+    assert row["consistency"] == pytest.approx(sum(cosines) / 60)
+    assert row["consistency_low"] == pytest.approx(0.05 * cosines[2] + 0.95 * cosines[3], rel=0.01)
+    assert cosines[2] < row["consistency_low"] < cosines[3]
+
+
+def test_unseen_images_are_shown_in_the_same_altered_copies(classifier, forget, unseen):
+    places = list(range(AT_ONCE))
+    groups = (forget.images, forget.labels), (unseen.load(places), unseen.labels[places])
+    answers, scores = [], []
+    with torch.no_grad():
+        for images, labels in groups:
+            shown = [images, *(copy for view in VIEWS.values() for copy in view(images))]
+            answers.append([depth(classifier(copy), labels) for copy in shown])
+            own, *copies = (answer.probability.log() for answer in answers[-1])
+            scores.append((torch.stack(copies).quantile(0.5, 0) - own).numpy())
+        scored, known = (Scored(*classifier.both(x), labels) for x, labels in groups)
+    sample = Sample({"": known}, unseen, places)
+    row, _ = audit_contrast(classifier, scored, answers[0][1:], sample)
+    assert row["contrast_forget"] == pytest.approx(separation(*scores).auc)
+    assert 0 < row["contrast_forget"] < 1
 
 
 def test_retrieval_is_of_the_features_that_were_scored(classifier, forget, train_images):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from stakes.data.images import ImageArray
 from stakes.data.retain import draw_without
 from stakes.data.views import VIEWS
 from stakes.evaluation.evaluate import evaluate
+from stakes.evaluation.forgetting import forget_scores
+from stakes.evaluation.scores import Depth, Scored
 from stakes.evaluation.selection import select
 from stakes.models.projector import Projector
 
@@ -252,6 +255,37 @@ def test_the_depth_in_the_row_is_that_of_the_images_in_the_evidence(classifier, 
         flipped = [image[f"mirrored_rank_{when}"] for image in record]
         assert row[f"forget_flip{suffix}"] == pytest.approx(100 * sum(r == 1 for r in flipped) / 6)
     assert row["forget_views_top2"] >= row["forget_views"]
+
+
+@pytest.mark.parametrize("classes", [10, 11])
+def test_depth_in_the_row_by_hand(classes):
+    logits, labels = -torch.arange(classes).repeat(classes, 1).double(), torch.arange(classes)
+    images = Scored(torch.zeros(classes, 1), logits, labels)  # of rank 1, 2, 3 ...
+    copies = {
+        name: [
+            Depth(torch.tensor([float(i), 3.0]), torch.tensor([rank, 3])) for i in range(1, 1 + n)
+        ]
+        for name, n, rank in (("one", 1, 2), ("many", 4, 1))
+    }
+    suffixes = ("_before", "")
+    row = forget_scores(dict.fromkeys(suffixes, images), dict.fromkeys(suffixes, copies))
+    shares = [100 * math.exp(-i) / sum(math.exp(-j) for j in range(classes)) for i in labels]
+    for suffix in suffixes:
+        assert row[f"acc_forget{suffix}"] == pytest.approx(100 / classes)
+        assert row[f"forget_top2{suffix}"] == pytest.approx(200 / classes)
+        five = None if classes == 10 else pytest.approx(500 / 11)
+        assert row[f"forget_top5{suffix}"] == five
+        assert row[f"forget_true_probability{suffix}"] == pytest.approx(sum(shares) / classes)
+        assert row[f"forget_true_probability_max{suffix}"] == pytest.approx(shares[0])
+        # every kind counts the same, however many copies it has
+        assert (row[f"one{suffix}"], row[f"many{suffix}"]) == (0, 50)
+        assert row[f"forget_views{suffix}"] == 25
+        assert row[f"forget_views_top2{suffix}"] == 50
+        mean = ((1 + 3) / 2 + (2.5 + 3) / 2) / 2
+        assert row[f"forget_views_true_probability{suffix}"] == pytest.approx(mean)
+    assert [row[f"n_{key}"] for key in ("forgotten", "recognised", "never_recognised")] == [
+        0, 1, classes - 1
+    ]  # fmt: skip
 
 
 def test_only_what_was_recognised_before_can_be_forgotten(classifier, forget, test_images):

@@ -5,7 +5,7 @@ import pytest
 from stakes.report.attacks import attack, counted, stand_out, table, traces
 from stakes.report.evidence import confusion, saliency
 from stakes.report.findings import knowledge, whole_classes
-from stakes.report.intervals import wilson
+from stakes.report.intervals import paired_change, wilson
 from stakes.report.records import Row
 from stakes.report.run_folder import RunFolder
 from stakes.report.verdict import traces as can_tell
@@ -141,6 +141,20 @@ def test_predictable_answers(share, words):
     assert "bits" not in finding.text
 
 
+def test_images_that_an_earlier_run_made_the_network_forget_have_no_new_answer():
+    new = {"label": "a", "before": "a", "after": "b", "state": "forgotten"}
+    again = new | {"before": "c"}
+    never = again | {"state": "never recognised"}
+    run = a_run(
+        forget=[new, new, again, again, never],
+        **{"n_forgotten": 4, "n_wrong": 5, "foretold": 50.0},
+    )
+    [finding] = traces(run)
+    assert "1 of 2 new answers is" in finding.text
+    states = [item["state"] for item in run.images]
+    assert (states.count("forgotten"), states.count("never recognised")) == (4, 1)
+
+
 @pytest.mark.parametrize(
     ("k", "probe", "words"),
     [
@@ -258,6 +272,15 @@ def test_a_saliency_image_is_shown_only_if_all_of_it_is_image_data():
     spy = {**item, "after": "https://example.org/x.png"}
     [shown] = saliency(a_run(cams=[item, spy]))
     assert shown["after"]["source"] == PNG
+
+
+def test_the_interval_of_a_change():
+    """As the example of ci.prop.ps in statpsych, the R package by Bonett, has it."""
+    z = 1.959964
+    assert paired_change(4, 26, 48, z) == pytest.approx((25.48067, 62.51933), abs=1e-4)
+    assert paired_change(26, 4, 48, z) == pytest.approx((-62.51933, -25.48067), abs=1e-4)
+    assert paired_change(26, 4, 48) == pytest.approx((-62.51933, -25.48067), abs=1e-2)
+    assert paired_change(1, 0, 1)[0] == -100
 
 
 def test_the_interval_of_a_share():

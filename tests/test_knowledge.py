@@ -51,6 +51,16 @@ def test_the_nearest_mean_one_by_one():
     assert 30 < reading.forget < 100
 
 
+def test_the_linear_probe_does_not_depend_on_the_scale_of_a_feature():
+    features, labels = clouds(80, 0, spread=1.5)
+    own, truth = clouds(40, 1, spread=1.5)
+    scale = torch.tensor([1e-3, 1.0, 1e3, 1e-2, 10.0])
+    probe = LINEAR_PROBES["probe"]
+    reading = read_features(probe, features, labels, own, truth)
+    assert reading == read_features(probe, features * scale, labels, own * scale, truth)
+    assert 30 < reading.forget < 100
+
+
 def test_a_probe_needs_two_classes_and_those_of_the_forget_images():
     features, labels = clouds(40, 0)
     own, truth = clouds(4, 1)
@@ -166,6 +176,15 @@ def test_relearning_counts_nothing_where_all_is_known_and_stops_at_its_limit(cla
     assert relearn_steps(classifier, forget.images, forget.labels) == 0
     wrong = (forget.labels + 1) % 4
     assert relearn_steps(classifier, forget.images, wrong, step=1e-9, limit=3) == 4
+
+
+@pytest.mark.parametrize(("wrong", "known"), [(1, True), (2, False)])
+def test_nine_in_ten_are_recognised_again(trained, train_images, wrong, known):
+    images = train_images.load(range(160))
+    right = (trained(images).argmax(1) == train_images.labels).nonzero()[:10, 0]
+    labels = train_images.labels[right].clone()
+    labels[:wrong] = (labels[:wrong] + 1) % 4
+    assert (relearn_steps(trained, images[right], labels) == 0) == known
 
 
 def test_relearning_leaves_the_network_as_it_was(classifier, forget):

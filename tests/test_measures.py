@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stakes import Classifier
 from stakes.cli import commands as cli
 from stakes.errors import InputError
 from stakes.evaluation.evaluate import evaluate
@@ -34,6 +35,9 @@ def alone(classifier):
 
 def broken(classifier, given):
     return 1 / 0
+
+def undefined(classifier, given):
+    return float("nan")
 
 value = 3
 """
@@ -137,6 +141,15 @@ def test_it_stands_in_the_row_before_and_after(capsys):
     assert re.search(rf"^confidence +{numbers[0]} +-> +{numbers[1]}$", said, re.MULTILINE)
     *_, table = Path("OUT/report.html").read_text().split("Your own measures")
     assert re.findall(r">([\d.]+)</td>", table.split("</table>")[0]) == numbers
+
+
+def test_one_that_is_not_defined_is_null_and_the_row_stays_json(capsys):
+    Classifier.load("stakes:digits_cnn", class_names=list("0123456789"), input_size=8).save("NET")
+    words = "evaluate --model NET --unlearned NET --data digits --forget random:2 --eval-samples 5"
+    assert cli.main(shlex.split(words + " --metric mine.py:undefined --out row.json")) == 0
+    row = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert row["undefined"] is row["undefined_before"] is None
+    assert row == json.loads(Path("row.json").read_text())
 
 
 RECIPE = """

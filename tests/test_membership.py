@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from stakes.evaluation.membership import answer_scores, auc_interval, learned_scores, separation
 
@@ -87,6 +88,13 @@ def test_found_and_unlikely_are_counted_at_one_false_alarm_in_a_hundred():
     assert separation(members - 1000, unseen)[:1] == (0.0,)
 
 
+def test_a_hundred_unseen_images_are_enough_for_a_share_at_one_false_alarm_in_a_hundred():
+    members = np.array([98.5, 97.5])
+    assert separation(members, np.arange(99.0)).found is None
+    found = separation(members, np.arange(100.0))  # one false alarm: 99
+    assert (found.found, found.unlikely) == (50, 0)
+
+
 def groups(shift, m=400, n=400, k=200, seed=0):
     """Scores of members, unseen and forget images; members' are lower by ``shift``."""
     rng = np.random.default_rng(seed)
@@ -130,9 +138,35 @@ def test_no_score_comes_from_an_attack_that_was_fitted_to_it():
     assert np.array_equal(again[1], first[1])
 
 
+def test_the_score_of_a_forget_image_is_the_mean_of_five_attacks():
+    retained, unseen, forget = groups(0.3, m=50, n=50, k=4)
+    odds = []
+    for fold in range(5):
+        rest = np.arange(50) // 10 != fold
+        shown = np.concatenate([retained[rest], unseen[rest]])
+        mean, spread = shown.mean(0), shown.std(0)
+        attack = LogisticRegression().fit((shown - mean) / spread, np.repeat([1, 0], 40))
+        odds.append(((forget - mean) / spread) @ attack.coef_[0] + attack.intercept_[0])
+    assert learned_scores(retained, unseen, forget)[2] == pytest.approx(np.mean(odds, axis=0))
+
+
 def test_groups_of_unlike_size_weigh_the_same():
     retained, unseen, forget = learned_scores(*groups(0.0, m=500, n=50))
     assert abs(np.concatenate([retained, unseen, forget]).mean()) < 0.3  # else near log 10
+
+
+@pytest.mark.parametrize(("auc", "m", "n"), [(0.8, 3, 9), (0.8, 9, 3), (0.35, 4, 6)])
+def test_the_interval_against_a_slow_version(auc, m, n):
+    inside = []
+    for step in range(100_001):
+        true = step / 100_000
+        a = max(true, 1 - true)
+        both = a / (2 - a)  # two members above an unseen image
+        above = 2 * a * a / (1 + a)  # a member above two unseen images
+        variance = (a * (1 - a) + (m - 1) * (both - a * a) + (n - 1) * (above - a * a)) / (m * n)
+        if abs(auc - true) <= 1.96 * math.sqrt(variance):
+            inside.append(true)
+    assert auc_interval(auc, m, n) == pytest.approx((inside[0], inside[-1]), abs=6e-4)
 
 
 def test_the_interval_holds_the_true_auc_as_often_as_it_says():

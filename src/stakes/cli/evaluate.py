@@ -26,6 +26,7 @@ from stakes.runs.forgotten import Forgotten, earlier_row
 from stakes.runs.inputs import ScoringInputs
 from stakes.runs.load import load_images
 from stakes.runs.measures import own_measures, tried
+from stakes.runs.record import finite
 from stakes.runs.threads import fit_threads
 from stakes.runs.words import EVIDENCE, NETWORK, OUTPUT, Place, Switch, Whole
 from stakes.training.distributed import is_writer
@@ -108,10 +109,11 @@ def evaluate(
         }
     if not is_writer():
         return
+    text = json.dumps(finite(row), indent=1, allow_nan=False)
     if out is not None:
-        write_text(out, json.dumps(row, indent=1) + "\n")
+        write_text(out, text + "\n")
         kept.clear()
-    print(json.dumps(row, indent=1))
+    print(text)
 
 
 def _is_row(path: Path) -> bool:

@@ -236,7 +236,10 @@ def audit_likeness(forget: BeforeAfter, test: BeforeAfter | None) -> Row:
 def audit_relearning(
     after: Classifier, forget: ForgetSet, scored: BeforeAfter, test: Sample | None
 ) -> Row:
-    """Steps to relearn forgotten images, and as many misclassified test images for comparison."""
+    """Steps to relearn forgotten images, and as many misclassified test images for comparison.
+
+    Images that were wrong before are left out: only a recognised image can be forgotten.
+    """
     row: Row = {
         "relearn_forget": None,
         "relearn_test": None,
@@ -245,10 +248,9 @@ def audit_relearning(
     }
     if test is None or not (scored[""].usable and test.scored[""].usable):
         return row
-    own, missed = (
-        (~correct(part.logits, part.labels)).nonzero()[:RELEARN, 0]
-        for part in (scored[""], test.scored[""])
-    )
+    gone, missed = (~correct(part.logits, part.labels) for part in (scored[""], test.scored[""]))
+    gone &= correct(scored["_before"].logits, scored["_before"].labels)
+    own, missed = (found.nonzero()[:RELEARN, 0] for found in (gone, missed))
     count = min(len(own), len(missed))
     if count == 0:
         return row

@@ -130,6 +130,23 @@ class RunFolder:
         return States(self.k - left - never, left, never)
 
     @property
+    def new_answers(self) -> int | None:
+        """How many images lost their class in this run; None if not measured.
+
+        Images that an earlier run made the network forget are forgotten too, but had lost it.
+        """
+        forgotten = self.number("n_forgotten")
+        if forgotten is None:
+            return None
+        lost = sum(
+            item.get("state") == FORGOTTEN
+            and item.get("before") is not None
+            and str(item["before"]) != self.class_name(item.get("label"))
+            for item in self.forget
+        )
+        return int(forgotten) - lost
+
+    @property
     def title(self) -> str:
         """The method's title, else its name."""
         return str(self.row.get("method_title") or self.row.get("method") or "unnamed method")
@@ -247,7 +264,7 @@ def _state(item: Record) -> str | None:
     if str(item["after"]) == item["label"]:
         return RECOGNISED
     known = item.get("before") is None or str(item["before"]) == item["label"]
-    return FORGOTTEN if known else NEVER
+    return FORGOTTEN if known or item.get("state") == FORGOTTEN else NEVER  # by an earlier run
 
 
 def _pairs(records: Sequence[Record], one: str, other: str) -> tuple[list[float], list[float]]:

@@ -184,7 +184,7 @@ def _work(
     row["seconds_total"] = now - start + result.earlier
     row |= {"peak_memory_mb": peak_memory_mb(request.classifier.device)}
     row |= _digests(request, result) | environment(request.classifier.device)
-    return _finite(row), result, evidence
+    return finite(row), result, evidence
 
 
 def _without_earlier(request: Request, progress: Progress) -> tuple[Images | None, Request]:
@@ -212,10 +212,10 @@ def _write(
     held = {"anchors": request.anchors.vectors.cpu(), "stakes": result.stakes.cpu()}
     write_bytes(folder / "stakes.safetensors", save(held))
     write_text(folder / "row.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
-    lines = (json.dumps(_finite(step), allow_nan=False) for step in result.history)
+    lines = (json.dumps(finite(step), allow_nan=False) for step in result.history)
     write_text(folder / "history.jsonl", "\n".join(lines) + "\n")
-    finite = {key: [_finite(record) for record in records] for key, records in evidence.items()}
-    write_text(folder / "evidence.json", json.dumps(finite, allow_nan=False) + "\n")
+    whole = {key: [finite(record) for record in records] for key, records in evidence.items()}
+    write_text(folder / "evidence.json", json.dumps(whole, allow_nan=False) + "\n")
     try:
         write_report([folder], folder / "report.html")
     except (OSError, MemoryError):
@@ -303,7 +303,7 @@ def _digests(request: Request, result: Unlearned) -> dict[str, str]:
     }
 
 
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+def finite(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with None for NaN and infinities, which JSON does not have."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
