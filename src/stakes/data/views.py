@@ -122,4 +122,7 @@ VIEWS: dict[str, Callable[[Tensor], list[Tensor]]] = {
     "forget_jpeg": jpeg,
     "forget_light": brightness,
 }
-"""What is scored, by the name of its metric; no method trains on these very views."""
+"""What is scored, by the name of its metric.
+
+No method trains on these very views, unless ``flip_and_crop`` mirrors an image without moving it.
+"""

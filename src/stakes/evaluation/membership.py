@@ -42,9 +42,9 @@ def answer_scores(logits: Tensor, labels: Tensor) -> Floats:
     r"""Loss, entropy and modified entropy of each answer, in nats; members score low.
 
     With p the softmax of an image's logits and y its class: loss = -log p_y,
-    entropy = -\sum_i p_i log p_i, and modified entropy (Song & Mittal, USENIX Security 2021,
-    equation 6) = -(1 - p_y) log p_y - \sum_{i != y} p_i log(1 - p_i), which unlike the entropy is
-    low only for an answer that is both confident and correct.
+    entropy = -\sum_i p_i log p_i, and modified entropy (Song & Mittal, USENIX Security 2021)
+    = -(1 - p_y) log p_y - \sum_{i != y} p_i log(1 - p_i), which unlike the entropy is low only for
+    an answer that is both confident and correct.
 
     Args:
         logits: (n, c).
@@ -54,7 +54,8 @@ def answer_scores(logits: Tensor, labels: Tensor) -> Floats:
         float64 (n, 3), in the order of :data:`SCORES`.
 
     Differences from public code: 1 - p is at least the machine epsilon of float64, and the sum of
-    each image leaves out its own class only (one public version leaves it out of all rows at once).
+    each image leaves out its own class only. (The code of SalUn leaves out the classes of all rows
+    from each row, and has log p_i in place of log(1 - p_i).)
     """
     log_p = logits.detach().cpu().double().log_softmax(1)
     p, rest = log_p.exp(), (-torch.expm1(log_p)).clamp_min(torch.finfo(torch.float64).eps)

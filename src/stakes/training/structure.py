@@ -65,6 +65,8 @@ def affinities(features: Tensor, stakes: Tensor) -> Tensor:
 def drift(before: Tensor, after: Tensor) -> float:
     """How far a structure has moved: 1 - mean row cosine of two affinity matrices (n, c).
 
+    Rows are images, as in the code of "Stake the Points"; as printed, equation 2 takes columns.
+
     >>> s = torch.eye(3)
     >>> drift(s, s), drift(s, s.roll(1, 0))
     (0.0, 1.0)

@@ -84,9 +84,9 @@ def collapse_against_accuracy(methods: Methods, name: str) -> Drawing | None:
     alt = "; ".join(f"{list(methods)[i]}: {y:.1f} points at {x:.3g}" for i, x, y in points)
     return Drawing(
         "Structural collapse against the balance of deletion and retention",
-        "A mark is a run. Collapse as in (a), its mean over the steps; trade-off accuracy is that "
-        "on retained images (test images where these were not scored) less that on the "
-        "images to forget. In the paper, NegGrad stays below 5 %.",
+        "A mark is a run. Collapse as in (a), its mean over the steps after which it was measured; "
+        "trade-off accuracy is that on retained images (test images where these were not scored) "
+        "less that on the images to forget. In the paper, NegGrad stays below 5 %.",
         render(draw, (WIDTH, 3.4), alt, name),
     )
 
