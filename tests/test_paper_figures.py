@@ -229,6 +229,19 @@ def test_a_confusion_matrix_counts_every_image(shown):
     assert "STRUCTGUARD: airplane as deer (3)" in said(svg)
 
 
+def test_a_row_of_the_confusion_matrix_is_a_true_class():
+    classes = [{"name": name} for name in "abc"]
+    forget = [{"label": "a", "after": after} for after in "bcc"]
+    (svg,) = drawn(["8"], [Named("n", 3, "m", RunFolder("x", Row(), [], classes, forget))]).values()
+    cells = paths(svg, BLUE, "fill")
+    assert len(cells) == 2
+    (left, right), (top, below) = (
+        [min(c[axis] for c in cell) for cell in cells] for axis in (0, 1)
+    )
+    assert left < right  # b, then c
+    assert top == below
+
+
 def test_a_density_is_the_mean_over_the_runs_of_a_method():
     def run(cosines):
         found = [{"cosine": x, "density": y} for x, y in cosines]

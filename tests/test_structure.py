@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -82,3 +84,12 @@ def test_drift_is_zero_at_home_and_two_when_reversed():
     structure = draw(5, 3)
     assert drift(structure, structure) == pytest.approx(0, abs=1e-6)
     assert drift(structure, -structure) == pytest.approx(2)
+
+
+def test_drift_is_of_the_rows_one_by_one():
+    before, after = draw(5, 3), draw(5, 3, seed=1)
+    cosines = [
+        float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+        for a, b in zip(before, after, strict=True)
+    ]
+    assert drift(before, after) == pytest.approx(1 - sum(cosines) / 5, abs=1e-6)

@@ -121,6 +121,15 @@ def test_compressed_is_what_a_jpeg_file_of_it_shows(quality, tmp_path):
         assert 0.001 < (view - image).abs().mean() < 0.1
 
 
+def test_what_is_scored_is_moved_by_a_tenth_and_saved_at_quality_75():
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for seen, expected in (
+        (VIEWS["forget_shift"](images), shift(images, 3 / 32)),
+        (VIEWS["forget_jpeg"](images), jpeg(images, 75)),
+    ):
+        assert all(torch.equal(one, two) for one, two in zip(seen, expected, strict=True))
+
+
 def test_a_lower_quality_is_further_from_the_image():
     images = smooth(16, 16)
     errors = [(jpeg(images, q)[0] - images).abs().mean().item() for q in (95, 75, 30)]
