@@ -177,7 +177,6 @@ def _false_alarms(run: RunFolder) -> Finding | None:
 
 def _predictable(run: RunFolder) -> Finding | None:
     wrong, share = run.new_answers, run.number("foretold")
-    wrong = run.number("n_wrong") if wrong is None else wrong  # in rows of older versions
     if not wrong or share is None:
         return None
     second = round(wrong * share / 100)

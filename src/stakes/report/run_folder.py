@@ -137,14 +137,16 @@ class RunFolder:
         """
         forgotten = self.number("n_forgotten")
         if forgotten is None:
-            return None
-        lost = sum(
-            item.get("state") == FORGOTTEN
+            wrong = self.number("n_wrong")  # in rows of older versions
+            return None if wrong is None else int(wrong)
+        lost = [
+            item
+            for item in self.forget
+            if item.get("state") == FORGOTTEN
             and item.get("before") is not None
             and str(item["before"]) != self.class_name(item.get("label"))
-            for item in self.forget
-        )
-        return int(forgotten) - lost
+        ]
+        return int(forgotten) - len(lost)
 
     @property
     def title(self) -> str:
