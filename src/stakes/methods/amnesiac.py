@@ -20,9 +20,9 @@ class Amnesiac(RetainTraining):
 
     Graves et al., "Amnesiac Machine Learning", AAAI 2021: what that paper calls unlearning, and
     later ones amnesiac (amnesiac unlearning there reverses recorded training updates, which are not
-    available here). A wrong class is drawn once for each forget image. An
-    epoch shuffles both sets into one, so that forget images are as rare in a step as any others;
-    all epochs are run. Without retained data it is ``random_label``.
+    available here). A wrong class is drawn once for each forget image. An epoch shuffles both sets
+    into one, so that forget images are as rare in a step as any others; all epochs are run. Without
+    retained data it is ``random_label``.
 
     Later public code runs 3 epochs at 1e-4, in batches of 256 (Chundawat et al., AAAI 2023) or 128
     (Foster et al., AAAI 2024).
