@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,10 @@ def test_a_result_is_replaced_and_what_lies_within_it_beside_its_files_is_not(ou
     check_out(out, True)
     (out / "a" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match=r"OUT holds a/mine\.txt, which is not part"):
+        check_out(out, True)
+    shutil.rmtree(out / "a")
+    (out / "a").write_text("mine")  # a file where the run had a folder
+    with pytest.raises(InputError, match="OUT holds a, which is not part"):
         check_out(out, True)
 
 
