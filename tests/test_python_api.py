@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -111,11 +113,15 @@ def test_another_file_is_no_forget_set(tmp_path: Path, classifier, forget):
     classifier.save(tmp_path)
     (tmp_path / "text.safetensors").write_text("hello")
     forget.save(tmp_path / "cut.safetensors")
+    with safe_open(tmp_path / "cut.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        later = file.metadata() | {"format": "stakes forget set 2"}
+    save_file(tensors, tmp_path / "later.safetensors", later)
     whole = (tmp_path / "cut.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-9])
-    for name in ("model.safetensors", "text.safetensors", "cut.safetensors", "none.safetensors"):
-        with pytest.raises(InputError, match=rf"{name}: .*forget set"):
-            ForgetSet.load(tmp_path / name)
+    for name in ("model", "text", "cut", "later", "none"):
+        with pytest.raises(InputError, match=rf"{name}\.safetensors: .*forget set"):
+            ForgetSet.load(tmp_path / f"{name}.safetensors")
 
 
 # Wrong types
