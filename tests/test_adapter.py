@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from stakes import InputError, as_images
 from stakes.data.adapter import as_pixels
 from stakes.data.datasets import Splits
-from stakes.data.images import ImageArray
+from stakes.data.images import ImageArray, ImageFiles
 
 PIXELS = torch.randint(0, 256, (4, 3, 6, 6), generator=torch.Generator().manual_seed(0)).byte()
 LABELS = [2, 0, 1, 1]
@@ -125,6 +125,42 @@ def test_pil_images_are_read_as_the_network_reads_them():
 
     images = as_images(PAIRS, read=white)
     assert torch.equal(images.load([0, 1]), torch.ones(2, 3, 2, 5))
+
+
+@pytest.mark.parametrize("image", ["image", "img", "pixel_values"])
+@pytest.mark.parametrize("label", ["label", "labels"])
+def test_items_are_read_under_the_usual_names(image, label):
+    images = as_images(
+        [{image: pixels, label: y} for pixels, y in zip(PIXELS, LABELS, strict=True)]
+    )
+    assert images.labels.tolist() == LABELS
+    assert torch.equal(images.load(range(4)), WANTED)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16"])
+def test_a_pil_image_becomes_what_its_file_becomes(mode, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert("L") if mode != "RGB" else Image.fromarray(pixels)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 256 + 77)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as opened:
+        got = as_images([(opened, 0)], size=5).load([0])
+    assert torch.equal(got, ImageFiles([tmp_path / "a.png"], [0], 5, exact=True).load([0]))
+
+
+def test_arrays_of_8_bits_are_shrunk_to_a_size():
+    assert as_images(PIXELS, LABELS, size=3).load([0]).shape == (1, 3, 3, 3)
+
+
+def test_a_truncated_pil_image_is_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
+    with Image.open(tmp_path / "a.png") as cut, pytest.raises(InputError, match="image 1: "):
+        as_images([(PICTURES[0], 0), (cut, 1)]).load([1])
 
 
 REFUSED = {

@@ -83,8 +83,14 @@ def test_sets_refuse_what_does_not_fit(tmp_path: Path) -> None:
         ImageArray(torch.zeros(1, 3, 4, 4), [0])
     with pytest.raises(InputError, match="square"):
         ImageArray(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), [0], 4)
-    with pytest.raises(InputError, match=r"0 to 2.*2 classes.*0 to 1"):
-        Splits(ImageArray(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), [0, 2]), None, ("a", "b"))
+    pixels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    fine = ImageArray(pixels, [0, 1])
+    for labels, said in (([0, 2], "0 to 2"), ([-1, 1], "-1 to 1")):
+        wrong = ImageArray(pixels, labels)
+        with pytest.raises(InputError, match=f"training set has labels {said}: 2 classes.*0 to 1"):
+            Splits(wrong, None, ("a", "b"))
+        with pytest.raises(InputError, match=f"test set has labels {said}: 2 classes.*0 to 1"):
+            Splits(fine, wrong, ("a", "b"))
 
 
 def test_array_shrinks_but_never_enlarges() -> None:
@@ -93,6 +99,24 @@ def test_array_shrinks_but_never_enlarges() -> None:
     small = ImageArray(pixels, [0, 0, 0], 4).load([0, 2])
     assert small.shape == (2, 3, 4, 4)
     assert torch.equal(small, torch.full((2, 3, 4, 4), 77 / 255))
+
+
+def test_arrays_are_shrunk_as_pillow_shrinks_files() -> None:
+    stripes = np.indices((24, 24))[1] // 5 % 2 * 255  # so that the filter overshoots
+    noise = np.random.default_rng(0).integers(80, 176, (24, 24))
+    pixels = np.stack([np.stack([one] * 3, -1) for one in (stripes, noise)]).astype(np.uint8)
+    shrunk = ImageArray(torch.from_numpy(pixels).permute(0, 3, 1, 2), [0, 0], 10)
+    wanted = [Image.fromarray(one).resize((10, 10), Image.Resampling.BICUBIC) for one in pixels]
+    for got, image in zip(shrunk.pixels, wanted, strict=True):
+        away = got.permute(1, 2, 0).int() - torch.from_numpy(np.array(image)).int()
+        assert away.abs().max() <= 1
+
+
+def test_a_large_array_is_shrunk_whole() -> None:
+    number = torch.arange(2001)
+    pixels = torch.stack([number % 256, number // 256, number * 0], 1).to(torch.uint8)
+    images = ImageArray(pixels[:, :, None, None].expand(2001, 3, 4, 4), number, 2)
+    assert torch.equal(images.pixels[:, :, 0, 0], pixels)
 
 
 def test_batches_cover_everything_once_in_order() -> None:
@@ -246,6 +270,9 @@ def test_named_sets_follow_given_class_names_and_size() -> None:
     plain = load_data("digits")
     turned = load_data("digits", class_names=tuple("9876543210"), size=10)
     assert torch.equal(turned.train.labels, 9 - plain.train.labels)
+    assert turned.test is not None
+    assert plain.test is not None
+    assert torch.equal(turned.test.labels, 9 - plain.test.labels)
     assert turned.train.load([0]).shape == (1, 3, 10, 10)
     with pytest.raises(InputError, match=r"digits.*'3'.*0, 1, 2"):
         load_data("digits", class_names=["0", "1", "2"])

@@ -93,6 +93,34 @@ def test_small_images_are_known_by_their_pixels_alone():
     assert Finder(small).search(small.flip(3), range(4)) == []
     assert [pair.exact for pair in Finder(small).search(small, range(4))] == [True] * 4
 
+    large = pixels(PHOTOGRAPHS[:4]).float() / 255
+    assert len(Finder(large).search(resized(large, 24), range(4))) == 4
+    assert Finder(large).search(resized(large, 16), range(4)) == []
+    assert Finder(large, near=False).search(large.flip(3), range(4)) == []
+
+
+def resized(images: torch.Tensor, side: int) -> torch.Tensor:
+    return nn.functional.interpolate(images, (side, side), mode="area")
+
+
+def test_each_of_very_many_images_is_found():
+    noise = torch.rand(1030, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    wanted = torch.cat([noise, pixels(PHOTOGRAPHS[:4]).float() / 255])
+    found = Finder(wanted).search(wanted[-4:].flip(3), range(4))
+    assert [(pair.of, pair.among) for pair in found] == [(1030 + i, i) for i in range(4)]
+
+
+@pytest.mark.parametrize("nearest", [0, 1])
+def test_of_several_that_are_alike_the_nearest_is_told(nearest):
+    asked = [jpeg(PHOTOGRAPHS[5], quality) for quality in (60, 95)]
+    found = Finder(pixels(asked if nearest else asked[::-1]).float() / 255)
+    alone = [Finder(pixels([one]).float() / 255) for one in asked]
+    searched = pixels([PHOTOGRAPHS[5]]).float() / 255
+    (far,), (near,) = (finder.search(searched, [0]) for finder in alone)
+    assert far.distance > near.distance
+    (pair,) = found.search(searched, [0])
+    assert (pair.of, pair.distance) == (nearest, near.distance)
+
 
 class Mean(nn.Module):
     def __init__(self):

@@ -1,6 +1,7 @@
 """Forget sets: where they come from, and what they refuse."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,8 +60,9 @@ def test_wrong_shapes_types_and_labels_are_refused() -> None:
         ForgetSet(images[:, :1], labels, ("a", "b"))
     with pytest.raises(InputError, match=r"torch\.float32 and torch\.int64"):
         ForgetSet(images.double(), labels, ("a", "b"))
-    with pytest.raises(InputError, match="labels"):
-        ForgetSet(images, labels[:1], ("a", "b"))
+    for number, places in ((1, None), (2, (7,))):
+        with pytest.raises(InputError, match="another number of labels or indices"):
+            ForgetSet(images, labels[:number], ("a", "b"), places)
     with pytest.raises(InputError, match="b: label -1 is negative"):
         ForgetSet(images, torch.tensor([0, -1]), ("a", "b"))
     forget = ForgetSet(images, labels, ("a", "b"))
@@ -85,11 +87,31 @@ def test_more_than_the_budget_is_refused_before_decoding(tmp_path: Path) -> None
     check_memory(10, 32)  # the default budget has room for these
 
 
+def test_half_of_the_free_memory_is_left_for_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = 10 * 3 * 32 * 32 * 4
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2 * need))
+    check_memory(10, 32)
+    with pytest.raises(InputError, match="11 forget images of 32x32 need"):
+        check_memory(11, 32)
+
+
 def test_moving_keeps_everything() -> None:
     forget = ForgetSet.from_indices(array(9), [4, 4, 7])
     moved = forget.to("cpu")
     assert moved.digest() == forget.digest()
     assert (moved.names, moved.indices, moved.dropped) == (forget.names, (4, 7), 1)
+
+
+def test_one_order_keeps_names_labels_and_places_with_their_images() -> None:
+    images, orders = array(9), []
+    for places in ([4, 7, 2, 0], [0, 2, 7, 4]):
+        orders.append(ForgetSet.from_indices(images, places).in_one_order())
+    for one in orders:
+        assert one.indices is not None
+        assert one.indices == orders[0].indices
+        assert one.names == tuple(f"image {i}" for i in one.indices)
+        assert torch.equal(one.images, images.load(one.indices))
+        assert torch.equal(one.labels, images.labels[list(one.indices)])
 
 
 # Folders
@@ -101,6 +123,7 @@ def test_folder_gives_images_with_their_classes(tmp_path: Path) -> None:
     (tmp_path / "horse").mkdir()
     (tmp_path / ".DS_Store").write_text("")
     (tmp_path / "dog" / "Thumbs.db").write_text("")
+    (tmp_path / "desktop.ini").write_text("")
     forget = ForgetSet.from_folder(tmp_path, CLASSES)
     assert forget.names == ("cat/deep/b.png", "dog/a.png")
     assert forget.labels.tolist() == [0, 1]
@@ -190,6 +213,8 @@ def test_a_class_named_by_a_number_goes_before_an_index(tmp_path: Path) -> None:
         (["path,label", "a.png,-1"], "line 2: '-1' is not one of"),
         (["path,label", "", "a.png"], "line 3: expected a path and a label"),
         (["path,label", "a.png,cat,"], "line 2: more columns than the header"),
+        (["path,label,label", "a.png,cat,dog"], "line 1: a column appears twice"),
+        (["path,index", "a.png," + "9" * 5000], "line 2: index 99.*the classes are 0 to 2"),
     ],
 )
 def test_bad_tables_are_named_by_line(tmp_path: Path, lines: list[str], message: str) -> None:

@@ -199,3 +199,15 @@ def test_images_are_told_apart_by_their_pixels():
     assert record.among(asked[1]) == [True, False]
     assert record.apart(images, asked[0])[0] is None
     assert record.after(asked[1], "b", "c").networks == ("a", "b")
+
+
+def test_images_are_told_apart_in_a_set_of_several_batches():
+    number = torch.arange(600)
+    pixels = torch.stack([number % 256, number // 256, number * 0], 1).to(torch.uint8)
+    images = ImageArray(pixels[:, :, None, None].expand(600, 3, 2, 2), number)
+    record = NOTHING.after(ForgetSet.from_indices(images, [3, 300, 599]), "a", "b")
+    there, others = record.apart(images, ForgetSet.from_indices(images, [4]))
+    assert there is not None
+    assert others is not None
+    assert there.labels.tolist() == [3, 300, 599]
+    assert others.labels.tolist() == [i for i in range(600) if i not in {3, 300, 599}]

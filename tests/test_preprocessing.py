@@ -16,6 +16,7 @@ from conftest import Tiny
 from stakes import Classifier, InputError, load_data
 from stakes.data.forget_words import parse_forget
 from stakes.data.images import ImageArray, ImageFiles
+from stakes.models.transforms import transform
 from stakes.preprocessing import Preprocessing, choose, converted, sides
 
 pytestmark = pytest.mark.slow
@@ -202,6 +203,29 @@ def test_named_choices():
     assert choose(crop, size, interpolation="lanczos").before_crop == (27, 27)
 
 
+def test_padding_has_its_colour_about_the_middle():
+    image = Image.new("RGB", (9, 4), (200, 100, 50))
+    coloured, grey_ones = ((10, 20, 30), (200, 100, 50)), ((10,) * 3, (124,) * 3)
+    for grey, (edge, middle) in ((False, coloured), (True, grey_ones)):
+        pixels = Preprocessing((9, 9), resize="pad", fill=(10, 20, 30), grey=grey)(image)
+        for rows, colour in ((slice(0, 2), edge), (slice(2, 6), middle), (slice(6, 9), edge)):
+            wanted = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+            assert torch.equal(pixels[:, rows], wanted.expand_as(pixels[:, rows]))
+
+
+def test_choices_keep_of_the_pipeline_what_they_do_not_change():
+    base = Preprocessing((24, 24), resize="pad", scaled=(20, 20), opening="plain",
+                         interpolation="bilinear", fill=(9, 9, 9), source="the card")  # fmt: skip
+    cut = choose(base, (24, 24), resize="crop")
+    assert (cut.before_crop, cut.fill, cut.source) == ((24, 24), (0, 0, 0), "as chosen")
+    assert (cut.opening, cut.interpolation) == ("plain", "bilinear")
+    padded = choose(base, (24, 24), interpolation="box")
+    assert (padded.before_crop, padded.fill, padded.resize) == ((20, 20), (9, 9, 9), "pad")
+    assert choose(base, (32, 32), resize="squash").size == (32, 32)
+    assert choose(None, (24, 24), resize="squash").opening == "stakes"
+    assert choose(transform(F.to_tensor), (24, 24), resize="squash").opening == "upright"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -300,6 +324,17 @@ def test_a_reader_serves_folders_arrays_and_forget_sets_alike(tmp_path):
     assert torch.equal(files.train.load(range(4)), array.load([0, 2, 1, 3]))
     forget = parse_forget(str(tmp_path / "data"), files.train, ["a", "b"], read=read)
     assert torch.equal(forget.images, files.train.load(range(4)))
+
+
+@pytest.mark.parametrize(("value", "fine"), [(65535, True), (65536, False), (-1, False)])
+def test_whole_numbers_of_more_than_16_bits_are_refused(value, fine, tmp_path):
+    Image.fromarray(np.full((4, 4), value, np.int32)).save(tmp_path / "a.tif")
+    files = ImageFiles([tmp_path / "a.tif"], [0])
+    if fine:
+        assert torch.equal(files.load([0]), torch.ones(1, 3, 4, 4))
+    else:
+        with pytest.raises(InputError, match=r"a\.tif: .*32-bit pixels; save it with 8 or 16 bits"):
+            files.load([0])
 
 
 def test_images_that_come_out_in_other_sizes_are_named(tmp_path):

@@ -1,18 +1,23 @@
 """What a program calls: own data everywhere, wrong types refused in a line, rows in a DataFrame."""
 
 import json
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from conftest import Tiny
 from stakes import METHODS, Classifier, ForgetSet, InputError, NegGrad, evaluate, frame
 from stakes.evaluation.own import Given
+from stakes.preprocessing import Preprocessing
 
 ONE_STEP = NegGrad(max_steps=1)
 NUMBERS = ("acc_test", "acc_test_before", "acc_retain", "n_test", "n_retain", "forget_flip")
@@ -56,6 +61,17 @@ def test_a_forget_set_of_own_data_is_that_of_the_training_set(train_images, forg
     )
 
 
+def test_images_to_forget_are_read_named_and_measured_as_asked():
+    pictures = [(Image.new("RGB", (9, 6), (60 * i, 0, 0)), i) for i in (1, 2)]
+    small = ForgetSet.from_images(pictures, names=["a", "b"], size=4, max_bytes=2 * 3 * 4 * 4 * 4)
+    assert small.names == ("a", "b")
+    assert small.images.shape == (2, 3, 4, 4)
+    with pytest.raises(InputError, match="2 forget images of 6x6 need"):
+        ForgetSet.from_images(pictures, max_bytes=2 * 3 * 6 * 6 * 4 - 1)
+    read = ForgetSet.from_images(pictures, read=Preprocessing((3, 5)))
+    assert read.images.shape == (2, 3, 3, 5)
+
+
 def test_retained_data_of_ones_own_gives_the_same_bits(classifier, forget, train_images):
     method = METHODS["finetune"](max_steps=2, retain_samples=64, retain_batch=32)
     own = TensorDataset(train_images.load(range(len(train_images))), train_images.labels)
@@ -78,15 +94,34 @@ def test_a_forget_set_comes_back_as_it_was_saved(tmp_path: Path, forget):
             assert getattr(back, name) == getattr(saved, name)
 
 
+def test_a_saved_forget_set_is_for_its_owner_and_replaces_another_in_one_step(tmp_path, forget):
+    file = tmp_path / "set.safetensors"
+    umask = os.umask(0)
+    try:
+        forget.save(file)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600  # it holds the images
+    before = file.read_bytes()
+    with open(file, "rb") as reader:
+        ForgetSet.from_tensors(torch.zeros(1, 3, 8, 8), [0]).save(file)
+        assert reader.read() == before
+    assert len(ForgetSet.load(file)) == 1
+
+
 def test_another_file_is_no_forget_set(tmp_path: Path, classifier, forget):
     classifier.save(tmp_path)
     (tmp_path / "text.safetensors").write_text("hello")
     forget.save(tmp_path / "cut.safetensors")
+    with safe_open(tmp_path / "cut.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        later = file.metadata() | {"format": "stakes forget set 2"}
+    save_file(tensors, tmp_path / "later.safetensors", later)
     whole = (tmp_path / "cut.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-9])
-    for name in ("model.safetensors", "text.safetensors", "cut.safetensors", "none.safetensors"):
-        with pytest.raises(InputError, match=rf"{name}: .*forget set"):
-            ForgetSet.load(tmp_path / name)
+    for name in ("model", "text", "cut", "later", "none"):
+        with pytest.raises(InputError, match=rf"{name}\.safetensors: .*forget set"):
+            ForgetSet.load(tmp_path / f"{name}.safetensors")
 
 
 # Wrong types

@@ -1,6 +1,8 @@
 """A sidecar: what it holds, that no training image is in it, its file, and its use."""
 
 import json
+import os
+import stat
 import sys
 from dataclasses import replace
 
@@ -19,6 +21,7 @@ from stakes.data.surrogates import Surrogates
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
 from stakes.sidecar import Sidecar, make, membership
+from stakes.sidecar.contents import is_sidecar
 from stakes.sidecar.membership import auc
 from stakes.training.depth import shallow
 
@@ -122,6 +125,78 @@ def test_its_file_is_read_as_it_was_written(made, tmp_path):
     for name, message in (("other", "cannot be read"), ("missing", "no such file")):
         with pytest.raises(InputError, match=message):
             Sidecar.load(tmp_path / f"{name}.safetensors")
+
+
+def test_a_file_of_another_version_is_a_sidecar_that_cannot_be_read(made, tmp_path):
+    place = tmp_path / "one.safetensors"
+    made.save(place)
+    with safe_open(place, "pt") as file:
+        about = json.loads(file.metadata()["stakes"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for name, version in (("one", "stakes sidecar 2"), ("other", "stakes forget set 1")):
+        place = tmp_path / f"{name}.safetensors"
+        save_file(tensors, place, {"stakes": json.dumps(about | {"format": version})})
+        with pytest.raises(InputError, match="no sidecar, or one of another version"):
+            Sidecar.load(place)
+        assert is_sidecar(place) is (name == "one")
+    tensors["images"] = tensors["images"].float()
+    save_file(tensors, place, {"stakes": json.dumps(about)})
+    with pytest.raises(InputError, match="its images are damaged"):
+        Sidecar.load(place)
+
+
+def test_its_file_is_for_its_owner_and_replaces_another_in_one_step(made, tmp_path):
+    file = tmp_path / "one.safetensors"
+    umask = os.umask(0)
+    try:
+        made.save(file)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = file.read_bytes()
+    with open(file, "rb") as reader:
+        replace(made, images=made.images[:4], labels=made.labels[:4]).save(file)
+        assert reader.read() == before
+    assert len(Sidecar.load(file).images) == 4
+
+
+def test_the_command_replaces_a_sidecar_and_no_other_file(tmp_path, capsys):
+    out = tmp_path / "mine.safetensors"
+    out.write_text("weights")
+    words = ["sidecar", "--model", "stakes:digits_cnn", "--weights", "random", "--data", "digits"]
+    assert main([*words, "--out", str(out), "--overwrite"]) == 2
+    assert "mine.safetensors was not written by this command" in capsys.readouterr().err
+    assert out.read_text() == "weights"
+
+
+def test_a_class_without_images_counts_for_nothing(trained, train_images):
+    some = train_images.labels < 3
+    found = make(trained, ImageArray(train_images.pixels[some], train_images.labels[some]),
+                 count=8, steps=1)  # fmt: skip
+    assert found.counts.tolist() == [40, 40, 40, 0]
+    assert found.card["training_images"] == 120
+    assert found.means[3].abs().max() == 0
+    assert found.means.isfinite().all()
+    assert found.covariances.isfinite().all()
+
+
+@pytest.mark.parametrize(("room", "count"), [(4 * 2**20, 256), (99 * 192, 99), (1, 32)])
+def test_there_are_as_many_images_as_there_is_room_for(
+    room, count, trained, train_images, monkeypatch
+):
+    monkeypatch.setattr(sys.modules["stakes.sidecar.make"], "ROOM", room)
+    found = make(trained, train_images, steps=1)
+    assert (len(found.images), len(found.labels)) == (count, count)
+    classes = found.labels.bincount(minlength=4)
+    assert classes.max() - classes.min() <= 1
+
+
+def test_its_images_follow_the_seed(trained, train_images):
+    one, same, other = (
+        make(trained, train_images, count=8, steps=1, seed=seed).images for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
 def test_it_describes_what_layers_give_that_do_not_change(described, trained):

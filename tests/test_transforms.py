@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,33 @@ def test_one_channel():
         Classifier.load("timm:resnet10t", num_classes=2, preprocessing=read, weights="random")
 
 
+def test_a_border_of_its_own_is_no_part_of_the_range():
+    code = transforms.Compose([
+        transforms.Resize((12, 12)), transforms.Pad(2, fill=0), transforms.ToTensor(),
+        transforms.Normalize(0.5, 0.25),
+    ])  # fmt: skip
+    read = transform(code)
+    assert (read.mean, read.std, read.size) == ((0.5,) * 3, (0.25,) * 3, (16, 16))
+
+
+def test_code_is_called_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("stakes.data.images.THREADS", 8)
+    inside, most = [], []
+
+    def code(image):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.005)
+        inside.pop()
+        return transforms.functional.to_tensor(image.convert("RGB").resize((4, 4)))
+
+    paths = [tmp_path / f"{i}.png" for i in range(12)]
+    for path in paths:
+        odd(8, 8).save(path)
+    ImageFiles(paths, [0] * 12, read=transform(code)).load(range(12))
+    assert set(most) == {1}
+
+
 def test_a_transform_that_keeps_the_size_of_images(tmp_path):
     read = transform(transforms.ToTensor())
     assert read.size is None
@@ -197,7 +225,7 @@ def wrong():
 """
 
 
-def test_what_a_file_names(tmp_path):
+def test_what_a_file_names(tmp_path, monkeypatch):
     (tmp_path / "service.py").write_text(OWN)
     names = ("make", "ready", "module", "direct", "Module")
     reads = [own_transform(f"{tmp_path}/service.py:{name}") for name in names]
@@ -207,6 +235,8 @@ def test_what_a_file_names(tmp_path):
         assert read.std == (0.25,) * 3
         assert torch.equal(read(image), reads[0](image))
     assert reads[0].describe() == f"{tmp_path}/service.py:make"
+    monkeypatch.chdir(tmp_path)
+    assert own_transform("service.py:make").describe() == reads[0].describe()  # wherever it runs
     for text, message in (
         ("service.txt:make", "--transform service.txt:make: give path/to/file.py:factory"),
         (f"{tmp_path}/none.py:make", r"--transform .*none\.py: no such file"),
