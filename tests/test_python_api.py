@@ -115,13 +115,17 @@ def test_another_file_is_no_forget_set(tmp_path: Path, classifier, forget):
     forget.save(tmp_path / "cut.safetensors")
     with safe_open(tmp_path / "cut.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        later = file.metadata() | {"format": "stakes forget set 2"}
+        about = file.metadata()
+    later = about | {"format": "stakes forget set 2"}
+    odd = about | {"set": json.dumps(json.loads(about["set"]) | {"dropped": "some"})}
     save_file(tensors, tmp_path / "later.safetensors", later)
+    save_file(tensors, tmp_path / "odd.safetensors", odd)
     whole = (tmp_path / "cut.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-9])
-    for name in ("model", "text", "cut", "later", "none"):
-        with pytest.raises(InputError, match=rf"{name}\.safetensors: .*forget set"):
+    for name in ("model", "text", "cut", "later", "odd", "none"):
+        with pytest.raises(InputError, match=rf"{name}\.safetensors: .*forget set") as refused:
             ForgetSet.load(tmp_path / f"{name}.safetensors")
+        assert str(refused.value).count("give a file") == 1
 
 
 # Wrong types

@@ -58,7 +58,9 @@ def read(path: str | Path) -> dict[str, Any]:
             "dropped": int(said["dropped"]),
             "classes": tuple(said["classes"]),
         }
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as a forget set ({first_line(error)}); "
             "give a file that ForgetSet.save wrote"
