@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stakes.errors import InputError, first_line
+from stakes.models.caches import without_caches
 from stakes.preprocessing import Size, sides
 
 
@@ -82,6 +83,7 @@ def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
         InputError: as :func:`find_head`; or the network needs its head for more than the logits.
     """
     network.float()  # half precision has no backward pass on a CPU, and double serves nothing
+    without_caches(network)
     trace = _run(network, input_size, name)
     head_name = _head_in(trace, name)
     head = network.get_submodule(head_name)
