@@ -132,8 +132,8 @@ class Classifier(nn.Module):
         images = (images.to(self.mean.dtype) - self.mean) / self.std
         if self._grey:
             images = images.mean(dim=1, keepdim=True)
-        if self._channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if self._channels_last else torch.contiguous_format
+        images = images.contiguous(memory_format=layout)
         features = logits_of(self.body(images))
         if self.projector is not None:
             features = self.projector(features)

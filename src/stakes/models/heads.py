@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from stakes.errors import InputError, first_line
 from stakes.models.caches import without_caches
+from stakes.models.layout import to_channels_last
 from stakes.preprocessing import Size, sides
 
 
@@ -107,7 +108,7 @@ def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
             "be what this layer gives"
         )
     _check_each_alone(network, features, trace, name)
-    channels_last = _to_channels_last(network, trace.images)
+    channels_last = to_channels_last(network, trace.images)
     return Split(network, head, head_name, trace.images.shape[1], channels_last)
 
 
@@ -267,17 +268,3 @@ def _side_by_side(trace: _Trace) -> list[str]:
         names.insert(0, name)
         reads += [] if read is None else [read.data_ptr()]
     return names
-
-
-def _to_channels_last(network: nn.Module, images: Tensor) -> bool:
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
-    if convolutions < 2:  # transformers have one, and lose by it
-        return False
-    network.to(memory_format=torch.channels_last)
-    try:
-        with torch.no_grad():
-            network(images.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:  # code that calls .view() on feature maps needs the usual layout
-        network.to(memory_format=torch.contiguous_format)
-        return False
-    return True
