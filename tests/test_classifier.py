@@ -158,6 +158,15 @@ class TwoHeads(nn.Module):
         return (self.a(x.flatten(1)) + self.b(x.flatten(1))) / 2
 
 
+class NormedHeads(TwoHeads):
+    """Each head has a normalisation before it, as in LeViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Sequential(nn.BatchNorm1d(48), nn.Dropout(), nn.Linear(48, 5))
+        self.b = nn.Sequential(nn.LayerNorm(48), nn.Linear(48, 5))
+
+
 class HeadTwice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -177,9 +186,10 @@ def sequence(*layers):
     [
         (
             sequence(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            "has no linear head: .*the last layer that runs is Flatten '2'",
+            "has no linear head: .*is Conv2d '0'",
         ),
         (TwoHeads, r"has several heads \(a, b\)"),
+        (NormedHeads, r"has several heads \(a\.2, b\.1\)"),
         (
             lambda: Net(after=nn.Softmax(dim=1)),
             r"something follows the linear layer 'top.head' .*\(the last layer that runs is "
@@ -191,6 +201,10 @@ def sequence(*layers):
         ),
         (
             sequence(nn.Flatten(), nn.Linear(48, 5), nn.ReLU(), nn.Linear(5, 5), nn.Tanh()),
+            "something follows the linear layer '3'",
+        ),
+        (
+            sequence(nn.Flatten(), nn.Linear(48, 5), nn.BatchNorm1d(5), nn.Linear(5, 5), nn.Tanh()),
             "something follows the linear layer '3'",
         ),
         (HeadTwice, "cannot run without its linear layer 'fc'"),

@@ -238,8 +238,8 @@ def _head_in(trace: _Trace, name: str) -> str:
         )
     if not linear:
         raise InputError(
-            f"{name} has no linear head: {taken}, but {ends}; return the output of one "
-            "torch.nn.Linear, first or as .logits"
+            f"{name} has no linear head: {taken}, but {_last_weights(trace)}; return the output of "
+            "one torch.nn.Linear, first or as .logits"
         )
     several = _side_by_side(trace)
     if len(several) > 1:
@@ -254,12 +254,24 @@ def _head_in(trace: _Trace, name: str) -> str:
     )
 
 
+def _last_weights(trace: _Trace) -> str:
+    """Where a network without a linear head ends, in words."""
+    weighted = [(n, m) for n, m, _, _ in trace.layers if any(True for _ in m.parameters())]
+    if not weighted:
+        return "no layer with weights runs"
+    last, module = weighted[-1]
+    return f"the last layer with weights that runs is {type(module).__name__} {last!r}"
+
+
 def _side_by_side(trace: _Trace) -> list[str]:
     """The linear layers, as wide as the logits, that run last and do not feed one another."""
     names: list[str] = []
     reads: list[int] = []
     for name, module, read, output in reversed(trace.layers):
         if isinstance(module, nn.Dropout | nn.Identity):
+            continue
+        if names and isinstance(module, nn.BatchNorm1d | nn.LayerNorm):  # each may have its own
+            reads += [] if read is None else [read.data_ptr()]
             continue
         if not isinstance(module, nn.Linear) or output.shape != trace.logits.shape:
             break
