@@ -186,7 +186,7 @@ def sequence(*layers):
     [
         (
             sequence(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            "has no linear head: .*is Conv2d '0'",
+            r"has no linear head: .*is Conv2d '0', which gives \(2, 5, 4, 4\)",
         ),
         (TwoHeads, r"has several heads \(a, b\)"),
         (NormedHeads, r"has several heads \(a\.2, b\.1\)"),
@@ -802,3 +802,23 @@ def test_code_of_ones_own_leaves_nothing_beside_it(tmp_path, monkeypatch):
     assert run_file(tmp_path / "mine.py").NUMBER == 3
     assert {path.name for path in tmp_path.rglob("*")} == {"mine.py", "parts_of_mine.py"}
     assert not sys.dont_write_bytecode
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_networks_of_images_and_texts_say_their_size_in_the_part_for_images(kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    part = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    part |= {"intermediate_size": 16}
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=part | {"image_size": 32, "patch_size": 8},
+        text_config=part | {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2},
+        num_labels=5,
+    )
+    make = getattr(transformers, f"{kind}ForImageClassification")
+    network = seeded(lambda: make(config)).eval()
+    network.save_pretrained(tmp_path)
+    classifier = Classifier.load(f"hf:{tmp_path}")
+    assert classifier.input_size == 32
+    x = images()
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(x), network(x).logits)

@@ -256,11 +256,12 @@ def _head_in(trace: _Trace, name: str) -> str:
 
 def _last_weights(trace: _Trace) -> str:
     """Where a network without a linear head ends, in words."""
-    weighted = [(n, m) for n, m, _, _ in trace.layers if any(True for _ in m.parameters())]
+    weighted = [(n, m, y) for n, m, _, y in trace.layers if any(True for _ in m.parameters())]
     if not weighted:
         return "no layer with weights runs"
-    last, module = weighted[-1]
-    return f"the last layer with weights that runs is {type(module).__name__} {last!r}"
+    last, module, output = weighted[-1]
+    gives = f", which gives {tuple(output.shape)}" if isinstance(output, Tensor) else ""
+    return f"the last layer with weights that runs is {type(module).__name__} {last!r}{gives}"
 
 
 def _side_by_side(trace: _Trace) -> list[str]:

@@ -105,6 +105,7 @@ def class_names(network: nn.Module) -> tuple[str, ...] | None:
 def image_size(network: nn.Module) -> int | Size:
     """What the network's configuration says its images measure, 224 pixels where it does not."""
     config: Any = network.config
+    config = getattr(config, "vision_config", config)  # of CLIP and SigLIP, which also read texts
     size = getattr(config, "image_size", None)
     if isinstance(size, list | tuple) and len(size) == 2:
         return int(size[0]), int(size[1])
