@@ -822,3 +822,10 @@ def test_networks_of_images_and_texts_say_their_size_in_the_part_for_images(kind
     x = images()
     with torch.no_grad():
         torch.testing.assert_close(classifier(x), network(x).logits)
+
+
+def test_weights_without_a_version_fit_a_network_that_asks_for_one(tmp_path):
+    plain = torchvision.models.get_model("mnasnet0_5", num_classes=5)
+    torch.save(dict(plain.state_dict()), tmp_path / "w.pt")
+    loaded = Classifier.load("torchvision:mnasnet0_5", weights=tmp_path / "w.pt", input_size=32)
+    assert torch.equal(loaded.head.weight, plain.classifier[1].weight)

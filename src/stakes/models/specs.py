@@ -5,6 +5,7 @@ Nothing here downloads: networks are built with random weights, and weights come
 
 import difflib
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,7 +124,9 @@ def fit(built: Built, state: Mapping[str, Tensor], source: str) -> nn.Module:
             f"{source} does not fit {built.spec}: {'; '.join(found)}; check that --model, its "
             "arguments and the classes are those it was trained with"
         )
-    built.network.load_state_dict(dict(state))
+    versioned: Any = OrderedDict(state)  # MNASNet refuses weights that do not say their version
+    versioned._metadata = {"": getattr(own, "_metadata", {}).get("", {})}
+    built.network.load_state_dict(versioned)
     return built.network
 
 
