@@ -82,13 +82,11 @@ class Plan:
 # Most of what is learned at a quarter of the pixels is learned for all of them, at a third of the
 # time. In the last epochs images are only mirrored: the network gets to know them as they are.
 SHORT = (Phase(9, 16, 4), Phase(9, 32, 4), Phase(3, 32, 0))
-MIDDLE = (Phase(10, 32, 4), Phase(4, 32, 0))
 LONG = (Phase(26, 32, 4), Phase(4, 32, 0))
 PLAIN = (Phase(34, 32, 4), Phase(2, 32, 0))
 NETWORKS = {
     "resnet18": Plan("stakes:cifar_resnet18", LONG, peak=0.2, decay=5e-4),
     "resnet18-pooled": Plan("stakes:cifar_resnet18_pooled", LONG, peak=0.2, decay=5e-4),
-    "resnet18-pooled-short": Plan("stakes:cifar_resnet18_pooled", MIDDLE, peak=0.2, decay=5e-4),
     "resnet18-half": Plan("stakes:cifar_resnet18_half", SHORT, peak=0.2, decay=5e-4),
     "convnext": Plan("stakes:cifar_convnext", PLAIN, peak=3e-3, decay=0.05, optimizer="adamw"),
     "resnet18-half-cifar100": Plan(
