@@ -4,7 +4,7 @@ import gc
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # There is a worker for each core: more threads than one would wait for each other. Before torch.
@@ -99,6 +99,14 @@ def built(out: Path) -> Path:
 def site(tmp_path_factory) -> Path:
     """The documentation as a site."""
     return once(tmp_path_factory, "site", built)
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """The user lets everybody read and write new files: what is private must say so itself."""
+    umask = os.umask(0)
+    yield
+    os.umask(umask)
 
 
 @pytest.fixture

@@ -332,12 +332,9 @@ def test_a_folder_that_we_are_in_gets_its_files(request_, tmp_path, monkeypatch)
     assert ".unfinished" not in entries(tmp_path)
 
 
+@pytest.mark.usefixtures("no_umask")
 def test_run_folders_are_for_their_owner_alone(request_, tmp_path):
-    umask = os.umask(0)
-    try:
-        record(request_, tmp_path / "OUT")
-    finally:
-        os.umask(umask)
+    record(request_, tmp_path / "OUT")
     assert stat.S_IMODE((tmp_path / "OUT").stat().st_mode) == 0o700
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "OUT").iterdir()}
     assert modes == dict.fromkeys(modes, 0o600)

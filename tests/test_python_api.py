@@ -1,7 +1,6 @@
 """What a program calls: own data everywhere, wrong types refused in a line, rows in a DataFrame."""
 
 import json
-import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -94,13 +93,10 @@ def test_a_forget_set_comes_back_as_it_was_saved(tmp_path: Path, forget):
             assert getattr(back, name) == getattr(saved, name)
 
 
+@pytest.mark.usefixtures("no_umask")
 def test_a_saved_forget_set_is_for_its_owner_and_replaces_another_in_one_step(tmp_path, forget):
     file = tmp_path / "set.safetensors"
-    umask = os.umask(0)
-    try:
-        forget.save(file)
-    finally:
-        os.umask(umask)
+    forget.save(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600  # it holds the images
     before = file.read_bytes()
     with open(file, "rb") as reader:

@@ -1,7 +1,6 @@
 """A sidecar: what it holds, that no training image is in it, its file, and its use."""
 
 import json
-import os
 import stat
 import sys
 from dataclasses import replace
@@ -145,13 +144,10 @@ def test_a_file_of_another_version_is_a_sidecar_that_cannot_be_read(made, tmp_pa
         Sidecar.load(place)
 
 
+@pytest.mark.usefixtures("no_umask")
 def test_its_file_is_for_its_owner_and_replaces_another_in_one_step(made, tmp_path):
     file = tmp_path / "one.safetensors"
-    umask = os.umask(0)
-    try:
-        made.save(file)
-    finally:
-        os.umask(umask)
+    made.save(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = file.read_bytes()
     with open(file, "rb") as reader:
