@@ -106,6 +106,50 @@ def test_heads_deep_inside(make, head):
     assert classifier.head_name == head
 
 
+def all_cnn():
+    """Convolutions alone, as in All-CNN: the last one's answers are averaged over the pixels."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1), nn.AvgPool2d(2), nn.Flatten()
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "head", "size"),
+    [
+        (all_cnn, "2", 4),
+        (lambda: timm.create_model("dla46_c", num_classes=5), "fc", 64),
+        (lambda: sequence(nn.Conv2d(3, 5, 1, bias=False), nn.Flatten())(), "0", 1),
+    ],
+)
+def test_a_head_that_is_a_convolution_of_one_pixel(make, head, size, tmp_path):
+    classifier = Classifier.wrap(seeded(make), input_size=size, class_names=NAMES)
+    assert classifier.head_name == head
+    with torch.no_grad():  # as an unlearning step does
+        classifier.head.weight.mul_(0.5).add_(0.1)
+    x = images(size=size)
+    plain = seeded(make).eval()
+    plain.load_state_dict(classifier.network_state())
+    with torch.no_grad():
+        logits, features = classifier(x), classifier.features(x)
+        for other in (classifier.network().eval(), plain, classifier.copy()):
+            torch.testing.assert_close(other(x), logits, rtol=1e-4, atol=1e-3)
+    assert features.shape == (3, classifier.feature_width)
+    assert isinstance(plain.get_submodule(head), nn.Conv2d)
+    before = classifier.network_state()[f"{head}.weight"].clone()
+    classifier.network().get_submodule(head).weight.data.add_(1)
+    assert torch.equal(classifier.network_state()[f"{head}.weight"], before)
+
+
+def test_number_of_classes_in_the_weights_of_a_convolution(tmp_path):
+    saved = timm.create_model("dla46_c", num_classes=4).state_dict()
+    save_file(saved, tmp_path / "w.safetensors")
+    classifier = Classifier.load("timm:dla46_c", weights=tmp_path / "w.safetensors", input_size=64)
+    assert classifier.num_classes == 4
+    classifier.save(tmp_path / "run")
+    again = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in saved.items())
+
+
 def test_dropout_stays_in_the_body_and_train_and_eval_reach_it():
     classifier = wrap()
     x = images(size=4)
@@ -185,8 +229,14 @@ def sequence(*layers):
     ("make", "message"),
     [
         (
-            sequence(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            sequence(
+                nn.Conv2d(3, 5, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            ),
             r"has no linear head: .*is Conv2d '0', which gives \(2, 5, 4, 4\)",
+        ),
+        (
+            sequence(nn.Conv2d(3, 5, 4), nn.Flatten()),
+            r"has no linear head: .*is Conv2d '0', which gives \(2, 5, 1, 1\)",
         ),
         (TwoHeads, r"has several heads \(a, b\)"),
         (NormedHeads, r"has several heads \(a\.2, b\.1\)"),

@@ -13,7 +13,7 @@ from stakes.files import tensor_digest
 from stakes.models.cards import IN_MEMORY
 from stakes.models.checks import check_size, fitting, names_of, per_channel, usable_device
 from stakes.models.copying import copied
-from stakes.models.heads import logits_of, replace, split
+from stakes.models.heads import as_found, logits_of, replace, split
 from stakes.models.loading import Wanted, load_network, parts_of
 from stakes.models.lookup import Lookup
 from stakes.models.saving import card, saved_state, write
@@ -29,7 +29,8 @@ class Classifier(nn.Module):
     A network whose first layer takes one channel is fed the mean over the three. Networks with
     several convolutions are kept in the ``channels_last`` memory layout, on which their logits
     depend in the last bits: a copy loaded without stakes gives bit-equal logits after
-    ``network.to(memory_format=torch.channels_last)``.
+    ``network.to(memory_format=torch.channels_last)``. A last layer that is a 1x1 convolution serves
+    as a linear one here, and is a convolution again in :meth:`network` and in what is saved.
 
     Attributes:
         spec: what the network is, such as ``"timm:resnet18"``.
@@ -83,6 +84,7 @@ class Classifier(nn.Module):
         self.preprocessing = fitting(built, parts.channels)
         self.stated = built.mean, built.std
         self.body, self.head, self.head_name = parts.body, parts.head, parts.head_name
+        self._kernel = parts.kernel
         self._grey, self._channels_last = parts.channels == 1, parts.channels_last
         self.register_module("projector", None)
         self.register_module("lookup", None)
@@ -156,13 +158,13 @@ class Classifier(nn.Module):
     def network(self) -> nn.Module:
         """A copy of the plain network: its head in place, no projector and no lookup."""
         network = copied(self.body, self.spec)
-        replace(network, self.head_name, copied(self.head, self.spec))
+        replace(network, self.head_name, as_found(copied(self.head, self.spec), self._kernel))
         return network
 
     def network_state(self) -> dict[str, Tensor]:
         """The state dict of :meth:`network`, its tensors shared with this classifier."""
         state = {name: tensor.detach() for name, tensor in self.body.state_dict().items()}
-        for name, tensor in self.head.state_dict().items():
+        for name, tensor in as_found(self.head, self._kernel).state_dict().items():
             state[f"{self.head_name}.{name}"] = tensor.detach()
         return state
 

@@ -1,4 +1,7 @@
-"""Find the linear layer a network ends in, by running the network, and take it off."""
+"""Find the linear layer a network ends in, by running the network, and take it off.
+
+A convolution with a kernel of one pixel, whose output over all pixels is averaged, is one as well.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +22,7 @@ class Split:
 
     body: nn.Module  #: the network with ``nn.Identity`` in place of its head
     head: nn.Linear
+    kernel: tuple[int, ...]  #: of the head in the network: (1, 1) for a convolution, else ()
     head_name: str
     channels: int  #: what the network takes: 3, or 1 for grey images
     channels_last: bool  #: whether the body was put into that memory layout
@@ -59,7 +63,7 @@ def logits_of(output: Any, name: str = "the network") -> Tensor:
 
 
 def find_head(network: nn.Module, *, input_size: int | Size, name: str) -> str:
-    """Name of the ``nn.Linear`` whose output is the output of the network.
+    """Name of the layer whose output is the output of the network: an ``nn.Linear`` or 1x1 conv.
 
     Found by running two images of noise through the network in eval mode, in which it stays.
 
@@ -87,8 +91,8 @@ def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
     without_caches(network)
     trace = _run(network, input_size, name)
     head_name = _head_in(trace, name)
-    head = network.get_submodule(head_name)
-    assert isinstance(head, nn.Linear)
+    found = network.get_submodule(head_name)
+    head, kernel = as_linear(found)
     _check_no_chance(network, trace, name)
     replace(network, head_name, nn.Identity())
     try:
@@ -96,20 +100,57 @@ def split(network: nn.Module, *, input_size: int | Size, name: str) -> Split:
             features = logits_of(network(trace.images))
             same = torch.allclose(head(features), trace.logits, rtol=1e-3, atol=1e-5)
     except Exception as error:  # whatever a network's own code raises
-        replace(network, head_name, head)
+        replace(network, head_name, found)
         raise InputError(
             f"{name} cannot run without its linear layer {head_name!r}: {first_line(error)}; "
             "let it only call that layer, and return what it gives"
         ) from error
     if not same:
-        replace(network, head_name, head)
+        replace(network, head_name, found)
         raise InputError(
             f"{name} uses its linear layer {head_name!r} for more than its output; let the logits "
             "be what this layer gives"
         )
     _check_each_alone(network, features, trace, name)
     channels_last = to_channels_last(network, trace.images)
-    return Split(network, head, head_name, trace.images.shape[1], channels_last)
+    return Split(network, head, kernel, head_name, trace.images.shape[1], channels_last)
+
+
+def as_linear(layer: nn.Module) -> tuple[nn.Linear, tuple[int, ...]]:
+    """A head as a linear layer that shares its weights, and the kernel that it had.
+
+    >>> head, kernel = as_linear(nn.Conv2d(8, 5, 1))
+    >>> head, kernel
+    (Linear(in_features=8, out_features=5, bias=True), (1, 1))
+    """
+    if isinstance(layer, nn.Linear):
+        return layer, ()
+    assert isinstance(layer, nn.Conv2d)
+    head = nn.utils.skip_init(
+        nn.Linear, layer.in_channels, layer.out_channels, bias=layer.bias is not None
+    )
+    head.weight = nn.Parameter(layer.weight.detach().flatten(1))
+    if layer.bias is not None:
+        head.bias = layer.bias
+    return head, layer.kernel_size
+
+
+def as_found(head: nn.Linear, kernel: tuple[int, ...]) -> nn.Module:
+    """The layer that :func:`as_linear` was given, with the weights that ``head`` has now.
+
+    >>> as_found(nn.Linear(8, 5), (1, 1))
+    Conv2d(8, 5, kernel_size=(1, 1), stride=(1, 1))
+    """
+    if not kernel:
+        return head
+    has_bias = head.bias is not None
+    layer: nn.Conv2d = nn.utils.skip_init(
+        nn.Conv2d, head.in_features, head.out_features, kernel, bias=has_bias
+    )
+    layer.weight = nn.Parameter(head.weight.detach()[:, :, None, None])
+    layer.bias = head.bias
+    layer.train(head.training)
+    return layer
 
 
 def _check_no_chance(network: nn.Module, trace: _Trace, name: str) -> None:
@@ -218,12 +259,12 @@ def _head_in(trace: _Trace, name: str) -> str:
             "its BatchNorm layers keep) are damaged; give others"
         )
     linear = [
-        (n, x, y)
-        for n, module, x, y in trace.layers
+        n
+        for n, module, _, y in trace.layers
         if isinstance(module, nn.Linear) and isinstance(y, Tensor) and y.shape == logits.shape
     ]
-    heads = [n for n, x, y in linear if x is not None and x.ndim == 2 and torch.equal(y, logits)]
-    if heads and heads[-1]:
+    heads = [n for n, module, x, y in trace.layers if n and _gives(module, x, y, logits)]
+    if heads:
         return heads[-1]
     last, module = next(((n, m) for n, m, _, _ in reversed(trace.layers)), ("", None))
     taken = f"what it returns first, {tuple(logits.shape)}, was taken for the logits"
@@ -247,11 +288,28 @@ def _head_in(trace: _Trace, name: str) -> str:
             f"{name} has several heads ({', '.join(several)}) and mixes what they give; "
             "give a network with one linear head, such as a factory that returns one of them"
         )
-    where = "in forward()" if last == linear[-1][0] else ends
+    where = "in forward()" if last == linear[-1] else ends
     raise InputError(
-        f"something follows the linear layer {linear[-1][0]!r} of {name} ({where}); "
+        f"something follows the linear layer {linear[-1]!r} of {name} ({where}); "
         "let the network return plain logits"
     )
+
+
+@torch.no_grad()
+def _gives(layer: nn.Module, given: Tensor | None, output: Any, logits: Tensor) -> bool:
+    """Whether a layer is linear and the logits are its output, or its mean over the pixels."""
+    if given is None or not isinstance(output, Tensor):
+        return False
+    if isinstance(layer, nn.Linear):
+        return given.ndim == 2 and torch.equal(output, logits)
+    if not isinstance(layer, nn.Conv2d) or output.shape[:2] != logits.shape:
+        return False
+    alone = layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1
+    if not alone or layer.padding not in ((0, 0), "valid", "same"):
+        return False
+    own = layer(given)  # what follows may have changed the output in place, as activations do
+    slack = 1e-4 * float(logits.abs().max())
+    return torch.allclose(own.mean(dim=(2, 3)), logits, rtol=1e-4, atol=slack)
 
 
 def _last_weights(trace: _Trace) -> str:

@@ -198,9 +198,10 @@ def _classes_in(
     """How many classes the weights are for, where the network has to be built again for them."""
     head = find_head(built.network, input_size=built.input_size, name=built.spec)
     weight = state.get(f"{head}.weight")
-    if weight is None or weight.ndim != 2:
+    own = built.network.get_parameter(f"{head}.weight")
+    if weight is None or weight.ndim != own.ndim:
         return None  # fit() will say what does not fit
-    if len(weight) == built.network.get_submodule(head).out_features:
+    if len(weight) == len(own):
         return None
     if wanted is not None:
         raise InputError(
