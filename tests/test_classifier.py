@@ -879,3 +879,8 @@ def test_weights_without_a_version_fit_a_network_that_asks_for_one(tmp_path):
     torch.save(dict(plain.state_dict()), tmp_path / "w.pt")
     loaded = Classifier.load("torchvision:mnasnet0_5", weights=tmp_path / "w.pt", input_size=32)
     assert torch.equal(loaded.head.weight, plain.classifier[1].weight)
+    loaded.save(tmp_path / "run")
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    names = {"torchvision": torchvision, "load_file": lambda _: saved}
+    exec(loaded.card()["recipe"], names)
+    assert all(torch.equal(names["net"].state_dict()[name], saved[name]) for name in saved)
