@@ -16,11 +16,12 @@ bits, even days later. OUT/NAME gets ``model.safetensors`` (16 bits a number) an
 import argparse
 import hashlib
 import json
+import math
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,7 @@ from stakes.files import file_digest, tensor_digest, write_text
 from stakes.models.classifier import Classifier
 from stakes.training.checkpoint import Checkpoint
 from stakes.training.precision import autocast
-from stakes.training.schedule import OneCycle
+from stakes.training.schedule import OneCycle, Schedule
 from training import Draws, Sittings, accuracy, fit, without, write_weights
 
 # What the recipes of `stakes bench` give the networks of CIFAR.
@@ -46,22 +47,32 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Phase:
-    """So many epochs on images of one size, moved by up to ``pad`` pixels."""
+    """So many epochs on images of one size, moved by up to ``pad`` pixels.
+
+    What comes in at the edge is a reflection of the image, or black.
+    """
 
     epochs: int
     size: int
     pad: int
+    edge: Literal["reflect", "constant"] = "reflect"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one network is trained; the learning rate goes through one cycle over all phases."""
+    """How one network is trained.
+
+    The learning rate goes through one cycle over all phases; or it starts at its peak and falls
+    along half a cosine, epoch by epoch.
+    """
 
     model: str
     phases: tuple[Phase, ...]
     peak: float  #: highest learning rate
     decay: float  #: weight decay
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    nesterov: bool = True
+    schedule: Literal["one cycle", "cosine"] = "one cycle"
     batch_size: int = 128
     classes: int = 10
     size: int = 32  #: side of the images in the end, pixels
@@ -84,9 +95,20 @@ class Plan:
 SHORT = (Phase(9, 16, 4), Phase(9, 32, 4), Phase(3, 32, 0))
 LONG = (Phase(26, 32, 4), Phase(4, 32, 0))
 PLAIN = (Phase(34, 32, 4), Phase(2, 32, 0))
+# As the networks of L2UL's code, which that of "Stake the Points" takes over: csm9493/L2UL,
+# main_pretrain_cifar10_resnet18.py, commit 5fb777b.
+AUTHORS = (Phase(200, 32, 4, "constant"),)
 NETWORKS = {
     "resnet18": Plan("stakes:cifar_resnet18", LONG, peak=0.2, decay=5e-4),
     "resnet18-pooled": Plan("stakes:cifar_resnet18_pooled", LONG, peak=0.2, decay=5e-4),
+    "resnet18-authors": Plan(
+        "stakes:cifar_resnet18_pooled",
+        AUTHORS,
+        peak=0.01,
+        decay=5e-4,
+        nesterov=False,
+        schedule="cosine",
+    ),
     "resnet18-half": Plan("stakes:cifar_resnet18_half", SHORT, peak=0.2, decay=5e-4),
     "convnext": Plan("stakes:cifar_convnext", PLAIN, peak=3e-3, decay=0.05, optimizer="adamw"),
     "resnet18-half-cifar100": Plan(
@@ -95,14 +117,14 @@ NETWORKS = {
 }
 
 
-def moved(pixels: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """8-bit images (n, 3, h, w) mirrored or not and moved by up to ``pad`` pixels, in [0, 1]."""
+def moved(pixels: Tensor, phase: Phase, generator: torch.Generator) -> Tensor:
+    """8-bit images (n, 3, h, w) mirrored or not and moved as the phase says, in [0, 1]."""
     n, _, height, width = pixels.shape
-    top, left = torch.randint(2 * pad + 1, (2, n, 1), generator=generator)
+    top, left = torch.randint(2 * phase.pad + 1, (2, n, 1), generator=generator)
     mirror = torch.randint(2, (n, 1), generator=generator).bool()
     across = torch.arange(width)
     rows, columns = top + torch.arange(height), left + torch.where(mirror, across.flip(0), across)
-    padded = F.pad(pixels.float().div(255), (pad,) * 4, mode="reflect")
+    padded = F.pad(pixels.float().div(255), (phase.pad,) * 4, mode=phase.edge)
     shown = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return shown.permute(0, 3, 1, 2)
 
@@ -119,7 +141,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Follow the plan, in place; returns a row for each epoch."""
     kinds: dict[str, Any] = {
-        "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+        "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=plan.nesterov),
         "adamw": torch.optim.AdamW,
     }
     optimizer = kinds[plan.optimizer](
@@ -131,14 +153,22 @@ def train(
     def vary(pixels: Tensor, epoch: int) -> Tensor:
         phase = plan.phase(epoch)
         classifier.input_size = phase.size  # the classifier shrinks its images to this
-        return moved(pixels, phase.pad, draws.generator).to(classifier.device)
+        return moved(pixels, phase, draws.generator).to(classifier.device)
 
+    def falling(step: int) -> float:
+        return plan.peak * (1 + math.cos(math.pi * ((step - 1) // steps) / plan.epochs)) / 2
+
+    schedule = (
+        OneCycle(optimizer, plan.peak, plan.epochs * steps)
+        if plan.schedule == "one cycle"
+        else Schedule(optimizer, size=falling)
+    )
     history = fit(
         classifier,
         images.pixels,
         images.labels,
         optimizer,
-        OneCycle(optimizer, plan.peak, plan.epochs * steps),
+        schedule,
         draws,
         vary,
         epochs=plan.epochs,
@@ -221,19 +251,26 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--data", required=True, help="folder with train/ and test/, or cifar10")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, order and moves")
+    parser.add_argument("--epochs", type=int, help="other than planned; for plans of one phase")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--forget", help="do not train on these: random:64, a folder, a CSV table")
     group.add_argument("--exclude", type=Path, help="nor on these: file with places in the set")
     parser.add_argument("--draw", type=int, default=0, help="seed of random:K (--seed of unlearn)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    return parser.parse_args(arguments)
+    asked = parser.parse_args(arguments)
+    if asked.epochs is not None and len(NETWORKS[asked.network].phases) > 1:
+        parser.error(f"--epochs: {asked.network} is trained in phases of its own")
+    return asked
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = parsed(arguments)
     torch.set_num_threads(asked.threads)
-    plan = NETWORKS[asked.network]
+    plan, length = NETWORKS[asked.network], ""
+    if asked.epochs is not None:
+        plan = replace(plan, phases=(replace(plan.phases[0], epochs=asked.epochs),))
+        length = f"-epochs-{asked.epochs}"
     splits = load_data(asked.data, size=plan.size)
     assert splits.test is not None, f"{asked.data} has no test images"
     assert len(splits.class_names) == plan.classes, f"{asked.data} has other classes"
@@ -242,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept = torch.tensor(range(len(images)) if left.forget is None else without(images, left.forget))
     images = ImageArray(images.pixels[kept], images.labels[kept])
 
-    folder = asked.out / f"{asked.network}-seed-{asked.seed}{left.name}"
+    folder = asked.out / f"{asked.network}{length}-seed-{asked.seed}{left.name}"
     if (folder / "model.json").exists():
         print(f"{folder} is finished")
         return

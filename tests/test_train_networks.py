@@ -1,6 +1,7 @@
 """The script that trains the benchmarks' networks, on a few small made-up images."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ def script():
         module.NETWORKS[name] = module.Plan(
             "stakes:digits_cnn", peak=peak, decay=0.01, optimizer=name, **shared
         )
+    module.NETWORKS["cosine"] = module.Plan(
+        "stakes:digits_cnn",
+        peak=0.05,
+        decay=0.01,
+        nesterov=False,
+        schedule="cosine",
+        **shared | {"phases": (module.Phase(3, 16, 2, "constant"),)},
+    )
     return module
 
 
@@ -62,7 +71,7 @@ def seen(script, monkeypatch) -> list[torch.Tensor]:
     return batches
 
 
-@pytest.mark.parametrize("network", ["sgd", "adamw"])
+@pytest.mark.parametrize("network", ["sgd", "adamw", "cosine"])
 @pytest.mark.parametrize("stop", [3, 7, 14])
 def test_an_interrupted_training_ends_with_the_same_bits(
     script, data, tmp_path, monkeypatch, network, stop
@@ -175,11 +184,58 @@ def test_a_checkpoint_of_another_plan_is_not_overwritten(script, data, tmp_path,
     assert state.read_bytes() == before
 
 
-def test_images_are_moved_and_mirrored_within_the_pad(script):
+def test_the_training_of_a_plain_loop(script, data, tmp_path, seen):
+    """SGD without Nesterov's step, its rate by PyTorch's cosine, on what the script shows."""
+    shown, moved = [], script.moved
+
+    def watched(*arguments):
+        shown.append(moved(*arguments))
+        return shown[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "moved", watched)
+        patch.setattr(script, "autocast", lambda *_: nullcontext())
+        folder = run(script, tmp_path, data, "cosine", "--epochs", "2")
+    assert folder.name == "cosine-epochs-2-seed-0"
+    training = json.loads((folder / "model.json").read_text())["training"]
+    splits = load_data(data)
+    everything = splits.train.load(range(40))
+    label_of = dict(zip(pixel_digests(everything), splits.train.labels.tolist(), strict=True))
+    plain = Classifier.load(
+        "stakes:digits_cnn", weights="random", class_names=splits.class_names, input_size=16,
+        mean=script.MEAN, std=script.STD,
+    ).train()  # fmt: skip
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
+    for step, (batch, images) in enumerate(zip(seen, shown, strict=True)):
+        if step == len(shown) // 2:
+            schedule.step()
+        labels = [label_of[digest] for digest in pixel_digests(batch / 255)]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(plain(images), torch.tensor(labels)).backward()
+        optimizer.step()
+    saved = Classifier.load(folder)
+    for name, tensor in plain.network_state().items():
+        torch.testing.assert_close(
+            saved.network_state()[name].float(), tensor.float(), rtol=2e-3, atol=2e-3
+        )
+    rates = [row["learning_rate"] for row in training["history"]]
+    assert rates == pytest.approx([0.05, 0.025])
+
+
+def test_another_number_of_epochs_for_a_plan_of_phases_is_refused(script, data, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(script, tmp_path, data, "sgd", "--epochs", "2")
+    assert "sgd is trained in phases of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("edge", ["reflect", "constant"])
+def test_images_are_moved_and_mirrored_within_the_pad(script, edge):
     pixels = torch.randint(256, (24, 3, 8, 8), dtype=torch.uint8)
     pad = 2
-    padded = torch.nn.functional.pad(pixels / 255, (pad,) * 4, mode="reflect")
-    shown = script.moved(pixels, pad, torch.Generator().manual_seed(0))
+    phase = script.Phase(1, 8, pad, edge)
+    padded = torch.nn.functional.pad(pixels / 255, (pad,) * 4, mode=edge)
+    shown = script.moved(pixels, phase, torch.Generator().manual_seed(0))
     offsets = set()
     for before, after in zip(padded, shown, strict=True):
         for top in range(2 * pad + 1):
@@ -190,5 +246,5 @@ def test_images_are_moved_and_mirrored_within_the_pad(script):
                         offsets.add((top, left, mirrored))
                         break
     assert len(offsets) > 12, "each image has its own move"
-    again = script.moved(pixels, pad, torch.Generator().manual_seed(0))
+    again = script.moved(pixels, phase, torch.Generator().manual_seed(0))
     assert torch.equal(shown, again)
