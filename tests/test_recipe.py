@@ -157,6 +157,40 @@ def test_a_missing_or_needless_setting_is_named(tmp_path):
         read(tmp_path, seed="1")
 
 
+def test_settings_of_networks_and_methods_that_are_not_to_run_are_not_asked_for(tmp_path):
+    text = (
+        GOOD
+        + """lr = "{rate}"
+
+[[network]]
+name = "Net B"
+model = "stakes:digits_cnn"
+weights = "{trained}"
+"""
+    )
+    (tmp_path / "r.toml").write_text(text)
+
+    def asked(only, **settings):
+        return read_recipe(tmp_path / "r.toml", {"images": "digits"} | settings, only)
+
+    with pytest.raises(InputError, match=r"--set rate=.* --set trained="):
+        asked([])
+    recipe = asked(["network=Net A,method=Ours"])
+    assert len(recipe.cells) == 2 * 2 * 2 * 2, "the others are there"
+    assert recipe.cells[0].options["data"] == "digits"
+    with pytest.raises(InputError, match=r"add --set trained=[^,]*$"):
+        asked(["method=Ours"])
+    with pytest.raises(InputError, match=r"add --set rate=[^,]*$"):
+        asked(["network=Net A"])
+    assert asked(["network=Net A"], rate="0.5").cells[1].options["lr"] == 0.5
+    with pytest.raises(InputError, match="lr"):
+        asked(["network=Net A"], rate="fast")
+    with pytest.raises(InputError, match=r"--set images="):
+        read_recipe(tmp_path / "r.toml", {}, ["method=Ours"])
+    with pytest.raises(InputError, match="there is no method Theirs"):
+        asked(["method=Theirs"])
+
+
 @pytest.mark.parametrize("given", ['"own.py:mine"', '["own.py:mine"]'])
 def test_a_column_of_ones_own_measure_however_it_is_named(tmp_path, given):
     text = GOOD.replace("max_steps = 5", f"metric = {given}").replace(

@@ -55,7 +55,7 @@ def bench(
     pairs = [text.partition("=") for text in settings]
     if not all(key and sign for key, sign, _ in pairs):
         raise InputError("--set takes key=value, such as --set data=/path/to/images")
-    found = read_recipe(recipe, {key: value for key, _, value in pairs})
+    found = read_recipe(recipe, {key: value for key, _, value in pairs}, only)
     if columns is not None:
         keys = over(found.columns, [key.strip() for key in columns.split(",")])
         found = replace(found, columns=check_columns(keys, own_metrics(found.cells)))

@@ -33,6 +33,7 @@ from stakes.errors import InputError, first_line, nearest
 from stakes.files import LONGEST_NAME
 from stakes.methods import Method, method_class
 from stakes.runs.cell import OPTIONS, Cell, own_metrics
+from stakes.runs.choice import chosen
 from stakes.runs.columns import check_columns
 from stakes.runs.recipe_file import Paper, checked, find_recipe
 from stakes.texts import one_form, read_text
@@ -72,16 +73,20 @@ class Recipe:
         return [row.model_dump(exclude_unset=True) for row in rows]
 
 
-def read_recipe(source: str | Path, settings: Mapping[str, str] | None = None) -> Recipe:
+def read_recipe(
+    source: str | Path, settings: Mapping[str, str] | None = None, only: Sequence[str] = ()
+) -> Recipe:
     """Read a recipe, by its path or by the name of one that comes with stakes.
 
     Args:
         source: a ``.toml`` file, or a name such as ``quick``.
         settings: what ``{name}`` in the recipe stands for.
+        only: the cells that are to run (see :func:`stakes.runs.choice.chosen`). All are there, but
+            networks and methods of which none is to run need no settings.
 
     Raises:
         InputError: no such recipe, not TOML, an unknown key (the nearest is named), a value that
-            cannot be, or a placeholder without a setting.
+            cannot be, a placeholder without a setting, or no such cells.
     """
     path = find_recipe(source)
     text = read_text(path, "recipe").removeprefix("\ufeff")
@@ -90,15 +95,16 @@ def read_recipe(source: str | Path, settings: Mapping[str, str] | None = None) -
     except (ValueError, RecursionError) as error:  # the latter: thousands of brackets
         raise InputError(f"{path} is not TOML ({first_line(error)}); correct it there") from error
     try:
-        return _recipe(tables, dict(settings or {}), path.stem)
+        return _recipe(tables, dict(settings or {}), path.stem, only)
     except InputError as error:
         raise InputError(f"recipe {path}: {error}") from error
 
 
-def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
+def _recipe(tables: Table, settings: dict[str, str], stem: str, only: Sequence[str]) -> Recipe:
     file = checked(tables)
     parts: Table = {name: getattr(file, name) for name in ("common", "forget", "network", "method")}
-    _check_settings(parts, file.set, settings)
+    _check_known(settings, _placeholders(parts))
+    _check_given(_placeholders(_of_all_cells(parts) if only else parts), file.set, settings)
     if ("{k}" in file.forget) != bool(file.k):
         raise InputError(
             f"forget = {file.forget!r} and k = {file.k}: give k = [...] if forget contains "
@@ -106,6 +112,10 @@ def _recipe(tables: Table, settings: dict[str, str], stem: str) -> Recipe:
         )
     ks: list[int | None] = [*file.k] if file.k else [None]
     cells = list(_cells(parts, settings, ks, file.seeds))
+    run = {(cell.network, cell.method) for cell in chosen(cells, only)}
+    pairs = product(parts["network"], parts["method"])
+    used = [pair for pair in pairs if _names(*pair, settings) in run]
+    _check_given(_placeholders(used), file.set, settings)
     names = [cell.name for cell in cells]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -182,30 +192,45 @@ def _options(
 
 
 def _hyper(kind: type[Method], given: Table, filled: Table) -> Table:
-    """The hyper-parameters, checked before any cell has run.
+    """The hyper-parameters, checked before any cell has run, but for those not yet set.
 
     A number that a placeholder stood for is a text, as every option of a command line is.
     """
     hints = get_type_hints(kind)
-    chosen = {item.name: filled[item.name] for item in fields(kind) if item.name in filled}
-    for key, value in chosen.items():
+    values = {item.name: filled[item.name] for item in fields(kind) if item.name in filled}
+    for key, value in values.items():
         if value != given[key] and hints[key] in (int, float):
             with suppress(ValueError):  # of another text, the method says what it wants
-                chosen[key] = hints[key](value)
+                values[key] = hints[key](value)
     try:
-        kind(**chosen)
+        kind(**{key: value for key, value in values.items() if not _placeholders(value)})
     except InputError as error:
         raise InputError(f"{kind.title}: {error}") from error
-    return chosen
+    return values
 
 
-def _check_settings(parts: Table, asked: Table, settings: Mapping[str, str]) -> None:
-    """Every placeholder has a setting, and every setting a placeholder."""
-    used = {name for text in _texts(parts) for name in PLACEHOLDER.findall(text)} - {*OF_THE_CELL}
+def _of_all_cells(parts: Table) -> list[Any]:
+    """What every cell has, and what cells are called and made by."""
+    tables = (*parts["network"], *parts["method"])
+    named = [table.get(key) for table in tables for key in ("name", "model", "method", "preset")]
+    return [parts["forget"], parts["common"], named]
+
+
+def _placeholders(value: object) -> set[str]:
+    """The names of the placeholders in a recipe's texts that ``--set`` is to fill."""
+    return {name for text in _texts(value) for name in PLACEHOLDER.findall(text)} - {*OF_THE_CELL}
+
+
+def _check_known(settings: Mapping[str, str], used: set[str]) -> None:
+    """Every setting has a placeholder."""
     unknown = next((name for name in settings if name not in used), None)
     if unknown is not None:
         end = nearest(unknown, sorted(used)) if used else "; it has no placeholders"
         raise InputError(f"--set {unknown}=...: the recipe does not contain {{{unknown}}}{end}")
+
+
+def _check_given(used: set[str], asked: Table, settings: Mapping[str, str]) -> None:
+    """Every placeholder has a setting."""
     missing = sorted(used - settings.keys())
     if missing:
         words = (f"--set {name}=... ({asked.get(name, 'not described')})" for name in missing)
@@ -215,7 +240,7 @@ def _check_settings(parts: Table, asked: Table, settings: Mapping[str, str]) -> 
 def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
+    elif isinstance(value, dict | list | tuple):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _texts(part)
 
