@@ -135,6 +135,11 @@ def test_a_head_that_is_a_convolution_of_one_pixel(make, head, size, tmp_path):
             torch.testing.assert_close(other(x), logits, rtol=1e-4, atol=1e-3)
     assert features.shape == (3, classifier.feature_width)
     assert isinstance(plain.get_submodule(head), nn.Conv2d)
+    assert plain.get_submodule(head).weight.requires_grad
+    plain.requires_grad_(False)
+    frozen = Classifier.wrap(plain, input_size=size)
+    assert not frozen.head.weight.requires_grad
+    assert not frozen.network().get_submodule(head).weight.requires_grad
     before = classifier.network_state()[f"{head}.weight"].clone()
     classifier.network().get_submodule(head).weight.data.add_(1)
     assert torch.equal(classifier.network_state()[f"{head}.weight"], before)

@@ -129,7 +129,7 @@ def as_linear(layer: nn.Module) -> tuple[nn.Linear, tuple[int, ...]]:
     head = nn.utils.skip_init(
         nn.Linear, layer.in_channels, layer.out_channels, bias=layer.bias is not None
     )
-    head.weight = nn.Parameter(layer.weight.detach().flatten(1))
+    head.weight = _shared(layer.weight, layer.weight.flatten(1))
     if layer.bias is not None:
         head.bias = layer.bias
     return head, layer.kernel_size
@@ -147,10 +147,15 @@ def as_found(head: nn.Linear, kernel: tuple[int, ...]) -> nn.Module:
     layer: nn.Conv2d = nn.utils.skip_init(
         nn.Conv2d, head.in_features, head.out_features, kernel, bias=has_bias
     )
-    layer.weight = nn.Parameter(head.weight.detach()[:, :, None, None])
+    layer.weight = _shared(head.weight, head.weight[:, :, None, None])
     layer.bias = head.bias
     layer.train(head.training)
     return layer
+
+
+def _shared(weight: Tensor, view: Tensor) -> nn.Parameter:
+    """A view of a weight as a parameter, frozen if the weight is."""
+    return nn.Parameter(view.detach(), requires_grad=weight.requires_grad)
 
 
 def _check_no_chance(network: nn.Module, trace: _Trace, name: str) -> None:
