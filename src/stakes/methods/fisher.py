@@ -43,7 +43,7 @@ class Fisher(Method):
     Differences from the authors' code: F on the forget set; of more than ``fisher_classes``
     classes, the most probable ones stand for all; the head is identified by its position, where
     theirs takes every parameter with as many rows as classes for it; to forget a whole class,
-    theirs also sets the class's row of the head to zero before its noise.
+    theirs also sets the class's row of the head to zero and gives it noise of a fixed variance.
     """
 
     title: ClassVar[str] = "Fisher forgetting"

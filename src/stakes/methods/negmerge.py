@@ -32,13 +32,14 @@ class NegMerge(Method):
     There are ``repeats`` fine-tunings for each of three learning rates, on images mirrored, shifted
     and scaled at random: on unaltered images a trained network has nothing left to learn.
 
-    The public code is for CLIP: how vectors are merged is as there. It says nothing of other
-    classifiers, so all settings are ours.
+    The public code is for CLIP: how vectors are merged is as there. It leaves out the other
+    classifiers of the paper, so all settings are ours.
 
     Differences from it: the fine-tunings differ in their learning rate, there in the strength of
-    RandAugment (thirty of them, by AdamW, the head frozen); lambda is searched on the forget set
-    up to ``scale_max``, there in [0, 1] on validation data, as long as retained images keep 95 % of
-    their accuracy; BatchNorm stays in eval mode, its statistics as they were.
+    RandAugment (thirty of them, by AdamW with a warm-up, a cosine schedule and clipped gradients,
+    the head frozen); lambda is searched on the forget set up to ``scale_max``, there in [0, 1] on
+    validation data, as long as retained images keep 95 % of their accuracy; BatchNorm stays in eval
+    mode, its statistics as they were.
     """
 
     title: ClassVar[str] = "NegMerge"
