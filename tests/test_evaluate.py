@@ -241,6 +241,13 @@ def test_evidence_of_every_forget_image(classifier, after, forget):
     assert all(record["thumbnail"] is None for record in evidence["forget"])
 
 
+def test_an_answer_that_is_the_true_class_has_the_same_probability_as_both(classifier, forget):
+    _, evidence = evaluate(classifier, classifier, forget)
+    for record in evidence["forget"]:
+        assert record["rank_before"] == 1
+        assert record["before_confidence"] == record["true_before"]
+
+
 def test_the_depth_in_the_row_is_that_of_the_images_in_the_evidence(classifier, after, forget):
     row, evidence = evaluate(classifier, after, forget, other={"direct": classifier})
     record = evidence["forget"]

@@ -141,7 +141,7 @@ def forget_evidence(
         for name, label, state in zip(forget.names, forget.labels, states(scored), strict=True)
     ]
     for suffix, when in WHEN.items():
-        answers = scored[suffix].logits.softmax(1).max(1)
+        answers = scored[suffix].logits.double().softmax(1).max(1)
         own = depth(scored[suffix].logits, scored[suffix].labels)
         mirrored = _together(copies[suffix]["forget_flip"])
         altered = [copy for kind in copies[suffix].values() for copy in kind]
