@@ -680,6 +680,13 @@ def test_arguments_win_over_the_card_but_weights_and_classes_are_its_own(tmp_pat
     assert Classifier.load(tmp_path, num_classes=5).class_names == NAMES
 
 
+def test_a_card_s_class_names_in_another_order_are_refused(tmp_path):
+    Classifier.load("stakes:digits_cnn", class_names=NAMES).save(tmp_path)
+    assert Classifier.load(tmp_path, class_names=list(NAMES)).class_names == NAMES
+    with pytest.raises(InputError, match=r"model\.json .*output 1 is bee, not cow.*another order"):
+        Classifier.load(tmp_path, class_names=("ant", "cow", "bee", "dog", "emu"))
+
+
 def test_projector_is_applied_saved_and_left_out_of_the_plain_network(tmp_path):
     classifier = Classifier.load("stakes:digits_cnn", num_classes=3)
     x = images(size=16)
@@ -812,6 +819,15 @@ def test_a_transformers_folder_of_pickled_weights_or_of_parts(hf_folder):
     network.save_pretrained(folder, max_shard_size="10KB")
     assert (folder / "model.safetensors.index.json").is_file()
     assert Classifier.load(f"hf:{folder}").digest() == wanted
+
+
+def test_a_transformers_folder_s_class_names_in_another_order_are_refused(hf_folder, tmp_path):
+    folder, network = hf_folder
+    with pytest.raises(InputError, match=r"hf:.*vit says that output 0 is ant, not emu"):
+        Classifier.load(f"hf:{folder}", class_names=NAMES[::-1])
+    torch.save(network.state_dict(), tmp_path / "w.pt")  # trained elsewhere, perhaps in that order
+    other = Classifier.load(f"hf:{folder}", weights=tmp_path / "w.pt", class_names=NAMES[::-1])
+    assert other.class_names == NAMES[::-1]
 
 
 def test_transformers_weights_from_elsewhere_and_faults(hf_folder, tmp_path, capfd):

@@ -36,6 +36,25 @@ def _check_list(class_names: object) -> None:
         raise InputError(f"class_names is {quoted(class_names)}; give a list of names")
 
 
+def check_order(own: Sequence[str] | None, given: Sequence[str] | None, source: str) -> None:
+    """Refuse the names that a network has of its own in another order.
+
+    Other names are the user's to give; the same ones in another order are a mistake that every
+    result would hide.
+
+    Raises:
+        InputError: both have the same names, not in the same order.
+    """
+    if own is None or given is None or sorted(own) != sorted(map(str, given)):
+        return
+    for place, (name, other) in enumerate(zip(own, map(str, given), strict=True)):
+        if name != other:
+            raise InputError(
+                f"{source} says that output {place} is {name}, not {other}: the class names given "
+                "are the same in another order; leave them out, and its order is used"
+            )
+
+
 def names_of(built: Built, given: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
     """One name per class: those given, else the network's own, else ``class 0``, ``class 1``, ...
 

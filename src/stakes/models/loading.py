@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stakes.errors import InputError, quoted
 from stakes.files import tensor_digest
 from stakes.models.cards import card_preprocessing, is_own, read_card, saved_file, takes_card
-from stakes.models.checks import agreed_size, check_size, wanted_classes
+from stakes.models.checks import agreed_size, check_order, check_size, wanted_classes
 from stakes.models.heads import find_head
 from stakes.models.lookup import Lookup
 from stakes.models.projector import Projector
@@ -98,6 +98,8 @@ def load_network(wanted: Wanted) -> Loaded:
 def _named(wanted: Wanted, classes: int | None) -> Loaded:
     """A network by its spec, with weights from a file, its library's folder, or at random."""
     built = _made(wanted, classes)
+    if wanted.weights is None:
+        check_order(built.class_names, wanted.class_names, built.spec)
     source = built.weights if wanted.weights is None else wanted.weights
     library = str(wanted.spec).startswith(("timm:", "torchvision:"))
     if source is None and library and not wanted.untrained:
@@ -138,6 +140,7 @@ def _saved(file: Path, wanted: Wanted, classes: int | None, code: str | None = N
             f"{file} has {card['num_classes']} classes, not {classes}; "
             "give the names of all of them"
         )
+    check_order(card["class_names"], wanted.class_names, str(file.with_name("model.json")))
     state = read_safetensors(file)
     if tensor_digest(state) != card["digest"]:
         raise InputError(
