@@ -17,7 +17,7 @@ from PIL import Image
 
 import stakes
 from command_line import afresh, forked
-from stakes import Classifier, demo, load_data, rows
+from stakes import Classifier, ForgetSet, demo, load_data, rows
 from stakes.anchors import encoders
 from stakes.anchors.descriptions import read_descriptions
 from stakes.cli.commands import main, make_app
@@ -33,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("undrawn", "unattacked")
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}
-EXECUTED = {"forget-images", "add-a-method", "python", "tour", "preprocessing", "extend"}
+EXECUTED = {
+    "forget-images", "read-the-report", "add-a-method", "python", "tour", "preprocessing", "extend",
+}  # fmt: skip
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -209,6 +211,28 @@ def test_what_was_saved_is_deployed_and_checked_without_stakes(library, tmp_path
     expected = {Path("images_to_delete", saved.class_names[a], f"{i}.png")
                 for i, a in enumerate(answers)}  # fmt: skip
     assert set(names["known"]) == expected
+
+
+# read-the-report.md
+
+
+def test_digests_are_checked_without_stakes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved = Classifier.load("stakes:digits_cnn", weights="random", num_classes=2)
+    saved.save("OUT")
+    Path("OUT/row.json").write_text(json.dumps({"unlearned_digest": saved.digest()}))
+    for i in range(2):
+        Path(f"images_to_delete/{i}").mkdir(parents=True)
+        Image.effect_noise((16, 16), 99 + i).convert("RGB").save(f"images_to_delete/{i}/a.png")
+    given = ForgetSet.from_folder("images_to_delete", ("0", "1"), size=16)
+    requests = [{"pixels": given.pixel_digests()[:1]}]
+    Path("OUT/forgotten.json").write_text(json.dumps({"requests": requests}))
+    (check,) = blocks("read-the-report", "python")
+    exec(check, {})
+    network, first, second = capsys.readouterr().out.splitlines()
+    assert network == "the report's network: True"
+    assert first.endswith("0/a.png: True")
+    assert second.endswith("1/a.png: False")
 
 
 # python.md, tour.md, architecture.md
