@@ -295,8 +295,9 @@ def test_images_that_were_never_recognised_stop_the_run_before_its_steps(base, p
     words = [*alone, "--classes", str(turned)]
     refused(words, r"recognises only \d of the 20 images.*order of the classes.*--force", capsys)
     assert cli.main([*words, "--force", "--max-steps", "1"]) == INCOMPLETE
-    row = row_of("OUT")
+    row, shown = row_of("OUT"), capsys.readouterr().out
     assert row["n_never_recognised"] > 10
+    assert re.search(r"never recognised +\d\d of 20, so there was little to forget", shown)
     assert "never recognised" in Path("OUT/report.html").read_text()
 
 

@@ -59,6 +59,7 @@ def summary(row: dict[str, Any]) -> str:
         [
             f"{row['method_title']}, {steps} step{'s' * (steps != 1)}: {row['stop_reason']}",
             f"forget images recognised    {change('acc_forget')}",
+            *_never(row),
             *([f"recognised by two guesses   {twice}"] if row["num_classes"] > 2 else []),
             f"test accuracy               {change('acc_test')}",
             *([f"of classes to be kept       {kept}"] if row["forgotten_classes"] else []),
@@ -69,6 +70,15 @@ def summary(row: dict[str, Any]) -> str:
             *([found] if found else []),
         ]
     )
+
+
+def _never(row: Mapping[str, Any]) -> list[str]:
+    """How many images were not recognised to begin with, where some were not."""
+    never, k = row["n_never_recognised"], row["k"]
+    if not never:
+        return []
+    so = ", so there was little to forget" if 2 * never > k else ""
+    return [f"never recognised            {never:6,} of {k:,}{so}"]
 
 
 def _earlier(row: Mapping[str, Any]) -> list[str]:
