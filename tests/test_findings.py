@@ -79,7 +79,7 @@ def test_what_is_said_of_the_network_itself(auc, low, words):
     [finding] = traces(run)
     assert words in finding.head
     assert "2,000 against 1,000" in finding.text
-    assert ("cannot work" in finding.text) == (words == "nothing")
+    assert ("says nothing about the forgotten images" in finding.text) == (words == "nothing")
     assert "3.2\u00a0% of them" in finding.text
 
 

@@ -87,7 +87,7 @@ def _leaky(run: RunFolder) -> Finding | None:
     more = ""
     if learned["low"] <= 0.5:
         head = "Its answers reveal nothing measurable about its other training data."
-        more = " The learned attack therefore cannot work on the forgotten images either."
+        more = " So the learned attack says nothing about the forgotten images either."
     else:
         much = "little" if auc < 0.6 else "something" if auc < MUCH else "much"
         head = f"Its answers reveal {much} about its other training data."
