@@ -8,6 +8,7 @@ from stakes.report.intervals import wilson
 from stakes.report.run_folder import WHOLE_CLASSES, RunFolder
 
 FEW = 5  # images below which no conclusion is drawn from a share
+APART = 10.0  # points between two shares from which on they are not called alike
 
 
 class Finding(NamedTuple):
@@ -56,7 +57,7 @@ def _features(run: RunFolder) -> Finding | None:
     if known is None or unseen is None or run.k is None or not n:
         return None
     low, high = wilson(known / 100, run.k)
-    if run.k < FEW:
+    if _unclear(known, unseen, run.k):
         head = "With so few images, it is uncertain what the features still identify."
         more = "If the share is as high as that of unseen images, mainly the last layer changed."
     elif high < unseen / 100:
@@ -88,7 +89,7 @@ def _retrieval(run: RunFolder) -> Finding | None:
     end = "as from retained ones" if often == "as" else "than from retained ones"
     forgotten, retained = (run.number(f"retrieval_{of}_map") for of in ("forget", "retain"))
     head = f"Similarity search from forgotten images finds their class {often} often {end}."
-    if run.k < FEW:
+    if _unclear(own, other, run.k):
         head = "With so few images, it is uncertain how often similarity search finds their class."
     return Finding(
         head,
@@ -98,6 +99,12 @@ def _retrieval(run: RunFolder) -> Finding | None:
         f"ranking, mean average precision is {percent(forgotten)} and {percent(retained)}. A "
         "forgotten image that still finds its class still sits with it: only the answer changed.",
     )
+
+
+def _unclear(own: float, other: float, k: int) -> bool:
+    """Whether k images are too few to tell their share from another, or to call both alike."""
+    low, high = wilson(own / 100, k)
+    return k < FEW or (low <= other / 100 <= high and abs(own - other) > APART)
 
 
 def _was(run: RunFolder, key: str) -> str:
