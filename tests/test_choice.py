@@ -56,7 +56,8 @@ def test_a_name_spelt_exactly_means_that_name_alone():
         ("kk=16", ("kk", "network, method, k, seed")),
         ("l2ul", ("l2ul", "key=value")),
         ("k=17", ("k 17", "16, 64")),
-        ("method=salun", ("salun", "L2UL", "structguard")),
+        ("method=salun", ("salun", "l2ul", "structguard")),
+        ("method=l2lu", ("no method l2lu; did you mean l2ul?",)),
         ("k=", ("k", "16, 64")),
     ],
 )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from stakes.errors import InputError, some
+from stakes.errors import InputError, nearest
 from stakes.runs.cell import Cell
 
 KEYS = ("network", "method", "k", "seed")
@@ -47,7 +47,7 @@ def _read(word: str, cells: Sequence[Cell]) -> dict[str, set[str]]:
             )
         there = dict.fromkeys(name for cell in cells for name in _names(cell)[key])
         if value.lower() not in {name.lower() for name in there}:
-            raise InputError(f"--only {word}: there is no {key} {value}; there is {some(there, 9)}")
+            raise InputError(f"--only {word}: there is no {key} {value}{nearest(value, there)}")
         exact = any(value in _names(cell)[key][:1] for cell in cells)
         filters.setdefault(key, set()).add(value if exact else value.lower())
     return filters
