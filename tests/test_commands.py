@@ -248,6 +248,19 @@ def test_evaluate_notes_another_original_and_other_preprocessing(place, no_page,
     assert f"of --model (digest {now})" in err
 
 
+def test_evaluate_notes_another_normalisation_of_the_original(place, no_page, capsys):
+    asked = f"--model stakes:digits_cnn --data {place}/data --forget random:3 --eval-samples 9"
+    asked += f" --weights {place}/net.th"
+    ran(shlex.split(f"unlearn {asked} --method neggrad --max-steps 1 --force --out OUT"))
+    capsys.readouterr()
+    for mean, notes in (("0.25 0.5 0.75", 1), ("", 0)):
+        words = f"evaluate {asked} --unlearned OUT {mean and '--mean'} {mean}"
+        assert cli.main(shlex.split(words)) == 0
+        err = capsys.readouterr().err
+        assert err.count("note:") == notes
+        assert ("and --model by 0.25 0.5 0.75, so before and after do not compare" in err) == notes
+
+
 # report, anchors
 
 

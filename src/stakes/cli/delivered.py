@@ -1,12 +1,20 @@
 """What a run delivered: a network, known to be as it was written."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from stakes.data.forget import ForgetSet
 from stakes.errors import InputError
 from stakes.evaluation.reference import check_reference
 from stakes.manifest import check_manifest
-from stakes.models.cards import delivered_preprocessing, is_own, made_from
+from stakes.models.cards import (
+    delivered_preprocessing,
+    delivered_settings,
+    is_own,
+    made_from,
+)
 from stakes.models.classifier import Classifier
 from stakes.models.hf import read_json
 from stakes.preprocessing import in_words
@@ -86,6 +94,14 @@ def note_other_original(path: Path, classifier: Classifier, forget: ForgetSet) -
             f"row.json) than those of --model (digest {own[:12]}), so the numbers do not "
             "describe one run"
         )
+    held = delivered_settings(path)
+    for key, what in (("mean", "mean"), ("std", "standard deviation")):
+        here = getattr(classifier, key).flatten().cpu()
+        if key in held and not torch.allclose(torch.tensor(held[key]), here):
+            say(
+                f"note: {path} normalises by the {what} {_numbers(held[key])} and --model by "
+                f"{_numbers(here.tolist())}, so before and after do not compare"
+            )
     was = in_words(delivered_preprocessing(path, classifier.preprocessing))
     asked = in_words(classifier.preprocessing)
     if was != asked:
@@ -94,6 +110,10 @@ def note_other_original(path: Path, classifier: Classifier, forget: ForgetSet) -
     asked_for = Forgotten.beside(path)
     if asked_for.requests and not any(asked_for.among(forget)):
         say(f"note: {path} was made to forget other images than these")
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def reference_network(path: Path | None, classifier: Classifier) -> Classifier | None:
