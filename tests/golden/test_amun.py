@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from golden.slow import PlainSGD, assert_same, index_batches
 from stakes.methods import AMUN
+from stakes.methods.amun import nearest_adversarial
 
 
 def attack(network, image, label):
@@ -49,3 +50,31 @@ def test_five_steps_of_amun(attacked, network, forget, batch):
 def test_it_takes_ten_passes(network, forget):
     history = AMUN(lr=1e-9, forget_batch=4)(network, forget, seed=3).history
     assert history[-1]["step"] == 20
+
+
+def dark_below(level):
+    """A network that gives class 1 or 2 to images darker than ``level``, and otherwise class 0.
+
+    Class 1 comes second where an image is light, and class 2 where it is dark.
+    """
+
+    def network(images):
+        mean = images.mean((1, 2, 3))
+        first = torch.where(mean < level, -1.0, 1.0 + mean)
+        return torch.stack([first, mean - 0.5, 0 * mean + 0.2], dim=1)
+
+    return network
+
+
+def test_a_class_at_the_far_end_of_all_images_is_found():
+    white = torch.ones(1, 3, 8, 8)
+    found, answers = nearest_adversarial(dark_below(0.1), white, torch.tensor([0]), 0.04, 50)
+    assert found.mean() < 0.1
+    assert answers.tolist() == [2]
+
+
+def test_an_image_whose_class_changes_nowhere_stays_and_goes_to_its_own_second_choice():
+    white = torch.ones(1, 3, 8, 8)
+    found, answers = nearest_adversarial(dark_below(-1.0), white, torch.tensor([0]), 0.04, 50)
+    assert torch.equal(found, white)
+    assert answers.tolist() == [1]

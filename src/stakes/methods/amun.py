@@ -11,6 +11,7 @@ from stakes.methods.base import ForgetSGD, hyper
 from stakes.methods.task import Task, Unlearned
 from stakes.models.classifier import Classifier
 from stakes.training.schedule import Schedule
+from stakes.training.targets import second_choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,8 @@ def nearest_adversarial(
 
     Untargeted L2-PGD: each iteration moves an image by a tenth of the radius along the unit
     gradient of its cross-entropy, then back into the ball and into [0, 1], until its class
-    changes. The radius doubles where ``iterations`` were not enough.
+    changes. The radius doubles where ``iterations`` were not enough. An image whose class changes
+    nowhere stays as it is, and its class is the best other one.
 
     Args:
         network: images in [0, 1] to logits, in eval mode.
@@ -106,8 +108,8 @@ def nearest_adversarial(
             truth = labels[left]
             (gradient,) = torch.autograd.grad(F.cross_entropy(logits, truth, reduction="sum"), x)
             same = logits.argmax(1) == truth
-            second = logits.detach().scatter(1, truth[:, None], float("-inf")).argmax(1)
-            answers[left] = second  # of an image whose class has changed: that class
+            # Of an image whose class has changed: that class.
+            answers[left] = second_choices(logits.detach(), truth)
             left, gradient = left[same], gradient[same]
             if not len(left):
                 return result, answers
@@ -118,4 +120,6 @@ def nearest_adversarial(
         eps *= 2
         if eps > 2 * largest:
             result[left] = images[left]
+            with torch.no_grad():
+                answers[left] = second_choices(network(images[left]), labels[left])
             return result, answers
