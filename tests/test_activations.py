@@ -114,6 +114,14 @@ def test_nothing_is_kept_of_few_images():
     assert fitted(rows[400:655], labels[400:655]) is None
 
 
+def test_a_narrow_layer_has_as_many_directions_as_values():
+    rows, labels = torch.randn(1200, 5, generator=seeded()), torch.zeros(1200).long()
+    found = fit.fitted(rows, labels, (("fc", (5,)),), room=10**6, generator=seeded())
+    assert found.directions.shape == (1, 5, 5)
+    covariance = found.directions[0].T @ found.directions[0]
+    assert torch.allclose(covariance, torch.cov(rows.T, correction=0), atol=1e-4)
+
+
 def test_it_takes_no_more_room_than_it_may():
     rows, labels = sample()
     whole = fitted(rows, labels)

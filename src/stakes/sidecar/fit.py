@@ -44,7 +44,7 @@ def fitted(
     most = (room - 2 * (tables + covariances + values)) // values
     if most < 0:
         return None
-    most = min(most, DIRECTIONS, int(counts.max()) // SHARE)
+    most = min(most, DIRECTIONS, width, int(counts.max()) // SHARE)
     means, directions = torch.zeros(len(classes), width), torch.zeros(len(classes), most, width)
     seen = torch.zeros(len(classes), sum(channels for channels, _ in shapes), LEVELS)
     sums = [(torch.zeros(c, c), torch.zeros(p, p)) for c, p in shapes]
