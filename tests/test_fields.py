@@ -96,6 +96,17 @@ def test_bounds_of_a_declaration_are_kept():
             check(Settings, {"share": 0.5, "count": 3} | wrong)
 
 
+@pytest.mark.parametrize("wrong", [NAN, INF, -INF])
+def test_a_field_without_a_declaration_takes_finite_numbers_alone(wrong):
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        share: float = 0.5
+
+    assert check(Settings, {"share": -1e38}) == {"share": -1e38}
+    with pytest.raises(InputError, match=r"share=.*: give a number"):
+        check(Settings, {"share": wrong})
+
+
 @pytest.mark.parametrize("text", ["2.5", "nan", "inf", "1e38", "text", "-1", "", "9" * 5000])
 def test_the_command_line_says_the_same_as_the_constructor(text, capsys):
     words = ["unlearn", "--model", "m", "--forget", "f", "--out", "o", "--method", "neggrad"]

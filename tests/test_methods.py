@@ -372,3 +372,11 @@ def test_all_steps_that_a_method_prescribes_are_complete_and_fewer_a_budget(name
     assert done.outcome is Outcome.COMPLETE
     assert done.stop_reason.startswith("complete: all ")
     assert METHODS[name](**given, max_steps=1)(network, forget).outcome is Outcome.BUDGET
+
+
+@pytest.mark.parametrize("name", ["random_label", "delete", "amun", "jit"])
+def test_a_budget_of_just_the_steps_that_are_prescribed_is_enough(name):
+    network, images, labels = narrow()
+    forget = ForgetSet.from_tensors(images, labels)
+    method = METHODS[name](lr=1e-12, batch_norm="eval", epochs=2, max_steps=2)  # a pass is a step
+    assert method(network, forget).outcome is Outcome.COMPLETE

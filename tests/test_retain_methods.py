@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from stakes import Classifier, ForgetSet, InputError, evaluate
-from stakes.methods import METHODS, lotus, salun, ssd
+from stakes.methods import METHODS, lcodec, lotus, salun, ssd
+from stakes.methods.lcodec import mean_activations
 from stakes.methods.lotus import accuracy, gumbel_softmax
 from stakes.methods.oracle import unlikelihood
 from stakes.methods.retaining import CHECK_EVERY, half_cosine, in_first_pass
@@ -446,6 +447,56 @@ def test_impossible_settings_of_lotus_are_refused(classifier, forget, train_imag
         METHODS["lotus"](unseen_accuracy=101.0)
     with pytest.raises(InputError, match="more"):
         METHODS["lotus"](retain_share=1.0)(classifier, forget, retain=train_images)
+
+
+# L-CODEC
+
+
+def test_each_step_is_judged_by_what_it_costs_itself(classifier, forget, train_images, monkeypatch):
+    known = iter([100.0, 95.0, 91.0, 80.0, 86.0])  # after the third step, which is taken back: 91
+    monkeypatch.setattr(lcodec, "accuracy", lambda *_: next(known))
+    method = METHODS["lcodec"](perturbations=5, max_drop=5.0, max_steps=4)
+    result = method(classifier, forget, retain=train_images)
+    assert result.chosen["steps_taken_back"] == 1
+
+
+def test_filters_are_counted_by_image_and_are_of_layers_that_may_change(
+    classifier, forget, train_images, monkeypatch
+):
+    monkeypatch.setattr(lcodec, "foci", lambda columns, losses: list(range(columns.shape[1])))
+    method = METHODS["lcodec"](perturbations=5, max_steps=2)
+    for frozen, filters in ((False, 8 + 8 + 4), (True, 8 + 4)):
+        classifier.body.conv1.requires_grad_(not frozen)
+        result = method(classifier, forget, retain=train_images)
+        assert result.chosen["filters_an_image"] == filters
+
+
+class Tokens(nn.Module):
+    """A linear layer on every pixel, one on every token, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.pixels, self.tokens, self.fc = nn.Linear(3, 5), nn.Linear(5, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.pixels(x.permute(0, 2, 3, 1)).relu()
+        return self.fc(self.tokens(x.flatten(1, 2)).mean(1))
+
+
+def test_the_activation_of_a_unit_is_its_mean_over_all_places():
+    torch.manual_seed(0)
+    network, images = Tokens(), torch.rand(3, 3, 4, 5)
+    layers = {name: module for name, module in network.named_modules() if name}
+    found, losses = mean_activations(network, layers, images, torch.tensor([2]))
+    for i, image in enumerate(images):
+        with torch.no_grad():
+            pixels = network.pixels(image.permute(1, 2, 0))
+            tokens = network.tokens(pixels.relu().flatten(0, 1))
+            logits = network(image[None])
+        assert torch.allclose(found["pixels"][i], sum(pixels.flatten(0, 1)) / 20, atol=1e-6)
+        assert torch.allclose(found["tokens"][i], sum(tokens) / 20, atol=1e-6)
+        assert torch.allclose(found["fc"][i], logits[0], atol=1e-6)
+        assert float(losses[i]) == pytest.approx(-float(logits.log_softmax(1)[0, 2]), rel=1e-4)
 
 
 # all of them

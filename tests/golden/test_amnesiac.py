@@ -25,3 +25,9 @@ def test_five_steps(network, forget, train_images, retained):
 
     assert len(found.history) == 1 + 5
     assert_same(network, found.classifier, slow, rounding=1e-8)
+
+
+def test_an_epoch_takes_every_image_of_both_sets(network, forget, train_images):
+    method = METHODS["amnesiac"](retain_batch=77, epochs=2)
+    found = method(network, forget, retain=train_images, seed=3)
+    assert len(found.history) == 1 + 2 * 3  # 154 retained images are two batches, 160 are three

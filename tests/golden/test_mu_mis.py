@@ -7,7 +7,7 @@ from stakes.methods import MUMis
 
 @pytest.mark.parametrize("batch", [256, 4])
 def test_five_steps_of_mu_mis(network, forget, batch):
-    assert MUMis().forget_batch == 256
+    assert (MUMis().forget_batch, MUMis().recovery) == (256, 1)
     result = MUMis(forget_batch=batch, recovery=100, max_steps=5)(network, forget, seed=3)
     data, slow = forget.in_one_order(), network.copy().eval()
     generator = torch.Generator().manual_seed(3)

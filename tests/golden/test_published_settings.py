@@ -14,6 +14,10 @@ PUBLISHED = {
         "epochs": 10, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "retain_batch": 256,
         "augment": True,
     },
+    "retrain": {
+        "epochs": 30, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "retain_batch": 128,
+        "augment": True,
+    },
     "amnesiac": {"epochs": 10, "lr": 1e-3, "retain_batch": 64},
     "ssd": {"alpha": 10.0, "dampening": 1.0, "importance_batch": 128},
     "scrub": {

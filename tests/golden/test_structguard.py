@@ -212,6 +212,9 @@ def test_seven_steps_of_the_printed_equations(
     all_of_them = {"importance_probes": PROBES, "importance_every": 3}
     method = StructGuardPaper(**QUICK, **all_of_them, **settings, weighting=weighting)
     assert (method.lr, method.projector_lr, method.eps) == (0.005, 1e-3, 3.0)
+    printed = StructGuardPaper()
+    assert (printed.probe_batch, printed.forget_batch) == (128, 128)
+    assert (printed.align_weight, printed.reg_weight, printed.elastic_weight) == (1, 1, 1e-3)
     result = method(small, ten, anchors=anchored, seed=SEED)
 
     eye = torch.eye(8)
