@@ -15,6 +15,7 @@ from torch import nn
 from checks import found
 from stakes import METHODS, Classifier, StructGuard, progress
 from stakes.anchors.anchors import Anchors
+from stakes.data.images import ImageArray
 from stakes.files import DIGEST
 from stakes.methods import StructGuardPaper
 from stakes.methods.structguard import default
@@ -176,6 +177,26 @@ def test_what_another_job_left_is_told_and_not_used(
         (0, 7, f"starting over: the checkpoint was written with another {part}; it is kept")
     ]
     assert again.history == method(classifier, forget, **given).history
+
+
+@pytest.mark.parametrize("part", ["retained data", "surrogates"])
+def test_so_is_what_was_left_with_other_images_beside_the_forget_set(
+    part, classifier, forget, anchors, train_images, place, stop_after
+):
+    if part == "retained data":
+        kind, method = "retain", METHODS["finetune"](retain_batch=32, max_steps=7)
+    else:
+        kind, method = "surrogates", StructGuard(probe_batch=16, max_steps=7)
+    pixels = train_images.pixels ^ 1
+    pixels[list(forget.indices)] = train_images.pixels[list(forget.indices)]
+    other = ImageArray(pixels, train_images.labels)
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        method(classifier, forget, anchors=anchors, checkpoint=place, **{kind: train_images})
+    notes = Notes()
+    method(classifier, forget, anchors=anchors, checkpoint=place, progress=notes, **{kind: other})
+    said = f"starting over: the checkpoint was written with another {part}; it is kept"
+    assert notes == [(0, 7, said)]
 
 
 def test_a_slip_costs_nothing_since_the_states_of_other_jobs_stay(

@@ -4,6 +4,9 @@ import pytest
 
 from stakes.methods import StructGuard
 from stakes.methods.structguard.cohorts import Cohorts
+from stakes.methods.structguard.objective import Objective
+from stakes.methods.task import Task
+from stakes.training.losses import feature_shift
 
 PACE = 30
 
@@ -43,3 +46,20 @@ def test_images_of_the_second_cohort_are_pushed_later(
     pushed = [row["term_deletion"] for row in history[1:]]
     changes = [step for step in range(2, 201) if abs(pushed[step - 1] - pushed[step - 2]) > 1e-3]
     assert changes == [second]
+
+
+def test_images_that_wait_are_held_with_copies_of_them(classifier, forget, anchors, monkeypatch):
+    held = []
+
+    def noted(before, after):
+        held.append(before)
+        return feature_shift(before, after)
+
+    monkeypatch.setattr("stakes.methods.structguard.objective.feature_shift", noted)
+    settings = {"probes": "mixed", "cohorts": 2, "probe_batch": 16, "precision": "float32"}
+    task = Task(classifier, forget, anchors)
+    Objective(StructGuard(criterion="views", **settings), task).terms(1)
+    waiting = classifier.features(task.forget.images[3:]).detach()
+    assert len(held[0]) == 16 + 3 + 3 * 3  # three of six images wait, each with three copies
+    nearest = (held[0][16:19, None] - waiting).norm(dim=2).amin(1)
+    assert nearest.max() < 1e-3

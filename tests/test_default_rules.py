@@ -3,6 +3,7 @@
 The rules by themselves are tested in test_balance.py and test_pace.py.
 """
 
+import dataclasses
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from stakes import StructGuard
 from stakes.methods.structguard import default
 from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
+from stakes.training.criteria import deep_lead
 from stakes.training.loop import FORGOTTEN
 from stakes.training.losses import deletion_hinge
 
@@ -102,9 +104,25 @@ def test_copies_are_pushed_at_the_scale_of_the_moment(task):
     assert whole["views"] > 0
 
 
+def test_each_copy_is_asked_the_margin_of_its_own_image(task, monkeypatch):
+    monkeypatch.setattr(
+        "stakes.methods.structguard.objective.random_view", lambda images, _: images
+    )
+    objective = Objective(StructGuard(**VIEWS | {"patience": 0}), task)
+    with torch.no_grad():
+        leads = deep_lead(task.live(task.forget.images), task.forget.labels)
+    k = len(leads)
+    for i, lead in enumerate(leads.tolist()):  # of three copies each, those of one image are pushed
+        objective.balance.margin = torch.full((k,), -1e3).index_fill(0, torch.tensor([i]), 30.0)
+        expected = 3 * (lead + 30) / math.sqrt(3 * k * 3)
+        assert terms(objective, task)["views"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_views_scale_sees_every_step(classifier, forget, anchors):
     still = StructGuard(**VIEWS | {"lr": 1e-12, "patience": 2}, max_steps=4)
     assert still(classifier, forget, anchors=anchors).chosen["views_scale"] == 1.5
+    content = dataclasses.replace(still, views_needed=0.0)  # all copies may stay recognised
+    assert content(classifier, forget, anchors=anchors).chosen["views_scale"] == 1
 
 
 def test_no_progress_grows_the_margin_or_loosens_the_features(classifier, forget, anchors):

@@ -9,10 +9,12 @@ from stakes import ForgetSet, InputError, StructGuard
 from stakes.data.views import mirror, random_view
 from stakes.methods import probing, task
 from stakes.methods.structguard import default, objective
+from stakes.methods.structguard.objective import Objective
 from stakes.rows import Outcome
 from stakes.training.depth import shallow
-from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift
+from stakes.training.losses import STRUCTURAL, deletion_hinge, feature_shift, margins
 from stakes.training.monitor import Monitor
+from stakes.training.pgd import Probes
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +76,61 @@ def test_with_views_it_looks_no_more_often(classifier, forget, anchors, monkeypa
     assert [row["step"] for row in looks] == [*range(0, 61, 10)]
     # The images without their copies: the reason to look at every step otherwise.
     assert any(row["forget_accuracy"] == 0 < row["views_accuracy"] for row in looks)
+
+
+def test_a_pool_is_mixed_once_and_drawn_from_in_turn(run):
+    probes = Objective(StructGuard(pool=8, **QUICK | {"probe_batch": 4}), run).probes
+    first, second, third = (probes.draw().images for _ in range(3))
+    pool = torch.cat([first, second])
+    assert len(pool.flatten(1).unique(dim=0)) == 8
+    assert all((pool == image).flatten(1).all(1).any() for image in third)
+
+
+def test_of_both_kinds_of_probes_half_are_adversarial(run, monkeypatch):
+    grey = Probes(torch.full((20, 3, 8, 8), 0.5), torch.zeros(20).long(), torch.ones(20).bool())
+    monkeypatch.setattr(probing, "attacked", lambda *_, **__: grey)
+    batch = Objective(StructGuard(probes="both", **QUICK | {"probe_batch": 16}), run).probes.draw()
+    assert int((batch.images == 0.5).flatten(1).all(1).sum()) == 8
+    assert len(batch.labels) == 16
+
+
+def test_adversarial_probes_lead_clearly_and_lie_near_their_images(run):
+    made = Objective(StructGuard(probes="pgd", **QUICK), run).probes.fixed
+    assert len(made.labels) == 20 * len(run.forget)
+    lead = margins(run.original(made.images), made.labels)
+    assert (lead >= 0.5 - 1e-3).float().mean() > 0.95
+    away = (made.images - run.forget.images.repeat(20, 1, 1, 1)).flatten(1).norm(dim=1)
+    assert 3 < away.max() <= 4 + 1e-3
+
+
+def probes_of(images, criterion, classifier, anchors, count=1000) -> torch.Tensor:
+    """Mixtures that a run with this criterion draws from the images, each of a class of its own."""
+    forget = ForgetSet(images, torch.arange(len(images)), [f"{i}.png" for i in range(len(images))])
+    settings = {"probes": "mixed", "probe_batch": count, "precision": "float32"}
+    made = StructGuard(criterion=criterion, **settings)
+    return Objective(made, task.Task(classifier, forget, anchors)).probes.draw().images
+
+
+@pytest.mark.parametrize(("criterion", "low", "high"), [("deep", 0.2, 0.4), ("views", 0, 0.05)])
+def test_mixtures_are_even_where_copies_are_to_be_forgotten(
+    criterion, low, high, classifier, anchors, monkeypatch
+):
+    """Of a black and a white image, the mean is the share of the white one."""
+    monkeypatch.setattr(probing, "perturb_pixels", lambda images, _: images)
+    images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
+    share = probes_of(images, criterion, classifier, anchors)[:500].mean((1, 2, 3))
+    of_both = share[(share > 0.01) & (share < 0.99)]
+    uneven = ((of_both - 0.5).abs() > 0.25).float().mean()
+    assert low <= float(uneven) <= high
+
+
+@pytest.mark.parametrize(("criterion", "low", "high"), [("deep", 0, 0), ("views", 0.3, 0.6)])
+def test_probes_are_altered_as_copies_are_where_these_are_to_be_forgotten(
+    criterion, low, high, classifier, anchors
+):
+    made = probes_of(torch.full((2, 3, 8, 8), 0.4), criterion, classifier, anchors)
+    altered = (made - 0.4).abs().flatten(1).amax(1) > 1e-3
+    assert low <= float(altered.float().mean()) <= high
 
 
 @pytest.mark.parametrize(("k", "each"), [(1, 32), (5, 8)])

@@ -137,6 +137,16 @@ def test_a_step_holds_the_original_s_answers_to_them(criterion, classifier, forg
         assert moved[term] > 10 * start[term].abs()
 
 
+@pytest.mark.parametrize(("count", "whole"), [(1999, 16), (2000, 32)])
+def test_half_of_few_of_them_are_mixed_afresh(count, whole, classifier, forget, anchors):
+    given = blobs(count, 7)[0]
+    settings = StructGuard(criterion="exact", probe_batch=64, precision="float32")
+    batch = Objective(settings, task(classifier, forget, anchors, given))._draw_probes()
+    rows = {image.numpy().tobytes() for image in given}
+    pixels = (batch.images[32:] * 255).round().to(torch.uint8)
+    assert sum(image.numpy().tobytes() in rows for image in pixels) == whole
+
+
 @pytest.mark.parametrize(("k", "cohorts"), [(4, 1), (16, 2), (70, 8)])
 def test_copies_are_forgotten_in_cohorts_of_eight_images_or_more(k, cohorts, classifier, anchors):
     pixels, labels = blobs(k, 5)
