@@ -18,6 +18,8 @@ from stakes.evaluation.audit import (
     audit_answers,
     audit_consistency,
     audit_likeness,
+    audit_membership,
+    audit_relearning,
 )
 from stakes.evaluation.contrast import AT_ONCE, CONTRASTED, audit_contrast, contrast
 from stakes.evaluation.evaluate import evaluate
@@ -205,8 +207,10 @@ def test_a_network_that_broke_down_is_not_measured_and_harms_nothing(
     with torch.no_grad():
         broken.head.weight.fill_(float("nan"))
     row, evidence = evaluate(classifier, broken, forget, test=unseen, retain=train_images)
-    keys = (*MEMBERSHIP, "probe_forget", "consistency", "relearn_forget")
+    keys = (*MEMBERSHIP, "probe_forget", "consistency", "relearn_forget", "rf_jsd")
+    keys += ("retrieval_forget_map", "retrieval_retain_map", "contrast_forget")
     assert all(row[key] is None for key in keys)
+    assert row["audits_failed"] is None
     assert row["mia_retain_before"] is not None
     assert {record["when"] for record in evidence["membership"]} == {"before"}
 
@@ -250,6 +254,38 @@ def test_only_what_was_recognised_before_is_relearned(classifier, forget, unseen
     row, _ = evaluate(classifier, odd, some, test=unseen, eval_samples=40)
     known = (forget.labels[2:] != 3).sum()
     assert row["n_relearn"] == row["n_forgotten"] == int(known) > 0
+
+
+@pytest.mark.parametrize(("wrong", "count"), [(30, 16), (3, 3)])
+def test_as_many_test_images_as_forgotten_ones_are_relearned(
+    wrong, count, classifier, train_images, unseen, monkeypatch
+):
+    given = []
+
+    def watched(network, images, labels):
+        given.append((images, labels))
+        return 7
+
+    monkeypatch.setattr("stakes.evaluation.audit.relearn_steps", watched)
+
+    def answered(labels, shift):
+        """Logits whose largest one is so many classes from the label."""
+        logits = nn.functional.one_hot((labels + shift) % 4, 4).float()
+        return Scored(torch.zeros(len(labels), 1), logits, labels)
+
+    forget = ForgetSet.from_indices(train_images, range(20))
+    scored = {"_before": answered(forget.labels, 0), "": answered(forget.labels, 1)}
+    places = torch.randperm(40, generator=torch.Generator().manual_seed(0)).tolist()
+    shift = (torch.arange(40) >= 40 - wrong).long()
+    sample = Sample({"": answered(unseen.labels[places], shift)}, unseen, places)
+    row = audit_relearning(classifier, forget, scored, sample)
+    assert (row["n_relearn"], row["relearn_forget"], row["relearn_test"]) == (count, 7, 7)
+    missed = places[40 - wrong :][:count]
+    own, others = given
+    assert torch.equal(own[0], forget.images[:count])
+    assert torch.equal(own[1], forget.labels[:count])
+    assert torch.equal(others[0], unseen.load(missed))
+    assert torch.equal(others[1], unseen.labels[missed])
 
 
 def test_images_are_left_out_of_the_evidence_on_request(classifier, forget):
@@ -316,8 +352,25 @@ def test_consistency_one_by_one():
     assert cosines[2] < row["consistency_low"] < cosines[3]
 
 
+@pytest.mark.parametrize(
+    ("retained", "unseen", "measured"), [(5, 5, True), (4, 5, False), (5, 4, False)]
+)
+def test_an_attack_needs_five_images_of_each_kind(retained, unseen, measured):
+    row, evidence = audit_membership(drawn(0), drawn(1, unseen), drawn(2, retained))
+    assert {row[key] is not None for key in ("mia_retain", "mia_forget_before")} == {measured}
+    assert len(evidence) == (16 if measured else 0)
+
+
+def test_features_of_two_kinds_of_networks_are_not_compared():
+    retained = drawn(2)
+    wide = retained[""]._replace(features=torch.rand(60, 7))
+    row, densities = audit_consistency({**retained, "": wide})
+    assert row == {"consistency": None, "consistency_low": None}
+    assert densities == []
+
+
 def test_unseen_images_are_shown_in_the_same_altered_copies(classifier, forget, unseen):
-    places = list(range(AT_ONCE))
+    places = [*range(AT_ONCE), *range(101, 101 + AT_ONCE)]  # the next ones are of other classes
     groups = (forget.images, forget.labels), (unseen.load(places), unseen.labels[places])
     answers, scores = [], []
     with torch.no_grad():

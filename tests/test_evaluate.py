@@ -84,6 +84,20 @@ def test_forget_images_are_left_out_by_their_content_under_other_names(classifie
     assert row["acc_test"] == pytest.approx(one_by_one(classifier, images, range(40)))
 
 
+@pytest.mark.usefixtures("unattacked")
+def test_the_digest_is_of_the_pixels_the_labels_and_their_number(classifier, forget):
+    pixels, labels = blobs(40, 2)
+    other = pixels.clone()
+    other[7, 0, 0, 0] ^= 1
+    kinds = [(pixels, labels), (other, labels), (pixels, labels.flip(0)), (pixels[:9], labels[:9])]
+    digests = set()
+    for shown, truth in kinds:
+        test = ImageArray(shown, truth)
+        row, _ = evaluate(classifier, classifier, forget, test=test, thumbnails=False)
+        digests.add(row["test_digest"])
+    assert len(digests) == len(kinds)
+
+
 def test_samples_are_as_many_as_asked_and_the_same_for_one_seed(forget, train_images, test_images):
     splits = {"test": test_images, "retain": train_images}
     first = select(forget, **splits, eval_samples=30, seed=4)

@@ -21,6 +21,7 @@ from stakes.evaluation.examples import (
     UNSEEN,
     Structure,
 )
+from stakes.evaluation.saliency import grad_cam, overlay
 
 
 @pytest.fixture
@@ -107,6 +108,19 @@ def test_grad_cam_is_of_images_to_forget_and_of_retained_ones(classifier, forget
     assert of == ["forget"] * min(FORGOTTEN, len(forget)) + ["retain"] * RETAINED
     names = {item["name"] for item in evidence["saliency"] if item["of"] == "retain"}
     assert not names & {*forget.names}
+
+
+def test_heat_before_and_after_is_on_one_scale(classifier, forget):
+    hotter = classifier.copy()
+    with torch.no_grad():
+        hotter.head.weight.mul_(2)
+    _, evidence = evaluate(classifier, hotter, forget)
+    heats = grad_cam(hotter, forget.images, forget.labels)
+    assert heats.amax((1, 2)).min() > 0
+    for item, image, heat in zip(evidence["saliency"], forget.images, heats, strict=True):
+        for when, most in (("before", 0.5), ("after", 1.0)):
+            expected = overlay(image, most * heat / heat.max())
+            assert (pixels(item[when]) / 255 - expected).abs().max() < 1 / 255
 
 
 def test_without_images_or_a_whole_network_there_are_no_examples(

@@ -225,6 +225,22 @@ def test_answers_are_of_one_network(change, classifier, tmp_path, monkeypatch):
     assert torch.equal(found["right"], (first if change is same else second)["right"])
 
 
+@pytest.mark.parametrize("name", ["surroundings", "processes"])
+def test_answers_are_of_what_else_their_bits_depend_on(name, classifier, tmp_path, monkeypatch):
+    first, second = {"right": torch.ones(3)}, {"right": torch.zeros(3)}
+    own, again = Kept(tmp_path, "job"), Kept(tmp_path, "job")
+    monkeypatch.setattr(kept, "WORTH", 0.0)
+    with own.of({"": classifier}):
+        own.answers("batch", lambda: first)
+    if name == "surroundings":
+        monkeypatch.setattr(kept, "surroundings", lambda device: {"threads": "99"})
+    else:
+        monkeypatch.setattr(kept.distributed, "count", lambda: 2)
+        monkeypatch.setattr(kept.distributed, "from_writer", lambda content: content)
+    with again.of({"": classifier}):
+        assert again.answers("batch", lambda: second) == second
+
+
 def test_a_full_disk_stops_nothing(classifier, tmp_path, monkeypatch):
     monkeypatch.setattr(kept, "write_sealed", lambda *given: (_ for _ in ()).throw(OSError("full")))
     monkeypatch.setattr(kept, "EVERY", 0.0)

@@ -61,6 +61,24 @@ def test_the_linear_probe_does_not_depend_on_the_scale_of_a_feature():
     assert 30 < reading.forget < 100
 
 
+def test_the_linear_probe_is_logistic_regression_to_the_end():
+    features, labels = clouds(80, 0, spread=1.5)
+    own, _ = clouds(40, 1, spread=1.5)
+    reader = LINEAR_PROBES["probe"]().fit(features.numpy(), labels.numpy())
+    mean, spread = features.double().mean(0), features.double().std(0, correction=0)
+    shown, asked = ((part.double() - mean) / spread for part in (features, own))
+    weight = torch.zeros(5, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    for _ in range(500):
+        loss = torch.nn.functional.cross_entropy(shown @ weight + bias, labels, reduction="sum")
+        slopes = torch.autograd.grad(loss + weight.square().sum() / 2, (weight, bias))
+        with torch.no_grad():
+            for parameter, slope in zip((weight, bias), slopes, strict=True):
+                parameter -= 0.02 * slope
+    expected = (asked @ weight + bias).softmax(1).detach()
+    assert torch.from_numpy(reader.predict_proba(own.numpy())).sub(expected).abs().max() < 1e-3
+
+
 def test_a_probe_needs_two_classes_and_those_of_the_forget_images():
     features, labels = clouds(40, 0)
     own, truth = clouds(4, 1)
@@ -170,6 +188,19 @@ def test_relearning_against_a_slow_version(classifier, forget):
         steps = relearn_steps(classifier, forget.images, labels, step=step, limit=60)
         assert steps == by_hand(classifier, forget.images, labels, step, 60)
         assert 1 < steps <= 60
+
+
+def test_relearning_takes_up_to_thirty_steps_of_a_ten_thousandth(classifier, forget):
+    labels, lead = torch.full_like(forget.labels, 3), 0.1
+    with torch.no_grad():  # grey, a class of none of them, comes second by a little at most
+        logits = classifier(forget.images)
+        classifier.head.bias[3] += float((logits.amax(1) - logits[:, 3]).max())
+    for less in (lead, 9.0):
+        with torch.no_grad():
+            classifier.head.bias[3] -= less
+        steps = relearn_steps(classifier, forget.images, labels)
+        assert steps == by_hand(classifier, forget.images, labels, 1e-4, 30)
+        assert steps == 31 if less > lead else 1 < steps < 30
 
 
 def test_relearning_counts_nothing_where_all_is_known_and_stops_at_its_limit(classifier, forget):
