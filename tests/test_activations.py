@@ -112,6 +112,29 @@ def test_nothing_is_kept_of_few_images():
     lengths = found.directions.norm(dim=2)
     assert (lengths > 0).sum(1).tolist() == [4, 2]  # one for a hundred images
     assert fitted(rows[400:655], labels[400:655]) is None
+    assert len(fitted(rows[400:656], labels[400:656]).means) == 1
+
+
+def test_a_class_of_too_few_images_changes_nothing_for_the_others():
+    rows, labels = sample(classes=3)
+    alone, beside = fitted(rows[:800], labels[:800]), fitted(rows[:1055], labels[:1055])
+    for name, tensor in alone.tensors().items():
+        assert torch.equal(beside.tensors()[name], tensor), name
+
+
+def test_draws_vary_as_much_as_the_data_before_their_values_are_mapped(described):
+    rows, labels = sample()
+    drawn = described.unmapped(torch.arange(2).repeat_interleave(2000), seeded(1))
+    for label in range(2):
+        own, real = drawn[2000 * label :][:2000], rows[labels == label]
+        for part in (slice(0, 48), slice(48, WIDTH)):
+            spread = [float(values[:, part].var(0).sum()) for values in (own, real)]
+            assert spread[0] == pytest.approx(spread[1], rel=0.1)
+
+
+def test_it_has_no_more_directions_than_it_may(monkeypatch):
+    monkeypatch.setattr(fit, "DIRECTIONS", 1)
+    assert fitted(*sample()).directions.shape[1] == 1
 
 
 def test_a_narrow_layer_has_as_many_directions_as_values():

@@ -21,6 +21,7 @@ from stakes.methods.structguard.objective import Objective
 from stakes.methods.task import Task
 from stakes.sidecar import Sidecar, make, membership
 from stakes.sidecar.contents import is_sidecar
+from stakes.sidecar.layers import UnchangedLayers
 from stakes.sidecar.membership import auc
 from stakes.training.depth import shallow
 
@@ -96,7 +97,15 @@ def test_a_sidecar_gives_nobody_away(made, trained, train_images, test_images):
     leaky = Sidecar(train_images.pixels[:80], *[getattr(made, n) for n in (
         "labels", "means", "covariances", "counts", "moments")])  # fmt: skip
     members = ImageArray(train_images.pixels[:80], train_images.labels[:80])
-    assert membership(leaky, trained, members, test_images)["pixels"] == 1.0
+    found = membership(leaky, trained, members, test_images)
+    assert found["pixels"] == found["features"] == 1.0
+    features = [
+        trained.features(images.load(range(80))).detach() for images in (members, test_images)
+    ]
+    nearest = [
+        -torch.stack([(f - made.means).norm(dim=1).min() for f in part]) for part in features
+    ]
+    assert found["means"] == pytest.approx(auc(*nearest), abs=1e-3)
 
 
 def test_the_area_under_the_curve_counts_pairs():
@@ -316,6 +325,52 @@ def test_activations_give_nobody_away(described, trained, train_images, test_ima
     shown.card["seed"] = 0
     members = ImageArray(train_images.pixels[:80], train_images.labels[:80])
     assert membership(shown, trained, members, test_images)["activations"] > 0.7
+
+
+def test_activations_are_of_a_sample_that_the_membership_test_finds_again(
+    half, trained, train_images, test_images, monkeypatch
+):
+    monkeypatch.setattr("stakes.sidecar.layers.VALUES", 512 * 1100)
+    images = many(1200, 8)
+    layers = UnchangedLayers(trained.copy().requires_grad_(False), images.load(range(1))[0])
+    chosen = layers.sample(1200, 7)
+    made = make(trained, images, count=8, steps=1, seed=7)
+    outputs = layers.outputs(images, chosen).float()
+    assert len(chosen) == 1100
+    for label in range(4):
+        mean = outputs[images.labels[chosen] == label].mean(0)
+        assert (made.activations.means[label] - mean).abs().max() < 1e-3
+    monkeypatch.setattr("stakes.sidecar.layers.VALUES", 512 * 40)
+    some = layers.sample(160, 7)
+    kept = unchanged(trained, train_images.load(some)).flatten(1)
+    one = made.activations  # of which each image of the sample was kept as a class
+    leaky = Activations(
+        one.layers,
+        kept,
+        torch.zeros(40, 0, 512),
+        one.roots,
+        plain=one.plain[:1].expand(40, -1, -1),
+        seen=one.seen[:1].expand(40, -1, -1),
+    )
+    shown = replace(made, activations=leaky)
+    assert membership(shown, trained, train_images, test_images)["activations"] > 0.95
+
+
+def test_images_that_the_directions_explain_are_found_however_far_they_lie(
+    described, trained, train_images, test_images, monkeypatch
+):
+    generator = torch.Generator().manual_seed(0)
+    span = torch.linalg.qr(torch.randn(512, 5, generator=generator)).Q.T
+    along = 20 * torch.randn(80, 5, generator=generator) @ span
+    members = along + 0.5 * torch.randn(80, 512, generator=generator)
+    others = 0.2 * torch.randn(80, 512, generator=generator)
+    given = iter([members, others])
+    monkeypatch.setattr(UnchangedLayers, "outputs", lambda *_: next(given))
+    described.card["seed"] = 0
+    one = described.activations
+    spanned = replace(one, means=torch.zeros(4, 512), directions=span.expand(4, -1, -1))
+    shown = replace(described, activations=spanned)
+    assert membership(shown, trained, train_images, test_images)["activations"] == 1
 
 
 def test_a_sidecar_at_another_size_has_no_activations(described):
