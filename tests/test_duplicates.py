@@ -54,6 +54,7 @@ ALTERED = {
     "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "cropped at a corner": lambda image: cropped(image, 0.08, 0),
     "cropped all round": lambda image: cropped(image, 0.04, 0.04),
+    "cropped by a tenth": lambda image: cropped(image, 0.1, 0.1, 0.9),
     "cropped and JPEG": lambda image: jpeg(cropped(image, 0, 0.05), 75),
 }
 
@@ -88,6 +89,20 @@ def test_other_images_and_plain_surfaces_are_not():
     assert (same.among, same.exact) == (0, True)
 
 
+@pytest.mark.parametrize(("shift", "found"), [(0.055, True), (0.065, False)])
+def test_pixels_of_a_copy_differ_by_six_hundredths_at_most(shift, found):
+    dim = 0.8 * pixels(PHOTOGRAPHS[:3]).float() / 255
+    assert len(Finder(dim).search(dim + shift, range(3))) == (3 if found else 0)
+
+
+@pytest.mark.parametrize(("strength", "found"), [(0.01, True), (0.04, False)])
+def test_a_copy_changes_from_place_to_place_as_the_image_does(strength, found):
+    ramp = torch.linspace(0.1, 0.9, 48)[:, None].expand(1, 3, 48, 48)
+    board = (np.indices((48, 48)) // 3).sum(0) % 2  # of 16 x 16 cells, each lighter or darker
+    checked = 2 * torch.from_numpy(board).float() - 1
+    assert len(Finder(ramp).search(ramp + strength * checked, [0])) == found
+
+
 def test_small_images_are_known_by_their_pixels_alone():
     small = torch.rand(4, 3, 16, 16)
     assert Finder(small).search(small.flip(3), range(4)) == []
@@ -95,6 +110,8 @@ def test_small_images_are_known_by_their_pixels_alone():
 
     large = pixels(PHOTOGRAPHS[:4]).float() / 255
     assert len(Finder(large).search(resized(large, 24), range(4))) == 4
+    assert len(Finder(resized(large, 24)).search(large, range(4))) == 4
+    assert Finder(resized(large, 23)).search(large, range(4)) == []
     assert Finder(large).search(resized(large, 16), range(4)) == []
     assert Finder(large, near=False).search(large.flip(3), range(4)) == []
 

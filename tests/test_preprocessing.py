@@ -203,6 +203,19 @@ def test_named_choices():
     assert choose(crop, size, interpolation="lanczos").before_crop == (27, 27)
 
 
+def test_the_share_of_a_crop_means_whole_pixels_where_it_can():
+    for side, scaled in ((28, 50), (48, 59), (224, 256)):
+        share = side / scaled  # times the scaled side, the last bit of it may be missing
+        assert choose(None, (side, side), crop_share=share).before_crop == (scaled, scaled)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 90), (90, 1)])
+def test_the_longest_image_keeps_a_pixel_of_its_short_side(height, width):
+    pixels = Preprocessing((8, 8), resize="pad", fill=(9, 9, 9))(odd(height, width))
+    assert pixels.shape == (3, 8, 8)
+    assert int((pixels != 9).any(0).sum()) == 8
+
+
 def test_padding_has_its_colour_about_the_middle():
     image = Image.new("RGB", (9, 4), (200, 100, 50))
     coloured, grey_ones = ((10, 20, 30), (200, 100, 50)), ((10,) * 3, (124,) * 3)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from stakes import ForgetSet, InputError, NegGrad, StructGuard, evaluate
+from stakes.evaluation.selection import select
 from stakes.methods import method_class, method_name
 from stakes.runs.environment import environment, peak_memory_mb
 from stakes.runs.folder import check_out, new_folder
@@ -42,6 +44,44 @@ def test_a_run_from_python(classifier, forget, anchors, train_images, test_image
     stakes = load_file(tmp_path / "a" / "b" / "stakes.safetensors")
     assert stakes["stakes"].shape == (4, classifier.feature_width)
     assert torch.equal(stakes["anchors"], anchors.vectors)
+
+
+def test_the_images_that_are_scored_are_those_of_the_seed(
+    classifier, forget, anchors, train_images, test_images, tmp_path
+):
+    sets = {"test": test_images, "retain": train_images, "eval_samples": 9, "seed": 7}
+    method = NegGrad(lr=0.05, max_steps=2)
+    row = record(Request(method, classifier, forget, anchors, **sets), tmp_path / "out")
+    scored, _ = evaluate(classifier, classifier, forget, **sets)
+    for key in ("test_digest", "retain_digest", "acc_test_before", "mia_forget_before"):
+        assert row[key] == scored[key]
+    last = (tmp_path / "out" / "history.jsonl").read_text().splitlines()[-1]
+    assert row["drift_probes"] == json.loads(last)["drift"] > 0
+
+
+def test_forget_images_that_are_found_in_the_data_are_told_before_the_work(
+    classifier, forget, anchors, train_images, tmp_path
+):
+    notes = []
+    given = ForgetSet(forget.images, forget.labels, forget.names)  # from nowhere in particular
+    request = Request(NegGrad(max_steps=1), classifier, given, anchors, retain=train_images)
+    record(request, tmp_path / "out", lambda *note: notes.append(note))
+    said = "6 of 6 forget images found in --data (6 exact, 0 near-duplicates)"
+    [place] = [i for i, note in enumerate(notes) if note[3:] == (said,)]
+    assert "unlearning" not in {phase for phase, *_ in notes[:place]}
+
+
+def test_the_time_to_choose_what_is_scored_is_time_to_score(
+    classifier, forget, anchors, tmp_path, monkeypatch
+):
+    def slowly(*arguments, **options):
+        time.sleep(0.3)
+        return select(*arguments, **options)
+
+    monkeypatch.setattr("stakes.runs.record.select", slowly)
+    monkeypatch.setattr("stakes.runs.record.evaluate", lambda *_, **__: ({}, {"forget": []}))
+    row = record(Request(NegGrad(max_steps=1), classifier, forget, anchors), tmp_path / "out")
+    assert 0.3 <= row["seconds_evaluate"] < row["seconds_total"]
 
 
 def test_nan_becomes_null(classifier, forget, anchors, tmp_path, monkeypatch):

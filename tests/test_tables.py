@@ -304,7 +304,9 @@ def test_rows_of_other_images_in_one_table_are_named():
     older = row("c", 0, 88.0, forget_digest=0, test_digest=None)
     assert not any("same images" in note for note in circumstances([*rows, older]))
     others = row("c", 0, 88.0, **same | {"forget_digest": 0, "test_digest": "u"}, n_test=79)
-    (note,) = [note for note in circumstances([*rows, others]) if "same images" in note]
+    notes = circumstances([*rows, others])
+    assert sum(note.startswith("Scored on") for note in notes) == 2
+    (note,) = [note for note in notes if "same images" in note]
     assert note.startswith("net, k = 16: rows of the same seed are not of the same images (test")
     apart = [row("a", 0, 88.0, network="net", **same), row("b", 0, 88.0, network="other")]
     assert not any("same images" in note for note in circumstances(apart))
