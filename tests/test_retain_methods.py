@@ -431,6 +431,14 @@ def test_a_network_that_already_knows_the_forget_set_less_well_stays_as_it_is(
     assert result.classifier.digest() == classifier.digest()
 
 
+def test_lotus_never_calls_complete_what_diverged(classifier, forget, train_images, monkeypatch):
+    monkeypatch.setattr(lotus, "gumbel_softmax", lambda logits, *_: math.nan * logits)
+    method = METHODS["lotus"](unseen_accuracy=50.0, **SMALL)
+    result = method(classifier, forget, retain=train_images)
+    assert result.outcome is Outcome.DIVERGED
+    assert result.stop_reason == "diverged: the loss is not finite at step 1"
+
+
 def test_the_largest_alpha_makes_targets_even(classifier, forget, train_images):
     few = {"max_steps": 2, "unseen_accuracy": 30.0, **SMALL}
     largest, large = (

@@ -210,6 +210,19 @@ def test_where_copies_go_drift_is_bounded_on_probes_like_those_held(
         assert (check.held_drift is not None) == bounds
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_where_copies_go_surrogates_bound_the_drift_and_no_probes(
+    given, classifier, forget, anchors
+):
+    black = torch.zeros(5, 3, 8, 8, dtype=torch.uint8) if given else None
+    run = task(classifier, forget, anchors, black)
+    monitor = run.monitor(held=lambda count, generator: run.forget.images)
+    run.live.body.conv1.weight.data *= 3
+    check = monitor.check(run.live)
+    assert check.drift > 1e-6
+    assert (check.bounded_drift < 1e-6) is given
+
+
 def test_a_step_of_one_probe_holds_one_of_each(classifier, forget, anchors, pixels):
     method = StructGuard(max_steps=1, **QUICK | {"probe_batch": 1})
     assert len(method(classifier, forget, anchors=anchors, surrogates=pixels).history) == 2

@@ -75,3 +75,15 @@ def test_an_epoch_begins_unless_a_rounded_hundredth_is_missing(
     other = ForgetSet(forget.images, labels, forget.names)
     method = METHODS["lotus"](retain_batch=16, max_steps=1, unseen_accuracy=unseen)
     assert len(method(network, other, retain=train_images).history) == 1 + steps
+
+
+@pytest.mark.parametrize(("measured", "steps"), [(0.8349, 1), (0.8351, 0)])
+def test_what_was_measured_on_unseen_data_is_rounded_too(
+    measured, steps, network, forget, train_images, monkeypatch
+):
+    labels = forget.labels.clone()
+    labels[0] = (labels[0] + 1) % 4  # five of six are recognised: 0.83, when rounded
+    other = ForgetSet(forget.images, labels, forget.names)
+    monkeypatch.setattr("stakes.methods.lotus.accuracy", lambda *_: measured)
+    method = METHODS["lotus"](retain_batch=16, max_steps=1)
+    assert len(method(network, other, retain=train_images).history) == 1 + steps

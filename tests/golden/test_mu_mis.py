@@ -3,6 +3,7 @@ import torch
 
 from golden.slow import PlainSGD, assert_same, index_batches
 from stakes.methods import MUMis
+from stakes.methods.mu_mis import Recovery
 
 
 @pytest.mark.parametrize("batch", [256, 4])
@@ -35,3 +36,28 @@ def test_it_ends_where_the_other_classes_have_recovered(recovery, network, forge
     back = [value > max(recovery * norms[0], min(norms[:n])) for n, value in enumerate(norms) if n]
     assert back == [False] * (len(back) - 1) + [True]
     assert result.stop_reason.startswith("recovered")
+
+
+@pytest.mark.parametrize(("lr", "reason"), [(0.01, "recovered"), (1.0, "forgotten")])
+def test_a_run_that_has_forgotten_all_says_so_though_it_has_recovered_too(
+    lr, reason, network, forget, monkeypatch
+):
+    monkeypatch.setattr(Recovery, "note", lambda own, value: setattr(own, "reached", True))
+    result = MUMis(lr=lr)(network, forget, seed=3)
+    assert len(result.history) == 2
+    assert result.stop_reason.startswith(reason)
+
+
+def test_a_recovery_goes_on_as_it_was():
+    def recovery(values):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        made = Recovery(optimizer, 1.0)
+        for value in values:
+            made.note(value)
+        return made
+
+    before, after, then = [5.0, 3.0], recovery([]), [4.0, 4.8, 5.2]
+    after.load_state_dict(recovery(before).state_dict())
+    for n, value in enumerate(then, 1):
+        after.note(value)
+        assert after.reached == recovery(before + then[:n]).reached == (value > 5)

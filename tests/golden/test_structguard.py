@@ -256,3 +256,12 @@ def test_seven_steps_of_the_printed_equations(
         sgd_by_hand(loss, [(list(plain.parameters()), 0.005), (list(projector.parameters()), 1e-3)])
     assert moved(plain, small) > 1e-3
     assert apart(plain, result.classifier) < 1e-5
+
+
+def test_in_eval_mode_no_statistics_move_after_the_importance_either(small, ten, anchored):
+    settings = QUICK | {"importance_every": 2, "importance_probes": 4, "max_steps": 5}
+    method = StructGuardPaper(batch_norm="eval", **settings)
+    result = method(small, ten, anchors=anchored, seed=SEED)
+    assert result.history[-1]["step"] == 5
+    before = dict(small.named_buffers())
+    assert all(torch.equal(value, before[n]) for n, value in result.classifier.named_buffers())
