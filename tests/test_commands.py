@@ -82,7 +82,10 @@ def test_a_delivered_run_scored_again_has_the_numbers_of_its_row(name, place, ca
     assert json.loads(Path("row.json").read_text()) == again
     assert "scoring test: 9/9" in err
     row = row_of(place / name)
+    assert again.pop("unlearned") == f"{place}/{name}"
+    assert again.pop("date") >= row["date"]
     assert again == {key: row[key] for key in again}
+    assert (again["dataset"], again["eval_samples"]) == (f"{place}/data", 9)
     assert ("acc_test_direct" in again) == (name == "PROJECTED")
     assert again["n_test"] == 9
     refused(shlex.split(words), "--out row.json exists: give another file, or add --over", capsys)
@@ -107,7 +110,7 @@ def test_an_interrupted_evaluation_resumes(place, capsys, monkeypatch):
     assert passed == [9, 9, 9]
     assert cli.main([*words, "--out", "row.json"]) == 0
     assert passed[3:] == [9, 9]  # the retained images, before and after
-    assert json.loads(Path("row.json").read_text()) == whole
+    assert json.loads(Path("row.json").read_text()) | {"date": whole["date"]} == whole
     assert not [path.name for path in Path().iterdir() if path.name.startswith(".row")]
 
 
@@ -157,6 +160,7 @@ def test_own_code_runs_only_where_the_command_names_it(place, no_page, capsys):
     words = f"evaluate {own} --unlearned OUT"
     assert cli.main(shlex.split(words)) == 0
     again, row = json.loads(capsys.readouterr().out), row_of("OUT")
+    assert (again.pop("unlearned"), len(again.pop("date"))) == ("OUT", len(row["date"]))
     assert again == {key: row[key] for key in again}
     assert cli.main(shlex.split(f"{alone} --weights OUT/model.safetensors --model own.py:net")) == 2
     words = alone.replace("OUT", "own.py:net") + " --weights OUT/model.safetensors --max-steps 1"

@@ -21,7 +21,9 @@ from stakes.evaluation.own import Given
 from stakes.evaluation.selection import check_samples
 from stakes.files import check_file, hidden, write_text
 from stakes.models.classifier import Classifier
+from stakes.preprocessing import in_words
 from stakes.progress import Terminal, silent
+from stakes.runs.environment import environment
 from stakes.runs.forgotten import Forgotten, earlier_row
 from stakes.runs.inputs import ScoringInputs
 from stakes.runs.load import load_images
@@ -106,6 +108,14 @@ def evaluate(
             "forget_digest": loaded.forget.digest(),
             "k": len(loaded.forget),
             "seed": inputs.seed,
+            "eval_samples": eval_samples,
+            "unlearned": str(unlearned),
+            "model": before.spec,
+            "weights": before.weights,
+            "dataset": inputs.data,
+            "forget": inputs.forget,
+            "preprocessing": in_words(before.preprocessing),
+            **environment(before.device),
         }
     if not is_writer():
         return
