@@ -66,21 +66,23 @@ def test_a_network_that_never_saw_a_whole_class_finds_it_unlikely_too(classes, n
 
 
 @pytest.mark.parametrize(
-    ("auc", "low", "words"),
+    ("auc", "low", "found", "words"),
     [
-        (0.51, 0.49, "nothing"),
-        (0.54, 0.52, "reveal little"),
-        (0.7, 0.68, "reveal something"),
-        (0.9, 0.88, "reveal much"),
+        (0.51, 0.49, 1.25, "nothing"),
+        (0.51, 0.49, 2.25, "nothing"),  # 1 % of 1,000 unseen images may be 1.8 %
+        (0.51, 0.49, 3.25, "reveal little"),  # single images, though the AUC says nothing
+        (0.54, 0.52, 3.25, "reveal little"),
+        (0.7, 0.68, 3.25, "reveal something"),
+        (0.9, 0.88, 3.25, "reveal much"),
     ],
 )
-def test_what_is_said_of_the_network_itself(auc, low, words):
-    run = a_run(attacked("learned", "retain", auc=auc, low=low, high=1.0, m=2000, found=3.25))
+def test_what_is_said_of_the_network_itself(auc, low, found, words):
+    run = a_run(attacked("learned", "retain", auc=auc, low=low, high=1.0, m=2000, found=found))
     [finding] = traces(run)
     assert words in finding.head
     assert "2,000 against 1,000" in finding.text
     assert ("says nothing about the forgotten images" in finding.text) == (words == "nothing")
-    assert "3.2\u00a0% of them" in finding.text
+    assert f"{found:.1f}\u00a0% of them" in finding.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 
 from stakes.report.findings import Finding
 from stakes.report.formats import decimals, percent, several
+from stakes.report.intervals import wilson
 from stakes.report.records import Record, Row, number
 from stakes.report.run_folder import RunFolder
 
@@ -15,6 +16,7 @@ ATTACKS = {
     "copies": "How much more probable its class is in altered copies (fewer unseen images)",
 }
 LEAST = 5  # test images, and retained ones, that an attack needs: one for each of its folds
+FALSE_ALARMS = 0.01  # at which single images count as found
 MUCH = 0.75  # an AUC from which an attack says much; of negated scores, below 1 - MUCH
 
 
@@ -83,9 +85,10 @@ def _leaky(run: RunFolder) -> Finding | None:
     learned = attack(run, "learned", "retain", "after")
     if learned is None:
         return None
-    auc = learned["auc"]
+    auc, found = learned["auc"], learned["found"]
+    singles = found is not None and _beyond_chance(found / 100, learned["m"], learned["n"])
     more = ""
-    if learned["low"] <= 0.5:
+    if learned["low"] <= 0.5 and not singles:
         head = "Its answers reveal nothing measurable about its other training data."
         more = " So the learned attack says nothing about the forgotten images either."
     else:
@@ -95,12 +98,17 @@ def _leaky(run: RunFolder) -> Finding | None:
         f"An attack tells retained training images from unseen ones with {_interval(learned)}, "
         f"{learned['m']:,.0f} against {learned['n']:,.0f}."
     )
-    if learned["found"] is not None:
+    if found is not None:
         text += (
-            f" At a false-alarm rate of 1\u00a0%, it identifies {percent(learned['found'])} of "
+            f" At a false-alarm rate of 1\u00a0%, it identifies {percent(found)} of "
             "them; chance would give 1\u00a0%."
         )
     return Finding(head, text + more)
+
+
+def _beyond_chance(found: float, m: float, n: float) -> bool:
+    """Whether more of m images are found than a false-alarm rate that n images set explains."""
+    return wilson(found, m)[0] > wilson(FALSE_ALARMS, n)[1]
 
 
 def _membership(run: RunFolder) -> Finding | None:
