@@ -609,7 +609,7 @@ ROWS: dict[str, tuple[Files, str, str]] = {
     "weights divided by another method": ({}, unlearn(method="neggrad") + " --shard", "NegGrad cannot divide its weights"),
     "a dry run over a file": ({"OUT/mine.txt": "x"}, unlearn() + " --dry-run", "is not empty"),
     # where the result goes
-    "out not empty": ({"OUT/mine.txt": "x"}, unlearn(), "is not empty"),
+    "out not empty": ({"OUT/mine.txt": "x"}, unlearn(), "is not empty: give another folder$"),
     "out a file": ({"OUT": "x"}, unlearn(), "OUT"),
     "out a pipe": ({"OUT": pipe}, unlearn(), "OUT"),
     "out below a file": ({"f": "x"}, unlearn(out="f/OUT"), "f"),

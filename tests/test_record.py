@@ -188,7 +188,7 @@ def test_output_folders_that_are_refused(tmp_path, monkeypatch):
     run_folder.mkdir()
     file.touch()
     (run_folder / "model.safetensors").touch()
-    with pytest.raises(InputError, match=r"run is not empty: .*--overwrite"):
+    with pytest.raises(InputError, match=r"run is not empty: give another folder$"):
         check_out(run_folder, False)
     with pytest.raises(InputError, match=r"holds model\.safetensors, which is not part of an earl"):
         check_out(run_folder, True)

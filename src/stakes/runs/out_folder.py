@@ -73,11 +73,10 @@ class OutFolder:
         Raises:
             InputError: it holds something else, or an earlier result that is to stay.
         """
-        if self.entries() and not overwrite:
-            raise InputError(
-                f"--out {self.name} is not empty: give another folder, or add --overwrite"
-            )
         foreign = foreign_in(self.out, self.entries())
+        if self.entries() and not overwrite:
+            way_out = ", or add --overwrite" if foreign is None else ""
+            raise InputError(f"--out {self.name} is not empty: give another folder{way_out}")
         if foreign is not None:
             raise InputError(
                 f"--out {self.name} holds {foreign}, which is not part of an earlier result: "
