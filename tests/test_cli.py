@@ -181,7 +181,7 @@ def test_files_row_and_streams(done, place):
     assert {path.name for path in done.folder.iterdir()} == FILES
     assert {path.name for path in done.folder.parent.iterdir()} == {"OUT", "out", "err"}
     assert "\x1b" not in done.err + done.out  # no terminal
-    assert len(done.err.splitlines()) < 12
+    assert len(done.err.splitlines()) < 40, "some of 90 steps and more, on a busy machine too"
     assert re.fullmatch(
         r"STRUCTGUARD, \d+ steps?: forgotten: no forget image.s class is first or second choice\n"
         r"forget images recognised    100.00 % ->   0.00 %\n"
