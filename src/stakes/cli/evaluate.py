@@ -21,14 +21,13 @@ from stakes.evaluation.own import Given
 from stakes.evaluation.selection import check_samples
 from stakes.files import check_file, hidden, write_text
 from stakes.models.classifier import Classifier
-from stakes.preprocessing import in_words
 from stakes.progress import Terminal, silent
 from stakes.runs.environment import environment
 from stakes.runs.forgotten import Forgotten, earlier_row
 from stakes.runs.inputs import ScoringInputs
 from stakes.runs.load import load_images
 from stakes.runs.measures import own_measures, tried
-from stakes.runs.record import finite
+from stakes.runs.record import finite, network_words
 from stakes.runs.threads import fit_threads
 from stakes.runs.words import EVIDENCE, NETWORK, OUTPUT, Place, Switch, Whole
 from stakes.training.distributed import is_writer
@@ -110,11 +109,10 @@ def evaluate(
             "seed": inputs.seed,
             "eval_samples": eval_samples,
             "unlearned": str(unlearned),
-            "model": before.spec,
             "weights": before.weights,
             "dataset": inputs.data,
             "forget": inputs.forget,
-            "preprocessing": in_words(before.preprocessing),
+            **network_words(before),
             **environment(before.device),
         }
     if not is_writer():

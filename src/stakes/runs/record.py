@@ -243,17 +243,24 @@ def _asked(request: Request) -> dict[str, Any]:
         "method_title": method.title,
         "needs_retain": method.needs_retain,
         **{f"method_{name}": value for name, value in fields.items()},
+        **network_words(classifier),
+        "k": len(request.forget),
+        "seed": request.seed,
+        "eval_samples": request.eval_samples,
+        "anchors": request.anchors.card.get("name") or request.anchors.card.get("encoder"),
+        **request.asked,
+    }
+
+
+def network_words(classifier: Classifier) -> dict[str, Any]:
+    """What a row says of the network that images are forgotten from, and of what it is shown."""
+    return {
         "model": classifier.spec,
         "num_classes": classifier.num_classes,
         "input_size": "x".join(map(str, sides(classifier.input_size))),
         "mean": " ".join(map(str, plain_numbers(classifier.mean))),
         "std": " ".join(map(str, plain_numbers(classifier.std))),
         "preprocessing": in_words(classifier.preprocessing),
-        "k": len(request.forget),
-        "seed": request.seed,
-        "eval_samples": request.eval_samples,
-        "anchors": request.anchors.card.get("name") or request.anchors.card.get("encoder"),
-        **request.asked,
     }
 
 
