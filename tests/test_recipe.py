@@ -164,7 +164,7 @@ def test_settings_of_networks_and_methods_that_are_not_to_run_are_not_asked_for(
 
 [[network]]
 name = "Net B"
-model = "stakes:digits_cnn"
+model = "{code}:net"
 weights = "{trained}"
 """
     )
@@ -173,12 +173,12 @@ weights = "{trained}"
     def asked(only, **settings):
         return read_recipe(tmp_path / "r.toml", {"images": "digits"} | settings, only)
 
-    with pytest.raises(InputError, match=r"--set rate=.* --set trained="):
+    with pytest.raises(InputError, match=r"--set code=.* --set rate=.* --set trained="):
         asked([])
     recipe = asked(["network=Net A,method=Ours"])
     assert len(recipe.cells) == 2 * 2 * 2 * 2, "the others are there"
     assert recipe.cells[0].options["data"] == "digits"
-    with pytest.raises(InputError, match=r"add --set trained=[^,]*$"):
+    with pytest.raises(InputError, match=r"add --set code=[^,]*, --set trained=[^,]*$"):
         asked(["method=Ours"])
     with pytest.raises(InputError, match=r"add --set rate=[^,]*$"):
         asked(["network=Net A"])

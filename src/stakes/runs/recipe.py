@@ -211,9 +211,9 @@ def _hyper(kind: type[Method], given: Table, filled: Table) -> Table:
 
 def _of_all_cells(parts: Table) -> list[Any]:
     """What every cell has, and what cells are called and made by."""
-    tables = (*parts["network"], *parts["method"])
-    named = [table.get(key) for table in tables for key in ("name", "model", "method", "preset")]
-    return [parts["forget"], parts["common"], named]
+    networks = [table.get("name", table.get("model")) for table in parts["network"]]
+    made = [table.get(key) for table in parts["method"] for key in ("name", "method", "preset")]
+    return [parts["forget"], parts["common"], networks, made]
 
 
 def _placeholders(value: object) -> set[str]:
