@@ -181,7 +181,6 @@ def test_files_row_and_streams(done, place):
     assert {path.name for path in done.folder.iterdir()} == FILES
     assert {path.name for path in done.folder.parent.iterdir()} == {"OUT", "out", "err"}
     assert "\x1b" not in done.err + done.out  # no terminal
-    assert len(done.err.splitlines()) < 40, "some of 90 steps and more, on a busy machine too"
     assert re.fullmatch(
         r"STRUCTGUARD, \d+ steps?: forgotten: no forget image.s class is first or second choice\n"
         r"forget images recognised    100.00 % ->   0.00 %\n"
@@ -199,6 +198,7 @@ def test_files_row_and_streams(done, place):
     )
     assert all(re.match(r"(reading|unlearning|scoring|looking).*: \d+/\d+", line) for line in rest)
     row = row_of(done.folder)
+    assert len(rest) < 11 + row["seconds_total"] / 10, "a long phase has a line every ten seconds"
     assert METRICS.keys() <= row.keys()
     for key in (key for key in METRICS if key.startswith(("acc_", "forget_", "probe_", "mia_"))):
         if key in ("mia_retain_found", "mia_forget_found", "mia_forget_unlikely"):
